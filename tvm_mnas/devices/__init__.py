@@ -1,0 +1,1 @@
+"""Where a network runs, and how long it takes there."""

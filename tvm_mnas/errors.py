@@ -1,0 +1,108 @@
+"""Every error that tvm-mnas raises on purpose.
+
+    TvmMnasError                     not retried    exit 1
+    |-- UsageError                   not retried    exit 2   the user asked for something that cannot be
+    |   |-- SpaceError               a space file or an architecture's notation breaks a rule
+    |   |-- ConfigError              a flag, a setting or a unit is wrong
+    |   |-- ProfileError             a device profile is unknown or wrong
+    |   `-- DataError                training data is missing or malformed
+    |-- RunError                     not retried    exit 1   a run directory is corrupt, in use or of another search
+    |-- RecordsError                 not retried    exit 1   tuning records are unreadable or of another target
+    |-- CandidateError               not retried             this candidate failed; the search goes on
+    |   |-- TrainingError            the short training diverged
+    |   |-- LoweringError            TVM cannot express the network
+    |   |-- BuildError               a kernel or the network did not compile or link
+    |   |-- UntunedKernelError       a kernel has no record, so the network has no latency
+    |   `-- MeasurementError         the device answered, but with no usable time or output
+    `-- DeviceError                  retried        exit 1   the device or the way to it failed, not the candidate
+        |-- TrackerError             the tracker does not answer
+        |-- LeaseTimeoutError        no device became free before the deadline
+        `-- DeviceLostError          the device vanished, hung or crashed during the lease
+
+A message names the rule, the value received and the next command to type. Libraries raise these; only
+`cli.py` prints them and turns `exit_code` into the exit status. `retried` says whether the same work, asked
+for again, may succeed.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class TvmMnasError(Exception):
+    """The root of the hierarchy: catch this to catch everything tvm-mnas raises on purpose."""
+
+    exit_code: ClassVar[int] = 1
+    retried: ClassVar[bool] = False
+
+
+class UsageError(TvmMnasError):
+    """What was asked for cannot be done as asked."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class SpaceError(UsageError):
+    """A space file or an architecture's notation breaks a rule."""
+
+
+class ConfigError(UsageError):
+    """A flag, a setting or a unit is wrong."""
+
+
+class ProfileError(UsageError):
+    """A device profile is unknown or wrong."""
+
+
+class DataError(UsageError):
+    """Training data is missing or malformed."""
+
+
+class RunError(TvmMnasError):
+    """A run directory is corrupt, in use by another process, or belongs to another search."""
+
+
+class RecordsError(TvmMnasError):
+    """Tuning records are unreadable or belong to another target."""
+
+
+class CandidateError(TvmMnasError):
+    """One candidate failed for a reason of its own; it is recorded and the search goes on."""
+
+
+class TrainingError(CandidateError):
+    """The short training diverged or could not start."""
+
+
+class LoweringError(CandidateError):
+    """TVM cannot express the network."""
+
+
+class BuildError(CandidateError):
+    """A kernel or the whole network did not compile or link."""
+
+
+class UntunedKernelError(CandidateError):
+    """A kernel has no tuning record, so the network has no latency worth reporting."""
+
+
+class MeasurementError(CandidateError):
+    """The device answered, but with no usable time or output."""
+
+
+class DeviceError(TvmMnasError):
+    """The device, or the way to it, failed; the candidate may succeed elsewhere or later."""
+
+    retried: ClassVar[bool] = True
+
+
+class TrackerError(DeviceError):
+    """The tracker does not answer."""
+
+
+class LeaseTimeoutError(DeviceError):
+    """No device became free before the deadline."""
+
+
+class DeviceLostError(DeviceError):
+    """The device vanished, hung or crashed during the lease."""

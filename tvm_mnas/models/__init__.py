@@ -1,0 +1,1 @@
+"""What an architecture is: the torch network and its cost."""
