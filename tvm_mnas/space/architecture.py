@@ -23,13 +23,13 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from functools import cached_property
 
 from tvm_mnas.errors import SpaceError
 
 
-class ConvOp(str, Enum):
+class ConvOp(StrEnum):
     """The convolutional operation of a block (paper, "ConvOp")."""
 
     CONV = "conv"
@@ -37,7 +37,7 @@ class ConvOp(str, Enum):
     MBCONV = "mbconv"
 
 
-class SkipOp(str, Enum):
+class SkipOp(StrEnum):
     """What runs beside the convolution and is added to its output (paper, "SkipOp")."""
 
     NONE = "none"
