@@ -1,0 +1,188 @@
+"""Small image sets in memory, without torch: where they come from and how they become network input.
+
+Kept free of torch so that a program which runs an exported network with TVM's runtime alone can read the
+embedded test images and prepare them exactly as the training did (:func:`network_input`).
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from tvm_mnas.errors import DataError
+
+Pixels = NDArray[np.uint8]
+Labels = NDArray[np.int64]
+
+MAX_PADDING = 8
+"""An image at most this much smaller than the input is padded with zeros; any other is resized."""
+
+_IDX_FILES = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Normalization:
+    """Mean and standard deviation per channel, of pixels scaled to 0..1."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != len(self.std) or not self.mean:
+            raise DataError(f"one mean and one std per channel, not {self.mean} and {self.std}")
+        if min(self.std) <= 0:
+            raise DataError(f"a standard deviation is positive, not {self.std}")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSet:
+    """Images uint8 (N,H,W) or (N,H,W,3) with their labels (N,), 0 up to `classes`."""
+
+    pixels: Pixels
+    labels: Labels
+    classes: int
+
+    def __post_init__(self) -> None:
+        if len(self.pixels) != len(self.labels):
+            raise DataError(f"{len(self.pixels)} images but {len(self.labels)} labels")
+        if len(self.labels) and not 0 <= self.labels.min() <= self.labels.max() < self.classes:
+            raise DataError(
+                f"labels are in 0..{self.classes - 1}, not {self.labels.min()}..{self.labels.max()}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: NDArray[np.int64]) -> ImageSet:
+        """Return the images at `indices`, in that order."""
+        return ImageSet(self.pixels[indices], self.labels[indices], self.classes)
+
+
+FASHION_NORMALIZATION = Normalization(mean=(0.286,) * 3, std=(0.353,) * 3)
+"""Of all 60,000 training images of Fashion-MNIST, the grey channel repeated."""
+
+
+def read_embedded() -> tuple[ImageSet, ImageSet]:
+    """Return the embedded training set (10,000 images) and test set (4,000), grey 28x28, ten classes."""
+    folder = resources.files("tvm_mnas.training.embedded")
+    description = json.loads((folder / "fashion_mnist.json").read_text(encoding="utf-8"))
+    with (folder / "fashion_mnist.png").open("rb") as file, Image.open(file) as sheet:
+        grid = np.asarray(sheet)
+    height, width = description["image_height"], description["image_width"]
+    columns, classes = description["columns"], len(description["class_names"])
+    rows = grid.shape[0] // height
+    pixels = grid.reshape(rows, height, columns, width).transpose(0, 2, 1, 3)
+    pixels = np.ascontiguousarray(pixels).reshape(rows * columns, height, width)
+    per_class = description["train_per_class"], description["test_per_class"]
+    train_labels, test_labels = (np.repeat(np.arange(classes), count) for count in per_class)
+    count = len(train_labels)
+    return (
+        ImageSet(pixels[:count], train_labels, classes),
+        ImageSet(pixels[count:], test_labels, classes),
+    )
+
+
+def embedded_class_names() -> tuple[str, ...]:
+    """Return the names of the embedded classes, in the order of their labels."""
+    folder = resources.files("tvm_mnas.training.embedded")
+    description = json.loads((folder / "fashion_mnist.json").read_text(encoding="utf-8"))
+    return tuple(description["class_names"])
+
+
+def read_idx(directory: Path) -> tuple[ImageSet, ImageSet]:
+    """Return the training and test set of the IDX files in `directory`, gzipped or not.
+
+    Raises:
+        DataError: the directory or a file is missing, or a file is not IDX.
+    """
+    if not directory.is_dir():
+        raise DataError(
+            f"idx: needs a directory with MNIST-like IDX files, and {str(directory)!r} is none; "
+            f"`apt-get install dataset-fashion-mnist` makes /usr/share/datasets/fashion-mnist"
+        )
+    sets = []
+    for images_name, labels_name in _IDX_FILES.values():
+        pixels = _read_idx_file(directory, images_name, dimensions=3)
+        labels = _read_idx_file(directory, labels_name, dimensions=1).astype(np.int64)
+        if not len(labels):
+            raise DataError(f"{directory / labels_name} holds no labels; fetch the file again")
+        sets.append((pixels, labels))
+    classes = int(max(labels.max() for _, labels in sets)) + 1
+    train, test = (ImageSet(pixels, labels, classes) for pixels, labels in sets)
+    return train, test
+
+
+def _read_idx_file(directory: Path, name: str, *, dimensions: int) -> Pixels:
+    plain, packed = directory / name, directory / f"{name}.gz"
+    try:
+        data = plain.read_bytes() if plain.is_file() else gzip.decompress(packed.read_bytes())
+    except FileNotFoundError:
+        raise DataError(
+            f"{str(directory)!r} has neither {name} nor {name}.gz; "
+            f"`apt-get install dataset-fashion-mnist` makes /usr/share/datasets/fashion-mnist"
+        ) from None
+    except (OSError, EOFError) as error:
+        raise DataError(f"{packed} cannot be read ({error}); fetch the file again") from error
+    header = 4 + 4 * dimensions
+    if len(data) < header or data[:4] != bytes((0, 0, 8, dimensions)):
+        raise DataError(f"{plain} is no IDX file of {dimensions} dimensions; fetch it again")
+    shape = tuple(int(size) for size in np.frombuffer(data, ">u4", dimensions, 4))
+    if len(data) - header != np.prod(shape):
+        raise DataError(
+            f"{plain} holds {len(data) - header} bytes where its header says {shape}; "
+            f"fetch the file again"
+        )
+    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+
+
+def fit(pixels: Pixels, input_size: int) -> Pixels:
+    """Return images (N,H,W) or (N,H,W,3) as (N,S,S[,3]) where S is `input_size`.
+
+    Images up to `MAX_PADDING` smaller than the input are padded with zeros and so keep every pixel; others are
+    resized (bilinear with antialiasing).
+    """
+    height, width = pixels.shape[1:3]
+    if (height, width) == (input_size, input_size):
+        return pixels
+    gaps = (input_size - height, input_size - width)
+    if all(0 <= gap <= MAX_PADDING for gap in gaps):
+        around = [(gap // 2, gap - gap // 2) for gap in gaps]
+        return np.pad(pixels, [(0, 0), *around, *[(0, 0)] * (pixels.ndim - 3)])
+    size = (input_size, input_size)
+    resized = [
+        np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+        for image in pixels
+    ]
+    return np.stack(resized)
+
+
+def network_input(
+    pixels: Pixels, input_size: int, normalization: Normalization
+) -> NDArray[np.float32]:
+    """Return images uint8 (N,H,W) or (N,H,W,3) as network input, float32 (N,3,S,S).
+
+    Fitted to `input_size`, scaled to 0..1, normalized per channel; a grey channel is repeated.
+    """
+    fitted = fit(pixels, input_size)
+    if fitted.ndim == 3:
+        fitted = fitted[..., np.newaxis]
+    # A table of the 256 possible results per channel costs less than arithmetic on every pixel.
+    levels = np.arange(256, dtype=np.float32)[:, np.newaxis] / np.float32(255)
+    mean = np.asarray(normalization.mean, np.float32)
+    std = np.asarray(normalization.std, np.float32)
+    table = ((levels - mean) / std).astype(np.float32)
+    channels = [
+        table[:, channel][fitted[..., min(channel, fitted.shape[-1] - 1)]]
+        for channel in range(len(normalization.mean))
+    ]
+    return np.stack(channels, axis=1)
