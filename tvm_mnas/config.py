@@ -1,0 +1,119 @@
+"""What a search is asked to do: one frozen dataclass, filled from a TOML file and flags, saved with the run.
+
+Flags win over the file, the file over the defaults; the defaults are the small search that needs no device and
+no data. The resolved configuration is written to the run directory, and a resumed run reads it from there, so
+there is one source of truth.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from tvm_mnas.errors import ConfigError
+
+ALGORITHMS = ("ppo", "random", "evolution", "tpe", "nsga2")
+"""Names that `--algorithm` takes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchConfig:
+    """Everything that decides a search's result, apart from the machine and its clock.
+
+    `target_latency_ms`, `alpha` and `beta` are T and the exponents of equations 2 and 3 of the paper. A batch is
+    the number of candidates between two updates of the controller. `finalists` are retrained for `final_steps`
+    before one of them is named the best. Raises `ConfigError` where a value breaks a rule.
+    """
+
+    space: str = "quickstart"
+    device: str = "local"
+    data: str = "embedded"
+    target_latency_ms: float = 0.06
+    alpha: float = -0.07
+    beta: float = -0.07
+    algorithm: str = "ppo"
+    trials: int = 28
+    batch: int = 4
+    seed: int = 0
+    train_steps: int = 120
+    train_batch: int = 64
+    learning_rate: float = 0.01
+    trials_per_kernel: int = 8
+    finalists: int = 2
+    final_steps: int = 480
+    jobs: int = 0
+    records: str = "tuning_logs"
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            _check_type(field.name, str(field.type), getattr(self, field.name))
+        _at_least(self, 1, "trials", "batch", "train_steps", "train_batch", "trials_per_kernel")
+        _at_least(self, 1, "finalists", "final_steps")
+        _at_least(self, 0, "seed", "jobs")
+        for name in ("target_latency_ms", "learning_rate"):
+            value = getattr(self, name)
+            if not value > 0:
+                raise ConfigError(f"{name} is above 0, not {value}")
+        if self.algorithm not in ALGORITHMS:
+            raise ConfigError(
+                f"the algorithm is one of {', '.join(ALGORITHMS)}, not {self.algorithm!r}"
+            )
+
+    def to_toml(self) -> str:
+        """Return the configuration as TOML, which `from_mapping` reads back to an equal one."""
+        # JSON's texts and numbers are TOML's too, as long as every value is a plain scalar.
+        return "".join(f"{name} = {json.dumps(value)}\n" for name, value in asdict(self).items())
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, object], *, source: str) -> SearchConfig:
+        """Return the configuration that `values` make over the defaults.
+
+        Raises:
+            ConfigError: naming `source` and the key, if a key is unknown or a value breaks a rule.
+        """
+        names = [field.name for field in fields(cls)]
+        for key in values:
+            if key not in names:
+                raise ConfigError(f"{source}: {key} is not a setting, only {', '.join(names)} are")
+        try:
+            return cls(**values)  # type: ignore[arg-type]  # checked in __post_init__
+        except ConfigError as error:
+            raise ConfigError(f"{source}: {error}") from error
+
+
+def read_settings(path: Path) -> dict[str, object]:
+    """Return the settings in the TOML file `path`, not yet checked.
+
+    Raises:
+        ConfigError: if the file cannot be read or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: a settings file can be read, not {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: a settings file is valid TOML: {error}") from error
+
+
+def _check_type(name: str, kind: str, value: object) -> None:
+    legal = {
+        "str": isinstance(value, str) and bool(value),
+        "int": isinstance(value, int) and not isinstance(value, bool),
+        "float": isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and math.isfinite(value),
+    }[kind]
+    if not legal:
+        words = {"str": "a text that is not empty", "int": "a whole number", "float": "a number"}
+        raise ConfigError(f"{name} is {words[kind]}, not {value!r}")
+
+
+def _at_least(config: SearchConfig, least: int, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value < least:
+            raise ConfigError(f"{name} is {least} or more, not {value}")

@@ -1,0 +1,210 @@
+"""A run directory: the one place where a search keeps its state, so that nothing is lost.
+
+    runs/NAME/
+      config.toml             what was asked for, resolved
+      study.journal           every trial with its evaluation: an Optuna journal, appended to
+      controller.safetensors  the controller after the last update; a cache, rebuilt from the study if absent
+      run.lock                held while a process works on the run
+      logs/                   of tracker, device server and builders
+      best/                   the exported network
+      report/                 figures and page
+
+The study is the only truth: a trial's user attribute `evaluation` holds all that is known of the candidate.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tvm_mnas.config import SearchConfig, read_settings
+from tvm_mnas.errors import RunError, TvmMnasError
+from tvm_mnas.search.evaluation import Evaluation
+from tvm_mnas.search.reward import Reward
+
+if TYPE_CHECKING:
+    import optuna
+
+STUDY_NAME = "tvm-mnas"
+EVALUATION_ATTRIBUTE = "evaluation"
+REPEATS_ATTRIBUTE = "repeats_trial"
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRecord:
+    """One finished trial: its number, its evaluation, its reward (None if it failed), and the trial whose
+    evaluation it repeats because the architecture was met before (None if it is the first)."""
+
+    number: int
+    evaluation: Evaluation
+    reward: float | None
+    repeats: int | None
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """An existing run directory and its configuration."""
+
+    path: Path
+    config: SearchConfig
+
+    @classmethod
+    def create(cls, path: Path, config: SearchConfig) -> RunDirectory:
+        """Create `path` with `config` in it.
+
+        Raises:
+            RunError: if `path` exists already, or cannot be made.
+        """
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError as error:
+            raise RunError(
+                f"a new run needs a directory of its own, not the existing {path}; "
+                f"`tvm-mnas search --resume {path}` goes on with it"
+            ) from error
+        except OSError as error:
+            raise RunError(f"{path}: a run directory can be made, not {error.strerror}") from error
+        _write_atomically(path / "config.toml", config.to_toml())
+        return cls(path, config)
+
+    @classmethod
+    def open(cls, path: Path) -> RunDirectory:
+        """Return the run in `path`.
+
+        Raises:
+            RunError: if it is no run directory.
+            ConfigError: if its configuration breaks a rule.
+        """
+        file = path / "config.toml"
+        if not file.is_file():
+            raise RunError(
+                f"a run directory holds config.toml, and {path} does not; "
+                f"`ls {path.parent}` shows what is there, `tvm-mnas search` starts a new run"
+            )
+        return cls(path, SearchConfig.from_mapping(read_settings(file), source=str(file)))
+
+    @cached_property
+    def reward(self) -> Reward:
+        """The reward that this run's configuration asks for."""
+        config = self.config
+        return Reward(
+            target_latency_ms=config.target_latency_ms, alpha=config.alpha, beta=config.beta
+        )
+
+    @property
+    def logs(self) -> Path:
+        """The directory for the logs of the processes that a search starts; made if absent."""
+        directory = self.path / "logs"
+        directory.mkdir(exist_ok=True)
+        return directory
+
+    @property
+    def controller(self) -> Path:
+        """The file with the controller's parameters."""
+        return self.path / "controller.safetensors"
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run for this process; the kernel lets go of it however the process ends.
+
+        Raises:
+            RunError: if another process works on the run.
+        """
+        with (self.path / "run.lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise RunError(
+                    f"one process works on a run at a time, and another one has {self.path}; "
+                    f"wait for it, or end it"
+                ) from error
+            # Optuna's own lock is a link that outlives a killed process; nobody else can hold it now.
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.path / "study.journal.lock")
+            yield
+
+    def study(self, sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study:
+        """Return the run's Optuna study with two objectives: accuracy (max) and latency in ms (min).
+
+        Raises:
+            RunError: if the journal cannot be read.
+        """
+        import optuna
+        from optuna.storages import JournalStorage
+        from optuna.storages.journal import JournalFileBackend
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        journal = self.path / "study.journal"
+        try:
+            study = optuna.create_study(
+                storage=JournalStorage(JournalFileBackend(str(journal))),
+                study_name=STUDY_NAME,
+                directions=["maximize", "minimize"],
+                sampler=sampler,
+                load_if_exists=True,
+            )
+            study.set_metric_names(["accuracy", "latency_ms"])
+        except Exception as error:
+            # A journal can be damaged in any way, and Optuna has no error of its own for that.
+            raise RunError(
+                f"{journal}: a study is an Optuna journal, and this one cannot be read "
+                f"({type(error).__name__}: {error}); restore it from a copy, or start a new search"
+            ) from error
+        return study
+
+    def trials(self, study: optuna.Study) -> tuple[TrialRecord, ...]:
+        """Return the finished trials of `study` in the order of their numbers.
+
+        Raises:
+            RunError: if a trial's evaluation cannot be read.
+        """
+        records: list[TrialRecord] = []
+        for trial in study.get_trials(deepcopy=False):
+            if not trial.state.is_finished():
+                continue
+            evaluation = read_evaluation(trial, self.path)
+            if evaluation is None:
+                raise RunError(
+                    f"{self.path}: a finished trial has an evaluation, and trial {trial.number} "
+                    f"has none; restore study.journal from a copy, or start a new search"
+                )
+            objectives = evaluation.objectives
+            records.append(
+                TrialRecord(
+                    number=trial.number,
+                    evaluation=evaluation,
+                    reward=None if objectives is None else self.reward(*objectives),
+                    repeats=trial.user_attrs.get(REPEATS_ATTRIBUTE),
+                )
+            )
+        return tuple(records)
+
+
+def read_evaluation(trial: optuna.trial.FrozenTrial, path: Path) -> Evaluation | None:
+    """Return the evaluation stored with `trial`, or None if there is none yet.
+
+    Raises:
+        RunError: naming the run directory `path`, if what is stored cannot be read.
+    """
+    values = trial.user_attrs.get(EVALUATION_ATTRIBUTE)
+    if values is None:
+        return None
+    try:
+        return Evaluation.from_json(values)
+    except (KeyError, TypeError, ValueError, TvmMnasError) as error:
+        raise RunError(
+            f"{path}: the evaluation of trial {trial.number} cannot be read "
+            f"({type(error).__name__}: {error}); restore study.journal from a copy"
+        ) from error
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    temporary = path.with_suffix(path.suffix + ".new")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
