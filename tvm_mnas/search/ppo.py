@@ -1,0 +1,255 @@
+"""Proximal policy optimization of the controller, and its state on disk.
+
+One update takes a batch of sequences with their rewards and maximizes, for a few epochs over the whole batch,
+
+    mean over tokens of  min(r A, clip(r, 1 - eps, 1 + eps) A)  +  entropy_weight * H
+
+(Schulman et al. 2017, equations 7 and 9), where r is the probability of the token under the current weights
+over that under the weights before the update, A the sequence's advantage and H the entropy of the softmax the
+token came from. The reward of a sequence belongs to each of its tokens.
+
+State is saved as safetensors, in one atomic step, and read back bit for bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from tvm_mnas.errors import ConfigError, RunError
+from tvm_mnas.search.controller import Controller, one_thread
+
+_ADAM_KEYS = ("step", "exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PPOSettings:
+    """How the controller learns; the defaults are those that `benchmarks/search_algorithms.py` measures.
+
+    `baseline_decay` is the weight of the past, per update, in the running mean and variance of the rewards.
+    """
+
+    learning_rate: float = 0.01
+    epochs: int = 5
+    clip: float = 0.2
+    entropy_weight: float = 0.01
+    baseline_decay: float = 0.8
+    gradient_norm: float = 1.0
+    hidden_size: int = 64
+
+    def __post_init__(self) -> None:
+        for name, holds, rule in (
+            ("learning_rate", self.learning_rate > 0.0, "positive"),
+            ("epochs", self.epochs >= 1, "at least 1"),
+            ("clip", 0.0 < self.clip < 1.0, "between 0 and 1"),
+            ("entropy_weight", self.entropy_weight >= 0.0, "at least 0"),
+            ("baseline_decay", 0.0 <= self.baseline_decay < 1.0, "in 0..1, below 1"),
+            ("gradient_norm", self.gradient_norm > 0.0, "positive"),
+            ("hidden_size", self.hidden_size >= 1, "at least 1"),
+        ):
+            if not holds:
+                raise ConfigError(f"PPO's {name} is {rule}, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateReport:
+    """What one update did: mean reward, entropy per decision (nats), and how far the policy moved.
+
+    `clipped` is the share of tokens whose ratio ended outside the clip; `kl` the mean of old minus new
+    log-probability, an estimate of the divergence per token, in nats.
+    """
+
+    samples: int
+    mean_reward: float
+    baseline: float
+    entropy: float
+    kl: float
+    clipped: float
+
+
+def clipped_objective(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
+    """Return the mean of min(r A, clip(r, 1 - eps, 1 + eps) A) (Schulman et al. 2017, equation 7).
+
+    `ratio` is (B, D); `advantage` is (B, 1) or (B, D).
+    """
+    return torch.minimum(
+        ratio * advantage, ratio.clamp(1.0 - clip, 1.0 + clip) * advantage
+    ).mean()
+
+
+class PPO:
+    """The controller under training: its weights, Adam's moments, the baseline and the number of updates."""
+
+    def __init__(self, choices: Sequence[int], *, settings: PPOSettings, seed: int) -> None:
+        self.settings = settings
+        self.controller = Controller(choices, hidden_size=settings.hidden_size, seed=seed)
+        self._optimizer = torch.optim.Adam(
+            self.controller.parameters(), lr=settings.learning_rate, foreach=False
+        )
+        # Weight, mean and mean square of the rewards so far, each decaying: corrected like Adam's moments.
+        self._moments = torch.zeros(3, dtype=torch.float64)
+        self.updates_done = 0
+
+    def update(
+        self, sequences: Sequence[Sequence[int]], rewards: Sequence[float]
+    ) -> UpdateReport | None:
+        """Improve the controller on a batch of token sequences and their rewards, in this order.
+
+        An empty batch (every candidate failed) counts as an update and returns `None`.
+        """
+        self.updates_done += 1
+        if not sequences:
+            return None
+        with one_thread():
+            return self._update(
+                torch.tensor([list(sequence) for sequence in sequences], dtype=torch.long),
+                torch.tensor(rewards, dtype=torch.float64),
+            )
+
+    def _update(self, tokens: Tensor, rewards: Tensor) -> UpdateReport:
+        settings = self.settings
+        mean, deviation = self._baseline(rewards)
+        advantage = ((rewards - mean) / deviation)[:, None]
+        with torch.no_grad():
+            old, _ = self.controller.log_prob_and_entropy(tokens)
+        for _ in range(settings.epochs):
+            log_prob, entropy = self.controller.log_prob_and_entropy(tokens)
+            objective = clipped_objective((log_prob - old).exp(), advantage, settings.clip)
+            loss = -(objective + settings.entropy_weight * entropy.mean())
+            self._optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(
+                self.controller.parameters(), settings.gradient_norm, foreach=False
+            )
+            self._optimizer.step()
+        with torch.no_grad():
+            log_prob, entropy = self.controller.log_prob_and_entropy(tokens)
+        ratio = (log_prob - old).exp()
+        return UpdateReport(
+            samples=len(rewards),
+            mean_reward=float(rewards.mean()),
+            baseline=mean,
+            entropy=float(entropy.mean()),
+            kl=float((old - log_prob).mean()),
+            clipped=float(((ratio - 1.0).abs() > settings.clip).double().mean()),
+        )
+
+    def _baseline(self, rewards: Tensor) -> tuple[float, float]:
+        """Take the batch into the running moments; return their mean and standard deviation."""
+        decay = self.settings.baseline_decay
+        seen = torch.stack([torch.ones_like(rewards), rewards, rewards.square()]).mean(dim=1)
+        self._moments = decay * self._moments + (1.0 - decay) * seen
+        weight, first, second = self._moments.tolist()
+        mean = first / weight
+        variance = max(0.0, second / weight - mean * mean)
+        # Rewards that are all equal teach nothing; the floor keeps rounding errors from teaching either.
+        return mean, math.sqrt(variance) + 1e-6
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return everything that the next update depends on, by name."""
+        tensors = {"moments": self._moments}
+        for name, parameter in self.controller.named_parameters():
+            tensors[f"controller.{name}"] = parameter.detach()
+            state = self._optimizer.state.get(parameter)
+            if state:
+                for key in _ADAM_KEYS:
+                    tensors[f"adam.{name}.{key}"] = state[key]
+        return tensors
+
+    def load_tensors(self, tensors: Mapping[str, Tensor], *, updates_done: int) -> None:
+        """Take the state that :meth:`tensors` returned.
+
+        Raises:
+            RunError: if a tensor is missing, unknown, or of another shape or type.
+        """
+        parameters = dict(self.controller.named_parameters())
+        expected = {"moments": self._moments}
+        expected |= {f"controller.{name}": tensor.detach() for name, tensor in parameters.items()}
+        if any(name.startswith("adam.") for name in tensors):
+            for name, tensor in parameters.items():
+                expected[f"adam.{name}.step"] = torch.zeros((), dtype=torch.float32)
+                expected[f"adam.{name}.exp_avg"] = tensor.detach()
+                expected[f"adam.{name}.exp_avg_sq"] = tensor.detach()
+        if _kinds(expected) != _kinds(tensors):
+            raise RunError(
+                "a controller's checkpoint holds the tensors of this search, not those of another"
+            )
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(tensors[f"controller.{name}"])
+        self._optimizer.state.clear()
+        for name, parameter in parameters.items():
+            if f"adam.{name}.step" in tensors:
+                self._optimizer.state[parameter] = {
+                    key: tensors[f"adam.{name}.{key}"].clone() for key in _ADAM_KEYS
+                }
+        self._moments = tensors["moments"].clone()
+        self.updates_done = updates_done
+
+    def save(self, path: Path, *, metadata: Mapping[str, str]) -> None:
+        """Write the state and `metadata` to `path`: whole or, whatever happens meanwhile, not at all."""
+        described = {**metadata, "updates_done": json.dumps(self.updates_done)}
+        tensors = {name: tensor.contiguous() for name, tensor in self.tensors().items()}
+        _write_atomically(path, save(tensors, metadata=described))
+
+    def load(self, path: Path) -> None:
+        """Take the state that :meth:`save` wrote.
+
+        Raises:
+            RunError: if the file is missing, torn, or of a controller of another shape.
+        """
+        metadata = read_metadata(path)
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+            updates_done = int(metadata["updates_done"])
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise RunError(f"{path} is not a controller's checkpoint: {error}") from error
+        self.load_tensors(tensors, updates_done=updates_done)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return the metadata of a checkpoint, without its tensors.
+
+    Raises:
+        RunError: if the file is missing or torn.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{path} is not a controller's checkpoint: {error}") from error
+
+
+def _kinds(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
