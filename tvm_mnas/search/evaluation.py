@@ -102,7 +102,7 @@ class Evaluation:
         return {
             "architecture": self.architecture.notation,
             "accuracy": self.accuracy.to_json() if self.accuracy else None,
-            "latency": self.latency.to_json() if self.latency else None,
+            "latency": self.latency.to_dict() if self.latency else None,
             "failure": asdict(self.failure) if self.failure else None,
             "effort": asdict(self.effort),
         }
@@ -118,7 +118,7 @@ class Evaluation:
         return cls(
             architecture=Architecture.parse(values["architecture"]),
             accuracy=Accuracy.from_json(accuracy) if accuracy else None,
-            latency=Latency.from_json(latency) if latency else None,
+            latency=Latency.from_dict(latency) if latency else None,
             failure=Failure(**failure) if failure else None,
             effort=Effort(**values["effort"]),
         )

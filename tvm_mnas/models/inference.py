@@ -1,0 +1,49 @@
+"""A torch network as plain numpy in and out, and as an ONNX file: what other rooms compare with."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+
+def predict(network: nn.Module, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the logits (N,classes) of `network` in eval mode for `images` (N,C,H,W)."""
+    network.eval()
+    with torch.inference_mode():
+        logits: NDArray[np.float32] = network(torch.from_numpy(images)).numpy()
+    return logits
+
+
+def export_onnx(network: nn.Module, input_shape: tuple[int, int, int, int], path: Path) -> None:
+    """Write `network` in eval mode to `path` as ONNX, weights included; input `images`, output `logits`.
+
+    `input_shape` is (N,C,H,W), and fixed in the file. An existing file is replaced in one step.
+    """
+    part = path.with_name(path.name + ".part")
+    # The exporter reports operators of packages that are not installed, and deprecations of its own.
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                network.eval(),
+                (torch.zeros(input_shape),),
+                part,
+                input_names=["images"],
+                output_names=["logits"],
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+    finally:
+        logger.setLevel(level)
+    os.replace(part, path)

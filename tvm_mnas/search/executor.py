@@ -1,0 +1,160 @@
+"""Runs the short trainings side by side in processes of their own, one per core.
+
+A process that dies takes nothing with it but its own task; the processes end with ours, however that ends.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+from tvm_mnas.errors import TrainingError, TvmMnasError
+
+_Task = TypeVar("_Task")
+_Result = TypeVar("_Result")
+
+_PR_SET_PDEATHSIG = 1
+_POLL_S = 0.25
+_SLOTS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome(Generic[_Result]):
+    """What became of one task: a result or an error."""
+
+    result: _Result | None
+    error: TvmMnasError | None
+
+
+class LocalExecutor:
+    """Up to `jobs` worker processes that stay warm from one `map` to the next; a context manager."""
+
+    def __init__(self, *, jobs: int) -> None:
+        self._jobs = jobs
+        self._context = multiprocessing.get_context("spawn")
+        # Without a lock: each task writes its own slot, and a killed writer must not block the others.
+        self._progress: Any = self._context.Array(ctypes.c_int64, _SLOTS, lock=False)
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> LocalExecutor:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._discard_pool()
+
+    def map(
+        self,
+        function: Callable[[_Task, Callable[[int], None]], _Result],
+        tasks: Sequence[_Task],
+        *,
+        on_progress: Callable[[int], None] = lambda steps: None,
+    ) -> Iterator[tuple[int, Outcome[_Result]]]:
+        """Yield `(index, outcome)` of `function(task, report)` for each task, as each is done.
+
+        `function` is importable by name, and calls `report(steps)` with the steps that it has done;
+        `on_progress` is called now and then with the sum over all tasks. Errors of tvm-mnas become outcomes,
+        and so does the death of a worker: a task that a worker died under is tried once more, alone.
+        """
+        if len(tasks) > _SLOTS:
+            raise ValueError(f"an executor takes {_SLOTS} tasks at a time, not {len(tasks)}")
+        for index in range(len(tasks)):
+            self._progress[index] = 0
+        broken: list[int] = []
+        for index, outcome in self._run(function, tasks, range(len(tasks)), on_progress):
+            if outcome is None:
+                broken.append(index)
+            else:
+                yield index, outcome
+        for suspect in sorted(broken):
+            for index, outcome in self._run(function, tasks, [suspect], on_progress):
+                yield (
+                    index,
+                    outcome or Outcome(None, TrainingError("a training process died twice")),
+                )
+
+    def _run(
+        self,
+        function: Callable[[_Task, Callable[[int], None]], _Result],
+        tasks: Sequence[_Task],
+        indices: Sequence[int],
+        on_progress: Callable[[int], None],
+    ) -> Iterator[tuple[int, Outcome[_Result] | None]]:
+        pool = self._open_pool()
+        waiting: dict[Future[_Result], int] = {}
+        died = False
+        for index in indices:
+            try:
+                waiting[pool.submit(_run_task, function, tasks[index], index)] = index
+            except BrokenProcessPool:
+                died = True
+                yield index, None
+        while waiting:
+            done, _ = wait(waiting, timeout=_POLL_S, return_when=FIRST_COMPLETED)
+            on_progress(sum(self._progress[index] for index in range(len(tasks))))
+            for future in done:
+                index = waiting.pop(future)
+                try:
+                    yield index, Outcome(future.result(), None)
+                except TvmMnasError as error:
+                    yield index, Outcome(None, error)
+                except BrokenProcessPool:
+                    died = True
+                    yield index, None
+        if died:
+            self._discard_pool()
+
+    def _open_pool(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(
+                self._jobs,
+                mp_context=self._context,
+                initializer=_start_worker,
+                initargs=(self._progress, os.getpid()),
+            )
+        return self._pool
+
+    def _discard_pool(self) -> None:
+        pool, self._pool = self._pool, None
+        if pool is None:
+            return
+        processes = list((pool._processes or {}).values())
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in processes:
+            process.kill()
+
+
+class _Worker:
+    """The state of one worker process."""
+
+    progress: Any = None
+
+
+def _start_worker(progress: Any, parent: int) -> None:
+    # An interrupt is the parent's to handle: it ends the workers when it has saved what it needs.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+    _Worker.progress = progress
+
+
+def _run_task(
+    function: Callable[[_Task, Callable[[int], None]], _Result], task: _Task, index: int
+) -> _Result:
+    def report(steps: int) -> None:
+        _Worker.progress[index] = steps
+
+    return function(task, report)
