@@ -1,7 +1,7 @@
-"""Small image sets in memory, without torch: where they come from and how they become network input.
+"""Small image sets in memory, without torch: their sources and how they become network input.
 
-Kept free of torch so that a program which runs an exported network with TVM's runtime alone can read the
-embedded test images and prepare them exactly as the training did (:func:`network_input`).
+Kept free of torch so that a program which runs an exported network with TVM's runtime alone can
+read the embedded test images and prepare them exactly as the training did (:func:`network_input`).
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ FASHION_NORMALIZATION = Normalization(mean=(0.286,) * 3, std=(0.353,) * 3)
 
 
 def read_embedded() -> tuple[ImageSet, ImageSet]:
-    """Return the embedded training set (10,000 images) and test set (4,000), grey 28x28, ten classes."""
+    """Return the embedded training set (10,000 images) and test set (4,000), grey 28x28."""
     folder = resources.files("tvm_mnas.training.embedded")
     description = json.loads((folder / "fashion_mnist.json").read_text(encoding="utf-8"))
     with (folder / "fashion_mnist.png").open("rb") as file, Image.open(file) as sheet:
@@ -81,8 +81,8 @@ def read_embedded() -> tuple[ImageSet, ImageSet]:
     height, width = description["image_height"], description["image_width"]
     columns, classes = description["columns"], len(description["class_names"])
     rows = grid.shape[0] // height
-    pixels = grid.reshape(rows, height, columns, width).transpose(0, 2, 1, 3)
-    pixels = np.ascontiguousarray(pixels).reshape(rows * columns, height, width)
+    tiles = grid.reshape(rows, height, columns, width).transpose(0, 2, 1, 3)
+    pixels = np.ascontiguousarray(tiles).reshape(rows * columns, height, width)
     per_class = description["train_per_class"], description["test_per_class"]
     train_labels, test_labels = (np.repeat(np.arange(classes), count) for count in per_class)
     count = len(train_labels)
@@ -145,17 +145,22 @@ def _read_idx_file(directory: Path, name: str, *, dimensions: int) -> Pixels:
     return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
 
 
+def is_padded(pixels: Pixels, input_size: int) -> bool:
+    """Return whether `fit` pads these images (N,H,W[,3]) and keeps every pixel."""
+    gaps = [input_size - size for size in pixels.shape[1:3]]
+    return all(0 <= gap <= MAX_PADDING for gap in gaps)
+
+
 def fit(pixels: Pixels, input_size: int) -> Pixels:
     """Return images (N,H,W) or (N,H,W,3) as (N,S,S[,3]) where S is `input_size`.
 
-    Images up to `MAX_PADDING` smaller than the input are padded with zeros and so keep every pixel; others are
-    resized (bilinear with antialiasing).
+    Images up to `MAX_PADDING` smaller than the input are padded with zeros and so keep every pixel;
+    others are resized (bilinear with antialiasing).
     """
-    height, width = pixels.shape[1:3]
-    if (height, width) == (input_size, input_size):
+    if pixels.shape[1:3] == (input_size, input_size):
         return pixels
-    gaps = (input_size - height, input_size - width)
-    if all(0 <= gap <= MAX_PADDING for gap in gaps):
+    if is_padded(pixels, input_size):
+        gaps = [input_size - size for size in pixels.shape[1:3]]
         around = [(gap // 2, gap - gap // 2) for gap in gaps]
         return np.pad(pixels, [(0, 0), *around, *[(0, 0)] * (pixels.ndim - 3)])
     size = (input_size, input_size)

@@ -1,11 +1,11 @@
 """Rebuild `fashion_mnist.png` and `fashion_mnist.json` from the four Fashion-MNIST IDX files.
 
     apt-get install dataset-fashion-mnist
-    python -m tvm_mnas.training.embedded.build_sheet /usr/share/datasets/fashion-mnist OUTPUT_DIRECTORY
+    python -m tvm_mnas.training.embedded.build_sheet /usr/share/datasets/fashion-mnist OUTPUT
 
-The subset is stratified and seeded, so that the same pixels come out everywhere; `pixels_sha256` in the JSON
-file says so (the PNG's own bytes depend on the zlib at hand). Images are ordered by split, then by class, so
-the labels follow from the counts and cannot go out of step with the pixels.
+The subset is stratified and seeded, so that the same pixels come out everywhere; `pixels_sha256` in
+the JSON file says so (the PNG's own bytes depend on the zlib at hand). Images are ordered by split,
+then by class, so the labels follow from the counts and cannot go out of step with the pixels.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tvm_mnas.training.images import ImageSet, read_idx
+from tvm_mnas.training.images import ImageSet, Pixels, read_idx
 
 SEED = 0
 TRAIN_PER_CLASS = 1000
@@ -38,13 +38,13 @@ CLASS_NAMES = (
 )
 
 
-def pick(images: ImageSet, per_class: int, rng: np.random.Generator) -> np.ndarray:
-    """Return `per_class` images of each class, uint8 (N,H,W), classes in order, file order within a class."""
+def pick(images: ImageSet, per_class: int, rng: np.random.Generator) -> Pixels:
+    """Return `per_class` images of each class, uint8 (N,H,W), ordered by class."""
     chosen = []
     for label in range(images.classes):
         members = rng.permutation(np.flatnonzero(images.labels == label))
         chosen.append(np.sort(members[:per_class]))
-    return images.pixels[np.concatenate(chosen)]
+    return images.take(np.concatenate(chosen)).pixels
 
 
 def build(source: Path, output: Path) -> None:

@@ -1,0 +1,70 @@
+"""An accuracy and how it was obtained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Literal, cast
+
+from tvm_mnas.errors import RunError
+
+JsonValue = float | int | str
+Split = Literal["validation", "test"]
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """Top-1 accuracy of one trained network.
+
+    `top1` is a share in 0..1 of `samples` images of `split`; `train_loss` the mean training loss
+    over the last steps; `duration_s` the wall time of the training, without the evaluation.
+    """
+
+    top1: float
+    samples: int
+    steps: int
+    train_loss: float
+    duration_s: float
+    seed: int
+    split: Split
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.top1 <= 1.0:
+            raise ValueError(f"an accuracy is in 0..1, not {self.top1}")
+        if self.samples < 1:
+            raise ValueError(f"an accuracy is of at least one sample, not {self.samples}")
+        if self.split not in ("validation", "test"):
+            raise ValueError(f"an accuracy is of validation or test, not {self.split!r}")
+
+    @property
+    def standard_error(self) -> float:
+        """Standard error of `top1` from the number of samples alone, as a share."""
+        return float((self.top1 * (1.0 - self.top1) / self.samples) ** 0.5)
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """Return the fields as a JSON object; `from_json` reads it back to an equal accuracy."""
+        return cast(dict[str, JsonValue], asdict(self))
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, object]) -> Accuracy:
+        """Return the accuracy that `data` describes.
+
+        Raises:
+            RunError: a field is missing, unknown or out of range.
+        """
+        names = {field.name for field in fields(cls)}
+        if set(data) != names:
+            wrong = ", ".join(sorted(names ^ set(data)))
+            raise RunError(f"a stored accuracy has exactly {len(names)} fields; wrong: {wrong}")
+        try:
+            return cls(
+                top1=float(cast(float, data["top1"])),
+                samples=int(cast(int, data["samples"])),
+                steps=int(cast(int, data["steps"])),
+                train_loss=float(cast(float, data["train_loss"])),
+                duration_s=float(cast(float, data["duration_s"])),
+                seed=int(cast(int, data["seed"])),
+                split=cast(Split, data["split"]),
+            )
+        except (TypeError, ValueError) as error:
+            raise RunError(f"a stored accuracy cannot be read: {error}") from error

@@ -1,0 +1,143 @@
+"""Where training images come from: a spec such as `embedded` becomes three splits of batches.
+
+The validation split is always held out of the training images; the test split is never trained on
+and never used to choose a candidate. Nothing here depends on what happens to be installed: the full
+Fashion-MNIST is used only where `idx:PATH` asks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tvm_mnas.errors import DataError
+from tvm_mnas.training.folder import load_folder
+from tvm_mnas.training.images import (
+    FASHION_NORMALIZATION,
+    ImageSet,
+    Normalization,
+    Pixels,
+    fit,
+    is_padded,
+    network_input,
+    read_embedded,
+    read_idx,
+)
+from tvm_mnas.training.splits import Batch, DataSplits, draw_indices, split_indices
+
+EXPECTED = "embedded, imagefolder:PATH (or imagenet:PATH) or idx:PATH"
+
+
+@dataclass(frozen=True, slots=True)
+class MemorySplit:
+    """A split of images in memory, augmented by a random crop with padding and a horizontal flip.
+
+    Augmentation happens at the images' own size, before resizing, and costs under a millisecond a
+    batch.
+    """
+
+    images: ImageSet
+    input_size: int
+    normalization: Normalization
+    crop_padding: int = 2
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def train_batches(self, *, batch_size: int, steps: int, seed: int) -> Iterator[Batch]:
+        """Yield `steps` augmented batches of exactly `batch_size`."""
+        rng = np.random.default_rng(seed)
+        for indices in draw_indices(len(self), batch_size=batch_size, steps=steps, rng=rng):
+            chosen = self.images.take(indices)
+            yield self._batch(augment(chosen.pixels, self.crop_padding, rng), chosen.labels)
+
+    def eval_batches(self, *, batch_size: int) -> Iterator[Batch]:
+        """Yield every image once, in order."""
+        for start in range(0, len(self), batch_size):
+            stop = start + batch_size
+            yield self._batch(self.images.pixels[start:stop], self.images.labels[start:stop])
+
+    def _batch(self, pixels: Pixels, labels: NDArray[np.int64]) -> Batch:
+        images = network_input(pixels, self.input_size, self.normalization)
+        return torch.from_numpy(images), torch.from_numpy(labels.copy())
+
+
+def load_data(
+    spec: str,
+    *,
+    input_size: int,
+    seed: int,
+    validation_fraction: float | None = None,
+    workers: int = 4,
+) -> DataSplits:
+    """Return the splits that `spec` names, for networks with inputs of `input_size` squared.
+
+    `embedded` is the Fashion-MNIST subset inside the package; `idx:PATH` a directory with its full
+    files; `imagefolder:PATH` (alias `imagenet:PATH`) has PATH/train/CLASS/*.jpg and PATH/val or
+    PATH/test. `validation_fraction` of the training images, of each class and chosen by `seed`,
+    becomes the validation split; by default 0.2, and 0.04 of an image folder (the paper's 50,000 of
+    ImageNet). `workers` processes decode an image folder; images in memory need none.
+
+    Raises:
+        DataError: an unknown spec, or data that is missing or malformed.
+    """
+    if input_size < 1:
+        raise DataError(f"the input size is at least 1, not {input_size}")
+    if validation_fraction is not None and not 0.0 < validation_fraction < 1.0:
+        raise DataError(f"the validation fraction is between 0 and 1, not {validation_fraction}")
+    kind, _, location = spec.partition(":")
+    if kind in ("imagefolder", "imagenet") and location:
+        return load_folder(
+            Path(location).expanduser(),
+            input_size=input_size,
+            seed=seed,
+            validation_fraction=0.04 if validation_fraction is None else validation_fraction,
+            workers=workers,
+        )
+    if spec == "embedded":
+        train, test = read_embedded()
+    elif kind == "idx" and location:
+        train, test = read_idx(Path(location).expanduser())
+    else:
+        raise DataError(f"data is {EXPECTED}, not {spec!r}; `--data embedded` needs nothing")
+    kept, held_out = split_indices(
+        train.labels,
+        fraction=0.2 if validation_fraction is None else validation_fraction,
+        seed=seed,
+    )
+
+    def split(images: ImageSet) -> MemorySplit:
+        # Padded once, here; but resized per batch, since large inputs would not fit in memory.
+        if is_padded(images.pixels, input_size):
+            images = ImageSet(fit(images.pixels, input_size), images.labels, images.classes)
+        return MemorySplit(images, input_size, FASHION_NORMALIZATION)
+
+    return DataSplits(
+        train=split(train.take(kept)),
+        validation=split(train.take(held_out)),
+        test=split(test),
+        classes=train.classes,
+        input_size=input_size,
+        name=spec,
+        normalization=FASHION_NORMALIZATION,
+    )
+
+
+def augment(pixels: Pixels, padding: int, rng: np.random.Generator) -> Pixels:
+    """Return images (N,H,W[,3]) shifted by up to `padding` pixels, half of them flipped."""
+    count, height, width = pixels.shape[:3]
+    padded = np.pad(
+        pixels, [(0, 0), (padding, padding), (padding, padding), *[(0, 0)] * (pixels.ndim - 3)]
+    )
+    rows = rng.integers(0, 2 * padding + 1, size=(count, 1)) + np.arange(height)
+    columns = rng.integers(0, 2 * padding + 1, size=(count, 1)) + np.arange(width)
+    flipped = rng.random(count) < 0.5
+    columns[flipped] = columns[flipped, ::-1]
+    every = np.arange(count)[:, np.newaxis, np.newaxis]
+    moved: Pixels = padded[every, rows[:, :, np.newaxis], columns[:, np.newaxis, :]]
+    return moved
