@@ -97,18 +97,24 @@ class SyntheticEvaluator:
         failure_rate: float = 0.0,
     ) -> None:
         if not decisions:
-            raise ConfigError("a synthetic evaluator takes one or more decisions, not 0")
+            raise ConfigError(
+                "a synthetic evaluator takes one or more decisions, not 0"
+            )
         if not 0.0 <= failure_rate <= 1.0:
             raise ConfigError(f"failure_rate is in 0..1, not {failure_rate}")
         if not accuracy_noise >= 0.0:
             raise ConfigError(f"accuracy_noise is at least 0, not {accuracy_noise}")
         if not typical_latency_ms > 0.0:
-            raise ConfigError(f"typical_latency_ms is positive, not {typical_latency_ms}")
+            raise ConfigError(
+                f"typical_latency_ms is positive, not {typical_latency_ms}"
+            )
         self._decisions = tuple(decisions)
         self._seed = seed
         self._accuracy_noise = accuracy_noise
         self._failure_rate = failure_rate
-        self._groups = _build_groups(self._decisions, random.Random(f"landscape/{seed}"), typical_latency_ms)
+        self._groups = _build_groups(
+            self._decisions, random.Random(f"landscape/{seed}"), typical_latency_ms
+        )
 
     def evaluate(self, tokens: Sequence[int]) -> SyntheticResult:
         """Return the accuracy and latency of the candidate with these `tokens`, one per decision.
@@ -119,10 +125,14 @@ class SyntheticEvaluator:
         """
         rng = random.Random(f"candidate/{self._seed}/{','.join(map(str, tokens))}")
         if rng.random() < self._failure_rate:
-            raise TrainingError(f"synthetic failure of {list(tokens)}, as failure_rate asked for")
+            raise TrainingError(
+                f"synthetic failure of {list(tokens)}, as failure_rate asked for"
+            )
         result = self._noiseless(tokens)
         noise = rng.gauss(0.0, self._accuracy_noise) if self._accuracy_noise else 0.0
-        return SyntheticResult(min(1.0, max(0.0, result.accuracy + noise)), result.latency_ms)
+        return SyntheticResult(
+            min(1.0, max(0.0, result.accuracy + noise)), result.latency_ms
+        )
 
     def optimum(self, reward: Reward) -> Optimum:
         """Return the best candidate under `reward`, computed exactly, without noise and failures.
@@ -143,8 +153,13 @@ class SyntheticEvaluator:
             for previous, combination in itertools.product(
                 range(best.shape[0]), range(len(group.capacity))
             ):
-                width, ticks = int(group.width[combination]), int(group.ticks[previous, combination])
-                reached = best[previous, : slowest + 1 - ticks] + group.capacity[combination]
+                width, ticks = (
+                    int(group.width[combination]),
+                    int(group.ticks[previous, combination]),
+                )
+                reached = (
+                    best[previous, : slowest + 1 - ticks] + group.capacity[combination]
+                )
                 better = reached > after[width, ticks:]
                 after[width, ticks:][better] = reached[better]
                 chosen[width, ticks:][better] = combination
@@ -152,7 +167,11 @@ class SyntheticEvaluator:
             best = after
             choices.append((chosen, came_from))
         _, width, ticks = max(
-            (reward(_accuracy(best[width, ticks]), max(1, ticks) * _TICK_MS), width, ticks)
+            (
+                reward(_accuracy(best[width, ticks]), max(1, ticks) * _TICK_MS),
+                width,
+                ticks,
+            )
             for width, ticks in zip(*np.nonzero(np.isfinite(best)), strict=True)
         )
         return self._trace(choices, int(width), int(ticks), reward)
@@ -166,8 +185,13 @@ class SyntheticEvaluator:
     ) -> Optimum:
         """Walk back from the best last state to the tokens that lead there."""
         reverse: list[tuple[int, ...]] = []
-        for group, (chosen, came_from) in zip(reversed(self._groups), reversed(choices), strict=True):
-            combination, previous = int(chosen[width, ticks]), int(came_from[width, ticks])
+        for group, (chosen, came_from) in zip(
+            reversed(self._groups), reversed(choices), strict=True
+        ):
+            combination, previous = (
+                int(chosen[width, ticks]),
+                int(came_from[width, ticks]),
+            )
             reverse.append(group.tokens(combination))
             ticks -= int(group.ticks[previous, combination])
             width = previous
@@ -209,17 +233,23 @@ def _build_groups(
 ) -> tuple[_Group, ...]:
     blocks = [
         tuple(members)
-        for _, members in itertools.groupby(decisions, key=lambda d: d.name.rpartition(".")[0])
+        for _, members in itertools.groupby(
+            decisions, key=lambda d: d.name.rpartition(".")[0]
+        )
     ]
     shares = [rng.uniform(0.5, 1.5) for _ in blocks]
     groups: list[_Group] = []
     previous_widths: tuple[float, ...] = (1.0,)
     for block, share in zip(blocks, shares, strict=True):
         share /= sum(shares)
-        costs, values = zip(*(_factors(decision, rng) for decision in block), strict=True)
+        costs, values = zip(
+            *(_factors(decision, rng) for decision in block), strict=True
+        )
         cost = _outer(costs)
         value = _outer(values)
-        width_at = next((i for i, d in enumerate(block) if d.name.endswith("filters")), None)
+        width_at = next(
+            (i for i, d in enumerate(block) if d.name.endswith("filters")), None
+        )
         sizes = tuple(len(decision.choices) for decision in block)
         ones: tuple[float, ...] = (1.0,)
         widths = ones if width_at is None else _relative(block[width_at].choices)
@@ -230,7 +260,12 @@ def _build_groups(
         )
         ticks = np.outer(previous_widths, cost) * share * typical_latency_ms / _TICK_MS
         groups.append(
-            _Group(sizes, np.rint(ticks / cost.mean()).astype(np.int64), share * value / value.mean(), width)
+            _Group(
+                sizes,
+                np.rint(ticks / cost.mean()).astype(np.int64),
+                share * value / value.mean(),
+                width,
+            )
         )
         previous_widths = widths
     return tuple(groups)
@@ -248,7 +283,11 @@ def _factors(decision: Decision, rng: random.Random) -> tuple[list[float], list[
     costs: list[float] = []
     values: list[float] = []
     for choice, size in zip(decision.choices, sizes, strict=True):
-        cost = math.exp(rng.uniform(-0.5, 0.5)) if isinstance(choice, str) else size**exponent
+        cost = (
+            math.exp(rng.uniform(-0.5, 0.5))
+            if isinstance(choice, str)
+            else size**exponent
+        )
         costs.append(cost)
         values.append(cost ** rng.uniform(0.1, 0.5) * math.exp(rng.gauss(0.0, 0.1)))
     return costs, values
@@ -258,7 +297,9 @@ def _relative(choices: Sequence[Choice]) -> tuple[float, ...]:
     """Return numbers in proportion to their mean, words as ones."""
     if any(isinstance(choice, str) for choice in choices):
         return tuple(1.0 for _ in choices)
-    numbers = [1.0 + float(choice) if 0.0 in choices else float(choice) for choice in choices]
+    numbers = [
+        1.0 + float(choice) if 0.0 in choices else float(choice) for choice in choices
+    ]
     mean = sum(numbers) / len(numbers)
     return tuple(number / mean for number in numbers)
 

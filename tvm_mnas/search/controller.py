@@ -39,10 +39,14 @@ class Controller(nn.Module):
     the initial weights; torch's global generator is left alone.
     """
 
-    def __init__(self, choices: Sequence[int], *, hidden_size: int = 64, seed: int) -> None:
+    def __init__(
+        self, choices: Sequence[int], *, hidden_size: int = 64, seed: int
+    ) -> None:
         super().__init__()
         if not choices or min(choices) < 1:
-            raise ConfigError(f"a controller makes decisions of one or more choices, not {choices}")
+            raise ConfigError(
+                f"a controller makes decisions of one or more choices, not {choices}"
+            )
         self.choices = tuple(choices)
         most = max(choices)
         # Row 0 is the input of the first step; then come the tokens of decision 0, of decision 1, ...
@@ -51,12 +55,18 @@ class Controller(nn.Module):
         impossible = torch.arange(most)[None, :] >= torch.tensor(choices)[:, None]
         self._impossible = impossible  # (D, C)
         with torch.random.fork_rng(devices=[]):
-            self.embedding = nn.Embedding(1 + sum(choices), hidden_size, dtype=torch.float64)
-            self.lstm = nn.LSTM(hidden_size, hidden_size, batch_first=True, dtype=torch.float64)
+            self.embedding = nn.Embedding(
+                1 + sum(choices), hidden_size, dtype=torch.float64
+            )
+            self.lstm = nn.LSTM(
+                hidden_size, hidden_size, batch_first=True, dtype=torch.float64
+            )
         self.head_weight = nn.Parameter(
             torch.zeros(len(choices), hidden_size, most, dtype=torch.float64)
         )
-        self.head_bias = nn.Parameter(torch.zeros(len(choices), most, dtype=torch.float64))
+        self.head_bias = nn.Parameter(
+            torch.zeros(len(choices), most, dtype=torch.float64)
+        )
         generator = torch.Generator().manual_seed(seed)
         for parameter in (*self.embedding.parameters(), *self.lstm.parameters()):
             nn.init.uniform_(parameter, -0.1, 0.1, generator=generator)
@@ -72,7 +82,9 @@ class Controller(nn.Module):
         with torch.no_grad(), one_thread():
             for decision, count in enumerate(self.choices):
                 hidden, state = self.lstm(self.embedding(previous), state)
-                logits = hidden[0, 0] @ self.head_weight[decision] + self.head_bias[decision]
+                logits = (
+                    hidden[0, 0] @ self.head_weight[decision] + self.head_bias[decision]
+                )
                 probabilities = torch.softmax(logits[:count], dim=0).tolist()
                 tokens.append(_inverse_cdf(probabilities, rng.random()))
                 previous = (self._offsets[decision] + tokens[-1]).reshape(1, 1)
@@ -88,7 +100,9 @@ class Controller(nn.Module):
         )
         hidden, _ = self.lstm(self.embedding(inputs))
         logits = torch.einsum("bdh,dhc->bdc", hidden, self.head_weight) + self.head_bias
-        return torch.log_softmax(logits.masked_fill(self._impossible, -torch.inf), dim=-1)
+        return torch.log_softmax(
+            logits.masked_fill(self._impossible, -torch.inf), dim=-1
+        )
 
     def log_prob_and_entropy(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Return, per decision, the log-probability of its token and the entropy of its softmax, in nats.

@@ -35,7 +35,11 @@ def pareto_set(points: Sequence[Point]) -> list[int]:
     members: list[int] = []
     for index in order:
         last = points[members[-1]] if members else None
-        if last is None or points[index].accuracy > last.accuracy or points[index] == last:
+        if (
+            last is None
+            or points[index].accuracy > last.accuracy
+            or points[index] == last
+        ):
             members.append(index)
     return members
 
@@ -46,7 +50,9 @@ def hypervolume(points: Sequence[Point], *, reference: Point) -> float:
     `reference` is the worst point that counts: what is slower or less accurate than it adds nothing.
     """
     if not reference.latency_ms > 0.0:
-        raise ConfigError(f"a reference latency is positive, not {reference.latency_ms} ms")
+        raise ConfigError(
+            f"a reference latency is positive, not {reference.latency_ms} ms"
+        )
     area = 0.0
     floor = reference.accuracy
     for index in pareto_set(points):

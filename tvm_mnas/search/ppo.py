@@ -91,9 +91,13 @@ def clipped_objective(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
 class PPO:
     """The controller under training: its weights, Adam's moments, the baseline and the number of updates."""
 
-    def __init__(self, choices: Sequence[int], *, settings: PPOSettings, seed: int) -> None:
+    def __init__(
+        self, choices: Sequence[int], *, settings: PPOSettings, seed: int
+    ) -> None:
         self.settings = settings
-        self.controller = Controller(choices, hidden_size=settings.hidden_size, seed=seed)
+        self.controller = Controller(
+            choices, hidden_size=settings.hidden_size, seed=seed
+        )
         self._optimizer = torch.optim.Adam(
             self.controller.parameters(), lr=settings.learning_rate, foreach=False
         )
@@ -113,7 +117,9 @@ class PPO:
             return None
         with one_thread():
             return self._update(
-                torch.tensor([list(sequence) for sequence in sequences], dtype=torch.long),
+                torch.tensor(
+                    [list(sequence) for sequence in sequences], dtype=torch.long
+                ),
                 torch.tensor(rewards, dtype=torch.float64),
             )
 
@@ -125,7 +131,9 @@ class PPO:
             old, _ = self.controller.log_prob_and_entropy(tokens)
         for _ in range(settings.epochs):
             log_prob, entropy = self.controller.log_prob_and_entropy(tokens)
-            objective = clipped_objective((log_prob - old).exp(), advantage, settings.clip)
+            objective = clipped_objective(
+                (log_prob - old).exp(), advantage, settings.clip
+            )
             loss = -(objective + settings.entropy_weight * entropy.mean())
             self._optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -148,7 +156,9 @@ class PPO:
     def _baseline(self, rewards: Tensor) -> tuple[float, float]:
         """Take the batch into the running moments; return their mean and standard deviation."""
         decay = self.settings.baseline_decay
-        seen = torch.stack([torch.ones_like(rewards), rewards, rewards.square()]).mean(dim=1)
+        seen = torch.stack([torch.ones_like(rewards), rewards, rewards.square()]).mean(
+            dim=1
+        )
         self._moments = decay * self._moments + (1.0 - decay) * seen
         weight, first, second = self._moments.tolist()
         mean = first / weight
@@ -175,7 +185,9 @@ class PPO:
         """
         parameters = dict(self.controller.named_parameters())
         expected = {"moments": self._moments}
-        expected |= {f"controller.{name}": tensor.detach() for name, tensor in parameters.items()}
+        expected |= {
+            f"controller.{name}": tensor.detach() for name, tensor in parameters.items()
+        }
         if any(name.startswith("adam.") for name in tensors):
             for name, tensor in parameters.items():
                 expected[f"adam.{name}.step"] = torch.zeros((), dtype=torch.float32)
@@ -215,7 +227,9 @@ class PPO:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
             updates_done = int(metadata["updates_done"])
         except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise RunError(f"{path} is not a controller's checkpoint: {error}") from error
+            raise RunError(
+                f"{path} is not a controller's checkpoint: {error}"
+            ) from error
         self.load_tensors(tensors, updates_done=updates_done)
 
 

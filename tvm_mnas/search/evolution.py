@@ -1,0 +1,157 @@
+"""The algorithms that the paper's is compared with, and the one place that knows them all by name.
+
+Regularized evolution (Real et al. 2018, algorithm 1) and random search are samplers with the same promise as
+`PPOSampler`: a trial is a function of the finished batches before it, the seed and its number, so an
+interrupted study goes on exactly as it would have. Optuna's own TPE and NSGA-II resume too, but draw from a
+generator that starts anew with the process: what they go on with is as good, not the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
+from optuna.study import Study
+
+from tvm_mnas.errors import ConfigError
+from tvm_mnas.search.reward import Reward
+from tvm_mnas.search.sampler import BatchSampler, Observation, PPOSampler
+from tvm_mnas.space.space import Decision
+
+if TYPE_CHECKING:
+    from tvm_mnas.search.ppo import PPOSettings
+
+ALGORITHMS = ("ppo", "evolution", "random", "tpe", "nsga2")
+"""What :func:`make_sampler` takes. The first three resume bit for bit."""
+
+
+class UniformSampler(BatchSampler):
+    """Random search: every architecture is as likely as any other."""
+
+    def __init__(
+        self, decisions: Sequence[Decision], *, reward: Reward | None = None, seed: int
+    ) -> None:
+        super().__init__(decisions, reward=reward, seed=seed, batch_size=1)
+
+    def history(self, study: Study) -> Sequence[Observation | None]:
+        """Return nothing: what was found so far doesn't matter."""
+        return []
+
+    def propose(
+        self, number: int, history: Sequence[Observation | None]
+    ) -> tuple[int, ...]:
+        """Return uniformly drawn tokens."""
+        rng = self.trial_rng(number)
+        return tuple(
+            rng.randrange(len(decision.choices)) for decision in self.decisions
+        )
+
+
+class EvolutionSampler(BatchSampler):
+    """Regularized evolution: mutate the best of a random few, let the oldest die (Real et al. 2018).
+
+    The population is the newest `population` trials that have a reward; until there are so many, trials are
+    random. Then a trial is the best of `tournament` members drawn without replacement, with one decision
+    changed. With a `batch_size` of 1 this is algorithm 1 of the paper; a larger batch is mutated from one and the
+    same population.
+    """
+
+    def __init__(
+        self,
+        decisions: Sequence[Decision],
+        *,
+        reward: Reward | None = None,
+        seed: int,
+        batch_size: int = 16,
+        population: int = 64,
+        tournament: int = 16,
+    ) -> None:
+        super().__init__(decisions, reward=reward, seed=seed, batch_size=batch_size)
+        if not 1 <= tournament <= population:
+            raise ConfigError(
+                f"a tournament is between 1 and the population's {population}, not {tournament}"
+            )
+        self.population = population
+        self.tournament = tournament
+
+    def propose(
+        self, number: int, history: Sequence[Observation | None]
+    ) -> tuple[int, ...]:
+        """Return a mutated winner of a tournament, or random tokens while the population is too small."""
+        rng = self.trial_rng(number)
+        alive: list[Observation] = []
+        for observation in reversed(history):
+            if observation is not None:
+                alive.append(observation)
+            if len(alive) == self.population:
+                break
+        else:
+            return tuple(
+                rng.randrange(len(decision.choices)) for decision in self.decisions
+            )
+        parent = max(
+            rng.sample(alive, self.tournament), key=lambda member: member.reward
+        )
+        tokens = list(parent.tokens)
+        mutable = [
+            at
+            for at, decision in enumerate(self.decisions)
+            if len(decision.choices) > 1
+        ]
+        at = rng.choice(mutable)
+        others = [
+            token
+            for token in range(len(self.decisions[at].choices))
+            if token != tokens[at]
+        ]
+        tokens[at] = rng.choice(others)
+        return tuple(tokens)
+
+
+def make_sampler(
+    name: str,
+    decisions: Sequence[Decision],
+    *,
+    reward: Reward | None,
+    seed: int,
+    batch_size: int = 16,
+    population: int = 64,
+    settings: PPOSettings | None = None,
+    checkpoint: Path | None = None,
+) -> BaseSampler:
+    """Return the sampler called `name`: one of :data:`ALGORITHMS`.
+
+    `reward` is `None` for a study whose one objective is the reward. `population` is evolution's (its
+    tournament is a quarter of it) and NSGA-II's; `settings` and `checkpoint` are PPO's. TPE and NSGA-II look at
+    the study's objectives themselves and take no reward.
+
+    Raises:
+        ConfigError: if no algorithm has this name.
+    """
+    if name == "ppo":
+        return PPOSampler(
+            decisions,
+            reward=reward,
+            seed=seed,
+            batch_size=batch_size,
+            settings=settings,
+            checkpoint=checkpoint,
+        )
+    if name == "evolution":
+        return EvolutionSampler(
+            decisions,
+            reward=reward,
+            seed=seed,
+            batch_size=batch_size,
+            population=population,
+            tournament=max(1, population // 4),
+        )
+    if name == "random":
+        return UniformSampler(decisions, reward=reward, seed=seed)
+    if name == "tpe":
+        return TPESampler(seed=seed)
+    if name == "nsga2":
+        return NSGAIISampler(population_size=population, seed=seed)
+    raise ConfigError(f"an algorithm is one of {', '.join(ALGORITHMS)}, not {name!r}")

@@ -1,0 +1,384 @@
+"""The paper's search algorithm as an Optuna sampler: an LSTM controller, trained with PPO on the study's trials.
+
+:class:`PPOSampler` works in anybody's study::
+
+    reward = Reward.soft(80.0)
+    study = optuna.create_study(
+        directions=["maximize", "minimize"],                 # accuracy, latency in milliseconds
+        sampler=PPOSampler(space.decisions, reward=reward, seed=0),
+    )
+
+or, without `reward`, in a study with one objective, which is the reward then. Every decision is a categorical
+parameter with its real choices (:func:`distributions_of`).
+
+**Exact resume.** Batch k is the trials numbered from k * batch_size to (k + 1) * batch_size - 1. Once all of
+them are finished the controller gets update k, in the order of their numbers, however they were told; and the
+tokens of trial n are a function of the controller after the batches before its own, of the seed and of n. So the
+controller is a function of the study: a process that starts anew catches up by replaying the batches, and the
+trials that it goes on with are those that an uninterrupted process would have sampled. A checkpoint spares the
+replay; it is used only where it belongs to this study's history.
+
+This holds where a batch is asked only after the batch before it is finished, as `search/loop.py` does. Asked
+earlier (`n_jobs`, several processes), a trial is sampled from the newest controller whose batches are complete:
+a good search too, but what was newest is not repeatable. A trial that failed, was pruned, or has parameters
+from elsewhere (`enqueue_trial`) that aren't this space's counts towards its batch and teaches nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import random
+import threading
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from tvm_mnas.errors import ConfigError, RunError
+from tvm_mnas.search.reward import Reward
+from tvm_mnas.space.space import Decision
+
+if TYPE_CHECKING:
+    from tvm_mnas.search.ppo import PPO, PPOSettings, UpdateReport
+
+_LOGGER = logging.getLogger(__name__)
+
+_CHECKPOINT_FORMAT = 1
+_BATCHES_TO_WAIT = 4
+"""A trial that is still not finished after this many further batches is worth a warning."""
+
+
+def distributions_of(
+    decisions: Sequence[Decision],
+) -> dict[str, CategoricalDistribution]:
+    """Return the Optuna parameters of `decisions`, by name and in their order: what `Study.ask` takes."""
+    return {
+        decision.name: CategoricalDistribution(list(decision.choices))
+        for decision in decisions
+    }
+
+
+def tokens_of(
+    trial: FrozenTrial, decisions: Sequence[Decision]
+) -> tuple[int, ...] | None:
+    """Return the tokens of `trial`, or `None` where it lacks a decision or holds a value that is no choice."""
+    tokens: list[int] = []
+    for decision in decisions:
+        if trial.params.get(decision.name) not in decision.choices:
+            return None
+        tokens.append(decision.choices.index(trial.params[decision.name]))
+    return tuple(tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """A finished trial that has a reward."""
+
+    tokens: tuple[int, ...]
+    reward: float
+
+
+class BatchSampler(BaseSampler):
+    """A sampler whose every trial is a function of the finished batches before it, the seed and its number.
+
+    Subclasses say which tokens (:meth:`propose`). `reward` is given for studies with two objectives, accuracy
+    to maximize and latency in milliseconds to minimize; without it the study's only objective is the reward
+    (its negative, if the study minimizes).
+    """
+
+    def __init__(
+        self,
+        decisions: Sequence[Decision],
+        *,
+        reward: Reward | None = None,
+        seed: int,
+        batch_size: int,
+    ) -> None:
+        if not decisions:
+            raise ConfigError("a sampler makes one or more decisions, not 0")
+        if batch_size < 1:
+            raise ConfigError(f"a batch has at least 1 trial, not {batch_size}")
+        self.decisions = tuple(decisions)
+        self.reward = reward
+        self.seed = seed
+        self.batch_size = batch_size
+        self._distributions = distributions_of(decisions)
+        self._lock = threading.RLock()
+        self._study_name: str | None = None
+        self._history: list[Observation | None] = []
+        self._warned_of: int | None = None
+
+    @abstractmethod
+    def propose(
+        self, number: int, history: Sequence[Observation | None]
+    ) -> tuple[int, ...]:
+        """Return the tokens of trial `number`, given the trials of the complete batches before it.
+
+        `history[n]` is what trial n taught, `None` for nothing; it holds whole batches.
+        """
+
+    def forget(self) -> None:
+        """Drop what was derived from a study: another study follows."""
+
+    def trial_rng(self, number: int) -> random.Random:
+        """Return the generator of trial `number`: always the same one, whatever was sampled before."""
+        return random.Random(f"trial/{self.seed}/{number}")
+
+    def history(self, study: Study) -> Sequence[Observation | None]:
+        """Return what the trials of the leading complete batches of `study` taught, by trial number."""
+        with self._lock:
+            trials = study.get_trials(deepcopy=False)
+            if study.study_name != self._study_name or len(trials) < len(self._history):
+                self._check_objectives(study)
+                self.forget()
+                self._history = []
+                self._study_name = study.study_name
+            while True:
+                first = len(self._history)
+                batch = trials[first : first + self.batch_size]
+                if len(batch) < self.batch_size:
+                    break
+                if not all(trial.state.is_finished() for trial in batch):
+                    self._warn_of_waiting(batch, len(trials))
+                    break
+                self._history += [self._observe(study, trial) for trial in batch]
+            return self._history
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """Return the distributions of the decisions (called by Optuna)."""
+        return dict(self._distributions)
+
+    def sample_relative(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        search_space: dict[str, BaseDistribution],
+    ) -> dict[str, Any]:
+        """Return a choice for every decision (called by Optuna)."""
+        with self._lock:
+            tokens = self.propose(trial.number, self.history(study))
+        return {
+            decision.name: decision.choices[token]
+            for decision, token in zip(self.decisions, tokens, strict=True)
+        }
+
+    def sample_independent(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """Return a random value of a parameter that is not a decision of the space (called by Optuna)."""
+        rng = random.Random(f"parameter/{self.seed}/{trial.number}/{param_name}")
+        return RandomSampler(seed=rng.getrandbits(32)).sample_independent(
+            study, trial, param_name, param_distribution
+        )
+
+    def after_trial(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        """Refuse values that can be no accuracy or latency, while it is known who told them (called by Optuna).
+
+        Raises:
+            ConfigError: if they can't. Optuna has stored the trial by then; it teaches nothing.
+        """
+        if (
+            state == TrialState.COMPLETE
+            and values is not None
+            and self.reward is not None
+        ):
+            self._check_objectives(study)
+            self.reward(*values)
+
+    def _check_objectives(self, study: Study) -> None:
+        directions = study.directions
+        if self.reward is None and len(directions) != 1:
+            raise ConfigError(
+                f"without a reward the study has one objective, not {len(directions)}: "
+                "pass reward=Reward(target_latency_ms)"
+            )
+        if self.reward is not None and directions != [
+            StudyDirection.MAXIMIZE,
+            StudyDirection.MINIMIZE,
+        ]:
+            raise ConfigError(
+                "with a reward the study's directions are ['maximize', 'minimize'] (accuracy, latency in "
+                f"milliseconds), not {[direction.name.lower() for direction in directions]}"
+            )
+
+    def _observe(self, study: Study, trial: FrozenTrial) -> Observation | None:
+        tokens = tokens_of(trial, self.decisions)
+        if trial.state != TrialState.COMPLETE or tokens is None:
+            return None
+        if self.reward is None:
+            value = trial.values[0]
+            reward = -value if study.direction == StudyDirection.MINIMIZE else value
+        else:
+            try:
+                reward = self.reward(*trial.values)
+            except ConfigError:
+                # `after_trial` said so when it was told.
+                return None
+        return Observation(tokens, reward) if math.isfinite(reward) else None
+
+    def _warn_of_waiting(self, batch: Sequence[FrozenTrial], trials: int) -> None:
+        waiting = next(trial.number for trial in batch if not trial.state.is_finished())
+        late = trials - waiting > (_BATCHES_TO_WAIT + 1) * self.batch_size
+        if late and waiting != self._warned_of:
+            self._warned_of = waiting
+            _LOGGER.warning(
+                "trial %d is not finished, and nothing after its batch is learned from until it is; if its "
+                "process is gone: study.tell(%d, state=optuna.trial.TrialState.FAIL)",
+                waiting,
+                waiting,
+            )
+
+
+class PPOSampler(BatchSampler):
+    """The controller of the paper. See the module's text for what it takes and what it promises.
+
+    `checkpoint` is a file that is kept up to date, or `None` to replay the study instead; deleting it never
+    loses anything. `settings` defaults to `PPOSettings()`.
+    """
+
+    def __init__(
+        self,
+        decisions: Sequence[Decision],
+        *,
+        reward: Reward | None = None,
+        seed: int,
+        batch_size: int = 16,
+        settings: PPOSettings | None = None,
+        checkpoint: Path | None = None,
+    ) -> None:
+        super().__init__(decisions, reward=reward, seed=seed, batch_size=batch_size)
+        self._settings = settings
+        self._checkpoint = checkpoint
+        self._ppo: PPO | None = None
+        self._digest = ""
+        self.last_update: UpdateReport | None = None
+
+    @property
+    def ppo(self) -> PPO:
+        """The controller as of the last trial sampled, or as of :meth:`catch_up`."""
+        if self._ppo is None:
+            from tvm_mnas.search.ppo import PPO, PPOSettings
+
+            self._settings = self._settings or PPOSettings()
+            choices = [len(decision.choices) for decision in self.decisions]
+            self._ppo = PPO(choices, settings=self._settings, seed=self.seed)
+            self._digest = ""
+        return self._ppo
+
+    def catch_up(self, study: Study) -> int:
+        """Learn from every complete batch of `study`; return how many there are.
+
+        Sampling does this by itself; call it to have the controller, and its checkpoint, up to date at the end.
+        """
+        with self._lock:
+            history = self.history(study)
+            self._learn(history)
+            return self.ppo.updates_done
+
+    def propose(
+        self, number: int, history: Sequence[Observation | None]
+    ) -> tuple[int, ...]:
+        """Return tokens sampled from the controller that has learned from all of `history`."""
+        self._learn(history)
+        return self.ppo.controller.sample(self.trial_rng(number))
+
+    def forget(self) -> None:
+        """Start from an untrained controller."""
+        self._ppo = None
+        self.last_update = None
+
+    def _learn(self, history: Sequence[Observation | None]) -> None:
+        batches = len(history) // self.batch_size
+        if self.ppo.updates_done == 0 and batches:
+            self._restore(history)
+        if self.ppo.updates_done == batches:
+            return
+        for index in range(self.ppo.updates_done, batches):
+            batch = history[index * self.batch_size : (index + 1) * self.batch_size]
+            learned = [observation for observation in batch if observation is not None]
+            report = self.ppo.update(
+                [observation.tokens for observation in learned],
+                [observation.reward for observation in learned],
+            )
+            self.last_update = report or self.last_update
+            self._digest = _extend_digest(self._digest, batch)
+        if self._checkpoint is not None:
+            self.ppo.save(
+                self._checkpoint,
+                metadata={"fingerprint": self._fingerprint(), "history": self._digest},
+            )
+
+    def _restore(self, history: Sequence[Observation | None]) -> None:
+        """Load the checkpoint where it is one of this very history."""
+        if self._checkpoint is None or not self._checkpoint.exists():
+            return
+        from tvm_mnas.search.ppo import read_metadata
+
+        digest = ""
+        try:
+            metadata = read_metadata(self._checkpoint)
+            if metadata.get("fingerprint") != self._fingerprint():
+                raise RunError(
+                    "it is of other decisions, settings, seed, reward or batch size"
+                )
+            updates = int(metadata.get("updates_done", "-1"))
+            if not 0 <= updates <= len(history) // self.batch_size:
+                raise RunError(
+                    f"it has {updates} updates, more than this study has batches"
+                )
+            for index in range(updates):
+                batch = history[index * self.batch_size : (index + 1) * self.batch_size]
+                digest = _extend_digest(digest, batch)
+            if metadata.get("history") != digest:
+                raise RunError("it learned from other trials")
+            self.ppo.load(self._checkpoint)
+        except (RunError, ValueError) as error:
+            _LOGGER.warning(
+                "%s is not used (%s): the controller is replayed from the study",
+                self._checkpoint,
+                error,
+            )
+            return
+        self._digest = digest
+
+    def _fingerprint(self) -> str:
+        """Return a digest of everything but the trials that the controller depends on."""
+        parts = [
+            _CHECKPOINT_FORMAT,
+            [[decision.name, *decision.choices] for decision in self.decisions],
+            asdict(self.ppo.settings),
+            self.seed,
+            self.batch_size,
+            None if self.reward is None else asdict(self.reward),
+        ]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _extend_digest(digest: str, batch: Sequence[Observation | None]) -> str:
+    """Return the digest of the history with one batch more."""
+    taught = [
+        None if observation is None else [observation.tokens, observation.reward.hex()]
+        for observation in batch
+    ]
+    return hashlib.sha256((digest + json.dumps(taught)).encode()).hexdigest()
