@@ -1,0 +1,298 @@
+"""A farm: the devices of one profile, and leases on them that end at a deadline whatever happens.
+
+For the profile `local` the farm starts a tracker and an RPC server on loopback, watches and restarts them, and
+ends them with itself. For any other profile it goes to the tracker that the profile names. Either way each
+lease is served by a worker process (worker.py), and every wait has a deadline on our side: TVM's client has none.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tvm_mnas.devices.channel import Reply, Status, WorkerHandle
+from tvm_mnas.devices.host import Fingerprint, available_cores
+from tvm_mnas.devices.processes import Spawner
+from tvm_mnas.devices.profile import DeviceProfile, Timing
+from tvm_mnas.devices.serve import runtime_environment
+from tvm_mnas.devices.services import LocalServices
+from tvm_mnas.devices.tracker import DeviceStatus, TrackerAddress, TrackerClient
+from tvm_mnas.errors import DeviceLostError, LeaseTimeoutError, TrackerError
+
+_LOCAL_WAIT_S = 3.0
+"""A local device that is ours alone answers in 0.1 s; after this its server is taken for broken."""
+_ANSWER_SLACK_S = 5.0
+"""What a worker may need beyond the wait for a device: its own start and TVM's handshake."""
+_SESSION_S = 60.0
+"""A session is renewed at this age; where nobody else waits for the device, it would not have to be."""
+_IDLE_RELEASE_S = 5.0
+"""A device that others may want is given back after this time without a lease."""
+
+_Result = TypeVar("_Result")
+
+
+class Lease:
+    """One device, ours for a while."""
+
+    def __init__(
+        self,
+        worker: WorkerHandle,
+        fingerprint: Fingerprint,
+        on_trouble: Callable[[Reply], None],
+    ) -> None:
+        """Wrap an open worker; `on_trouble` is told when the device hung or vanished."""
+        self._worker = worker
+        self._on_trouble = on_trouble
+        self.fingerprint = fingerprint
+
+    def time_kernel(
+        self,
+        path: Path,
+        arguments: Sequence[tuple[str, Sequence[int]]],
+        timing: Timing,
+        *,
+        deadline_s: float,
+        entry: str = "",
+    ) -> Reply:
+        """Time the entry function of a shared library on random arguments of these (dtype, shape).
+
+        The reply holds `samples_s`, or why there are none: a kernel's failure is a result, not an exception.
+        """
+        request = {
+            "op": "kernel",
+            "path": str(path.resolve()),
+            "entry": entry,
+            "arguments": [[dtype, list(shape)] for dtype, shape in arguments],
+            "timing": _timing_values(timing),
+        }
+        return self._call(request, deadline_s)
+
+    def load_network(
+        self, path: Path, payload: bytes, dtype: str, shape: Sequence[int], *, deadline_s: float
+    ) -> Reply:
+        """Upload a compiled network and set its input."""
+        request = {"op": "load", "path": str(path.resolve()), "dtype": dtype, "shape": list(shape)}
+        return self._call(request, deadline_s, payload)
+
+    def time_network(self, timing: Timing, *, deadline_s: float) -> Reply:
+        """Time the loaded network; the reply holds `samples_s`."""
+        return self._call({"op": "time", "timing": _timing_values(timing)}, deadline_s)
+
+    def run_network(
+        self, payload: bytes, dtype: str, shape: Sequence[int], *, deadline_s: float
+    ) -> Reply:
+        """Run the loaded network once; the reply holds `outputs` ([dtype, shape] each) and their bytes."""
+        return self._call({"op": "run", "dtype": dtype, "shape": list(shape)}, deadline_s, payload)
+
+    def _call(self, request: Mapping[str, Any], deadline_s: float, payload: bytes = b"") -> Reply:
+        reply = self._worker.call(request, deadline_s=deadline_s, payload=payload)
+        if reply.status in (Status.HUNG, Status.LOST):
+            self._on_trouble(reply)
+        return reply
+
+
+class Farm:
+    """The devices of one profile. Use `open_farm`."""
+
+    def __init__(self, profile: DeviceProfile, *, work_directory: Path) -> None:
+        """Start what has to be started; raises TrackerError where no tracker can be had."""
+        self.profile = profile
+        self._directory = work_directory
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._changed = threading.Condition()
+        self._closed = False
+        self._spawner = Spawner()
+        self._services: LocalServices | None = None
+        self._workers: list[WorkerHandle] = []
+        try:
+            if profile.tracker is None:
+                self._workers.append(self._new_worker())
+                self._workers[0].start()  # it imports TVM while the services do
+                self._services = LocalServices(profile, self._spawner, directory=work_directory)
+                self._tracker = self._services.start()
+            else:
+                self._tracker = profile.tracker
+                count = len(self.devices())
+                if count == 0:
+                    raise LeaseTimeoutError(
+                        f"tracker {self._tracker} has no device {profile.key!r}; register one with: "
+                        f"python -m tvm.exec.rpc_server --tracker {self._tracker} --key {profile.key}"
+                    )
+                self._workers += [self._new_worker() for _ in range(count)]
+        except BaseException:
+            self.close()
+            raise
+        self._idle = list(self._workers)
+        self._executor = ThreadPoolExecutor(len(self._workers), thread_name_prefix="tvm-mnas-lease")
+
+    @property
+    def tracker(self) -> TrackerAddress:
+        """Where the tracker of this farm listens."""
+        return self._tracker
+
+    @property
+    def capacity(self) -> int:
+        """How many leases can be held at a time."""
+        return len(self._workers)
+
+    def devices(self) -> list[DeviceStatus]:
+        """Return the devices that the tracker knows under the profile's key."""
+        with TrackerClient(self._tracker) as tracker:
+            return tracker.devices(self.profile.key)
+
+    def fingerprint(self, *, deadline_s: float = 30.0) -> Fingerprint:
+        """Return what a device of this farm says about itself."""
+        with self.lease(deadline_s=deadline_s) as lease:
+            return lease.fingerprint
+
+    @contextmanager
+    def lease(self, *, deadline_s: float = 30.0, hold_s: float = 30.0) -> Iterator[Lease]:
+        """Yield a device that answers; it may be held for `hold_s`, then its session may end.
+
+        Raises LeaseTimeoutError where none is free in time, DeviceLostError where one is listed but cannot
+        be reached, TrackerError where the tracker is gone.
+        """
+        end = time.monotonic() + deadline_s
+        worker = self._take_worker(end, deadline_s)
+        try:
+            fingerprint = self._open(worker, end, deadline_s, hold_s)
+            yield Lease(worker, fingerprint, self._on_trouble)
+        finally:
+            with self._changed:
+                self._idle.append(worker)
+                self._changed.notify()
+
+    def submit(self, work: Callable[[], _Result]) -> Future[_Result]:
+        """Run `work` on one of as many threads as there are devices."""
+        return self._executor.submit(work)
+
+    def close(self) -> None:
+        """End every process that the farm started; a lease that is still held loses its device."""
+        if self._closed:
+            return
+        self._closed = True
+        if hasattr(self, "_executor"):
+            self._executor.shutdown(wait=False, cancel_futures=True)
+        for worker in self._workers:
+            worker.kill()
+        if self._services is not None:
+            self._services.close()
+        if hasattr(self, "_executor"):
+            self._executor.shutdown(wait=True)
+        for worker in self._workers:
+            worker.kill()  # a thread may have started one anew in the meantime
+        self._spawner.close()
+        shutil.rmtree(self._directory / "tmp", ignore_errors=True)
+
+    def __enter__(self) -> Farm:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _new_worker(self) -> WorkerHandle:
+        # Off the measured core, so that speaking RPC does not disturb what is measured.
+        cores = [core for core in available_cores() if core != self.profile.core]
+
+        def spawn(read_fd: int, write_fd: int) -> subprocess.Popen[bytes]:
+            return self._spawner.spawn_module(
+                "tvm_mnas.devices.worker",
+                [str(read_fd), str(write_fd), ",".join(map(str, cores))],
+                directory=self._directory,
+                log=self._directory / "worker.log",
+                environment=runtime_environment(),
+                pass_fds=(read_fd, write_fd),
+            )
+
+        return WorkerHandle(spawn)
+
+    def _take_worker(self, end: float, deadline_s: float) -> WorkerHandle:
+        with self._changed:
+            while not self._idle and not self._closed:
+                if not self._changed.wait(timeout=max(0.0, end - time.monotonic())):
+                    raise LeaseTimeoutError(
+                        f"no device {self.profile.key!r} became free within {deadline_s:g} s: "
+                        f"all {self.capacity} are leased by this process"
+                    )
+            if self._closed:
+                raise DeviceLostError("the farm is closed")
+            return self._idle.pop()
+
+    def _open(
+        self, worker: WorkerHandle, end: float, deadline_s: float, hold_s: float
+    ) -> Fingerprint:
+        reply = Reply(Status.NO_DEVICE)
+        while not self._closed:
+            left_s = end - time.monotonic()
+            if left_s <= 0:
+                break
+            wait_s = min(left_s, _LOCAL_WAIT_S) if self._services else left_s
+            request = {
+                "op": "open",
+                "key": self.profile.key,
+                "tracker_host": self._tracker.host,
+                "tracker_port": self._tracker.port,
+                "wait_s": wait_s,
+                "hold_s": hold_s,
+                "lifetime_s": hold_s + _SESSION_S,
+                "idle_s": None if self._services else _IDLE_RELEASE_S,
+            }
+            reply = worker.call(request, deadline_s=wait_s + _ANSWER_SLACK_S)
+            if reply.status is Status.OK:
+                return Fingerprint.of(reply.values["facts"])
+            if self._services is not None:
+                # The tracker is ours and nobody else leases: whoever does not answer now is broken.
+                self._services.recover()
+            elif reply.status is Status.NO_TRACKER:
+                break
+            time.sleep(0.1)
+        raise self._lease_error(reply, deadline_s)
+
+    def _lease_error(self, reply: Reply, deadline_s: float) -> Exception:
+        where = f"device {self.profile.key!r} at tracker {self._tracker}"
+        if self._services is not None:
+            return DeviceLostError(
+                f"{where} did not answer within {deadline_s:g} s ({reply.message}); "
+                f"see {self._services.diagnosis()}"
+            )
+        if reply.status is Status.NO_TRACKER:
+            return TrackerError(reply.message)
+        if reply.status is Status.NO_DEVICE:
+            return LeaseTimeoutError(
+                f"no {where} became free within {deadline_s:g} s; see who holds it with: tvm-mnas devices"
+            )
+        return DeviceLostError(
+            f"{where} is listed but did not answer within {deadline_s:g} s ({reply.message}); "
+            "restart its server"
+        )
+
+    def _on_trouble(self, reply: Reply) -> None:
+        # What hangs on the device would hang on: the session's timeout is long. Elsewhere it has to do.
+        if self._services is not None and reply.status is Status.HUNG:
+            self._services.recover()
+
+
+def open_farm(profile: DeviceProfile, *, work_directory: Path) -> Farm:
+    """Return a farm to be used as a context manager; logs go to `work_directory`.
+
+    Raises TrackerError where the profile's tracker does not answer, LeaseTimeoutError where it knows no
+    such device. Neither takes longer than a few seconds.
+    """
+    return Farm(profile, work_directory=work_directory)
+
+
+def _timing_values(timing: Timing) -> dict[str, int]:
+    return {
+        "number": timing.number,
+        "repeat": timing.repeat,
+        "min_repeat_ms": timing.min_repeat_ms,
+        "warmup": timing.warmup,
+        "cooldown_ms": round(timing.cooldown_s * 1000),
+    }

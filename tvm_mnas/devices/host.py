@@ -1,0 +1,161 @@
+"""What this machine is: its cores, its LLVM target, and the facts that identify it in a measurement.
+
+`device_facts` also runs inside the RPC server, so that a board reports itself the same way as the host does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+# Linux's name of a CPU feature -> LLVM's. A hypervisor may hide a feature that LLVM attributes to the
+# CPU model by its name; code built for it would die of SIGILL.
+_LLVM_FEATURE_OF_FLAG = {
+    "x86_64": {
+        "fma": "fma",
+        "f16c": "f16c",
+        "avx": "avx",
+        "avx2": "avx2",
+        "avx512f": "avx512f",
+        "avx512bw": "avx512bw",
+        "avx512cd": "avx512cd",
+        "avx512dq": "avx512dq",
+        "avx512vl": "avx512vl",
+        "avx512_vnni": "avx512vnni",
+        "avx512_bf16": "avx512bf16",
+        "avx512_fp16": "avx512fp16",
+        "avx_vnni": "avxvnni",
+        "amx_tile": "amx-tile",
+    },
+    "aarch64": {
+        "asimddp": "dotprod",
+        "fphp": "fullfp16",
+        "sve": "sve",
+        "i8mm": "i8mm",
+        "bf16": "bf16",
+    },
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """The facts that identify a device, and a short hash of them.
+
+    Two latencies compare only where their fingerprints are equal.
+    """
+
+    facts: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def of(cls, facts: Mapping[str, object]) -> Fingerprint:
+        """Return the fingerprint of `facts`, in an order of its own."""
+        return cls(tuple(sorted((str(name), str(value)) for name, value in facts.items())))
+
+    @property
+    def digest(self) -> str:
+        """12 hex digits, the same for the same facts in every process."""
+        return hashlib.sha256(json.dumps(self.facts).encode()).hexdigest()[:12]
+
+    def to_dict(self) -> dict[str, str]:
+        """Return the facts for a manifest."""
+        return dict(self.facts)
+
+
+def device_facts() -> dict[str, str]:
+    """Return CPU model, cores, highest frequency, machine, kernel, libc and TVM version of this machine."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": str(os.cpu_count() or 1),
+        "max_frequency_khz": _read(Path("/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq"))
+        or "unknown",
+        "machine": platform.machine(),
+        "kernel": platform.release(),
+        "libc": " ".join(platform.libc_ver()).strip() or "unknown",
+        "tvm": tvm_version(),
+    }
+
+
+def tvm_version() -> str:
+    """Return the version of the installed TVM without importing it, or "unknown"."""
+    for distribution in ("apache-tvm", "tvm"):
+        try:
+            return metadata.version(distribution)
+        except metadata.PackageNotFoundError:
+            continue
+    return "unknown"
+
+
+def available_cores() -> tuple[int, ...]:
+    """Return the numbers of the cores that this process may run on, ascending."""
+    if hasattr(os, "sched_getaffinity"):
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(os.cpu_count() or 1))
+
+
+def detect_target(*, threads: int) -> str:
+    """Return the JSON text of the TVM target that describes this machine's CPU.
+
+    `num-cores` is `threads`: MetaSchedule will not tune without it. Imports TVM.
+    """
+    from tvm.target import codegen
+
+    cpu = str(codegen.llvm_get_system_cpu())
+    target: dict[str, object] = {"kind": "llvm", "mcpu": cpu, "num-cores": threads}
+    missing = _hidden_features(str(codegen.llvm_get_system_triple()), cpu)
+    if missing:
+        target["mtriple"] = str(codegen.llvm_get_system_triple())
+        target["mattr"] = [f"-{feature}" for feature in missing]
+    return json.dumps(target)
+
+
+def _hidden_features(triple: str, cpu: str) -> list[str]:
+    """Return the LLVM features that the CPU's name implies and that this machine does not offer."""
+    from tvm.target import Target, codegen
+
+    flags = _cpu_flags()
+    feature_of_flag = _LLVM_FEATURE_OF_FLAG.get(platform.machine(), {})
+    if not flags or not feature_of_flag:
+        return []
+    described = Target({"kind": "llvm", "mtriple": triple, "mcpu": cpu})
+    implied = {str(feature) for feature in codegen.llvm_get_cpu_features(described)}
+    return sorted(
+        feature
+        for flag, feature in feature_of_flag.items()
+        if feature in implied and flag not in flags
+    )
+
+
+def _cpu_lines() -> list[tuple[str, str]]:
+    text = _read(Path("/proc/cpuinfo"))
+    pairs = (line.partition(":") for line in text.splitlines())
+    return [(name.strip(), value.strip()) for name, colon, value in pairs if colon]
+
+
+def _cpu_flags() -> frozenset[str]:
+    for name, value in _cpu_lines():
+        if name in ("flags", "Features"):
+            return frozenset(value.split())
+    return frozenset()
+
+
+def _cpu_model() -> str:
+    lines = dict(reversed(_cpu_lines()))
+    if "model name" in lines:
+        numbers = "/".join(lines.get(name, "?") for name in ("cpu family", "model", "stepping"))
+        return f"{lines['model name']} {numbers}"
+    # ARM kernels give numbers only; big and little cores differ, so all of them count.
+    parts = sorted({value for name, value in _cpu_lines() if name == "CPU part"})
+    return f"implementer {lines.get('CPU implementer', '?')} part {','.join(parts) or '?'}"
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""

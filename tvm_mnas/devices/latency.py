@@ -1,0 +1,186 @@
+"""A latency: measured, never predicted, with everything one needs to judge or repeat it.
+
+There is no way to make one without samples, and its figures are computed from them, so a file in which the
+median and the samples disagree does not load. Imports neither TVM nor torch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
+
+from tvm_mnas.errors import MeasurementError
+
+_RELATIVE_TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coverage:
+    """How well a compiled network is tuned; the compiler knows, a latency carries it along.
+
+    `kernels` and `tuned_kernels` count distinct kernels, `trials` the measured schedules behind them,
+    `tuned_share` is the part (0..1) of the run time that is spent in tuned kernels, `None` where unknown.
+    """
+
+    kernels: int = 0
+    tuned_kernels: int = 0
+    trials: int = 0
+    tuned_share: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("kernels", "tuned_kernels", "trials"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise MeasurementError(f"{name} must be a whole number >= 0, not {value!r}")
+        if self.tuned_kernels > self.kernels:
+            raise MeasurementError(
+                f"tuned_kernels must not exceed kernels ({self.kernels}), not {self.tuned_kernels}"
+            )
+        share = self.tuned_share
+        if share is not None and not (_is_number(share) and 0.0 <= share <= 1.0):
+            raise MeasurementError(f"tuned_share must lie in 0..1, not {share!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latency:
+    """One network's time on one device.
+
+    `samples_ms` are the repeats of one measurement, each the mean of several runs; `max_spread` the bound
+    that the device's profile sets; `attempts` how often it was measured until the spread was below it;
+    `emulated` is true where the device is an emulator, whose times rank nothing; `measured_at` is an ISO
+    time with its UTC offset.
+    """
+
+    samples_ms: tuple[float, ...]
+    device_key: str
+    fingerprint: str
+    target: str
+    tvm_version: str
+    measured_at: str
+    emulated: bool
+    max_spread: float
+    attempts: int = 1
+    method: str = "rpc time_evaluator"
+    coverage: Coverage = Coverage()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.samples_ms, tuple) or not self.samples_ms:
+            raise MeasurementError(f"a latency needs a tuple of samples, not {self.samples_ms!r}")
+        for sample in self.samples_ms:
+            if not (_is_number(sample) and math.isfinite(sample) and sample > 0):
+                raise MeasurementError(f"a sample must be a time above 0 ms, not {sample!r}")
+        for name in ("device_key", "fingerprint", "target", "tvm_version", "method"):
+            value = getattr(self, name)
+            if not isinstance(value, str) or not value:
+                raise MeasurementError(f"{name} of a latency must be a text, not {value!r}")
+        if not isinstance(self.emulated, bool):
+            raise MeasurementError(f"emulated must be true or false, not {self.emulated!r}")
+        if not (_is_number(self.max_spread) and self.max_spread > 0):
+            raise MeasurementError(f"max_spread must be above 0, not {self.max_spread!r}")
+        if not isinstance(self.attempts, int) or self.attempts < 1:
+            raise MeasurementError(f"attempts must be a whole number >= 1, not {self.attempts!r}")
+        _check_utc(self.measured_at)
+
+    @property
+    def latency_ms(self) -> float:
+        """The median of the samples."""
+        return statistics.median(self.samples_ms)
+
+    @property
+    def spread(self) -> float:
+        """The interquartile range divided by the median; 0 for a single sample."""
+        return spread_of(self.samples_ms)
+
+    @property
+    def noisy(self) -> bool:
+        """Whether the spread stayed beyond the profile's bound after every attempt."""
+        return self.spread > self.max_spread
+
+    @property
+    def tuned_share(self) -> float | None:
+        """The part (0..1) of the run time spent in tuned kernels, `None` where unknown."""
+        return self.coverage.tuned_share
+
+    def to_dict(self) -> dict[str, object]:
+        """Return plain values for JSON, the derived figures included for people who read the file."""
+        data: dict[str, object] = {
+            "latency_ms": self.latency_ms,
+            "spread": self.spread,
+            "noisy": self.noisy,
+        }
+        for field in fields(self):
+            data[field.name] = getattr(self, field.name)
+        data["samples_ms"] = list(self.samples_ms)
+        data["coverage"] = {f.name: getattr(self.coverage, f.name) for f in fields(self.coverage)}
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, object]) -> Latency:
+        """Return the latency that `to_dict` wrote; raises MeasurementError where anything is off."""
+        rest = dict(data)
+        derived = {name: rest.pop(name, None) for name in ("latency_ms", "spread", "noisy")}
+        samples = rest.pop("samples_ms", None)
+        coverage = rest.pop("coverage", {})
+        if not isinstance(samples, Sequence) or isinstance(samples, str):
+            raise MeasurementError(f"samples_ms must be a list of times, not {samples!r}")
+        if not isinstance(coverage, Mapping):
+            raise MeasurementError(f"coverage must be a table, not {coverage!r}")
+        try:
+            latency = cls(samples_ms=tuple(samples), coverage=Coverage(**coverage), **rest)  # type: ignore[arg-type]
+        except TypeError as error:
+            raise MeasurementError(
+                f"a stored latency has other fields than expected: {error}"
+            ) from error
+        for name in ("latency_ms", "spread"):
+            stored, computed = derived[name], getattr(latency, name)
+            if stored is not None and not _agrees(stored, computed):
+                raise MeasurementError(
+                    f"stored {name} must follow from the samples ({computed}), not {stored!r}"
+                )
+        return latency
+
+    def to_json(self) -> str:
+        """Return one line of JSON."""
+        return json.dumps(self.to_dict(), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Latency:
+        """Return the latency of a line that `to_json` wrote."""
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise MeasurementError(f"a stored latency must be JSON: {error}") from error
+        if not isinstance(data, dict):
+            raise MeasurementError(f"a stored latency must be a JSON object, not {data!r}")
+        return cls.from_dict(data)
+
+
+def spread_of(samples: Sequence[float]) -> float:
+    """Return the interquartile range of `samples` divided by their median; 0 for fewer than two."""
+    if len(samples) < 2:
+        return 0.0
+    first, _, third = statistics.quantiles(samples, n=4, method="inclusive")
+    return (third - first) / statistics.median(samples)
+
+
+def _agrees(stored: object, computed: float) -> bool:
+    return isinstance(stored, (int, float)) and math.isclose(
+        stored, computed, rel_tol=_RELATIVE_TOLERANCE, abs_tol=1e-12
+    )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _check_utc(text: object) -> None:
+    try:
+        moment = datetime.fromisoformat(str(text))
+    except ValueError:
+        moment = None
+    if moment is None or moment.utcoffset() != timedelta(0):
+        raise MeasurementError(f"measured_at must be an ISO time in UTC, not {text!r}")
