@@ -123,8 +123,10 @@ class Block:
                 f"expansion is 2 or more for mbconv and 1 for every other operation, "
                 f"not {self.expansion} for {self.conv_op.value}"
             )
-        if not 0.0 <= self.se_ratio <= 1.0:
-            raise SpaceError(f"a squeeze-and-excitation ratio is in 0..1, not {self.se_ratio}")
+        if self.se_ratio != 0.0 and not 0.01 <= self.se_ratio <= 1.0:
+            raise SpaceError(
+                f"a squeeze-and-excitation ratio is 0 or in 0.01..1, not {self.se_ratio}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +179,8 @@ class Architecture:
                 raise SpaceError(f"{name} is at least 1, not {getattr(self, name)}")
         if self.stem_stride not in (1, 2):
             raise SpaceError(f"the stem's stride is 1 or 2, not {self.stem_stride}")
-        if not 0.0 < self.depth_multiplier <= 10.0:
-            raise SpaceError(f"the depth multiplier is in 0..10, not {self.depth_multiplier}")
+        if not 0.01 <= self.depth_multiplier <= 10.0:
+            raise SpaceError(f"the depth multiplier is in 0.01..10, not {self.depth_multiplier}")
 
     @property
     def stem_channels(self) -> int:
@@ -225,13 +227,13 @@ class Architecture:
     def notation(self) -> str:
         """The one-line notation; `Architecture.parse` reads it back to an equal architecture."""
         parts = [
-            f"i{self.input_size}_c{self.input_channels}_w{self.depth_multiplier:.10g}",
+            f"i{self.input_size}_c{self.input_channels}_w{_plain(self.depth_multiplier)}",
             f"stem{self.stem_filters}_s{self.stem_stride}{self.stem_stride}",
         ]
         inputs = self.stem_filters
         for block in self.blocks:
             op = "conv" if block.conv_op is ConvOp.CONV else f"e{block.expansion}"
-            squeeze = f"_se{block.se_ratio:.10g}" if block.se_ratio else ""
+            squeeze = f"_se{_plain(block.se_ratio)}" if block.se_ratio else ""
             parts.append(
                 f"r{block.layers}_k{block.kernel_size}_s{block.stride}{block.stride}_{op}"
                 f"_i{inputs}_o{block.filters}{squeeze}{_SKIP_SUFFIX[block.skip_op]}"
@@ -303,6 +305,11 @@ def _resolve(block: Block, index: int, in_channels: int, out_channels: int, size
         skip_op=skip_op,
         input_size=size,
     )
+
+
+def _plain(number: float) -> str:
+    """Return the shortest text that reads back as `number`, without a fraction where there is none."""
+    return repr(float(number)).removesuffix(".0")
 
 
 def _match(pattern: re.Pattern[str], part: str, what: str, example: str) -> re.Match[str]:
