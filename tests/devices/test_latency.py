@@ -1,0 +1,102 @@
+"""Latency: its figures follow from its samples, and nothing else can be built or loaded."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from dataclasses import FrozenInstanceError, replace
+
+import pytest
+
+from tvm_mnas.devices.latency import Coverage, Latency, spread_of
+from tvm_mnas.errors import MeasurementError
+
+LATENCY = Latency(
+    samples_ms=(2.0, 1.0, 4.0, 3.0, 5.0),
+    device_key="local",
+    fingerprint="0123456789ab",
+    target='{"kind": "llvm"}',
+    tvm_version="0.27",
+    measured_at="2026-01-02T03:04:05+00:00",
+    emulated=False,
+    max_spread=0.1,
+    coverage=Coverage(kernels=4, tuned_kernels=3, trials=96, tuned_share=0.97),
+)
+
+
+def test_median_and_spread_follow_from_the_samples() -> None:
+    assert LATENCY.latency_ms == statistics.median(LATENCY.samples_ms) == 3.0
+    assert LATENCY.spread == pytest.approx((4.0 - 2.0) / 3.0)
+    assert LATENCY.noisy
+    assert not replace(LATENCY, samples_ms=(3.0, 3.01, 3.02)).noisy
+    assert spread_of([1.0]) == 0.0
+    with pytest.raises(FrozenInstanceError):
+        LATENCY.emulated = True  # type: ignore[misc]
+
+
+def test_json_round_trip_keeps_everything_and_shows_the_figures() -> None:
+    emulated = replace(LATENCY, emulated=True)
+    for latency in (LATENCY, emulated):
+        assert Latency.from_json(latency.to_json()) == latency
+    data = json.loads(emulated.to_json())
+    assert data["latency_ms"] == 3.0 and data["emulated"] is True and data["noisy"] is True
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"samples_ms": ()},
+        {"samples_ms": (1.0, -1.0)},
+        {"samples_ms": (0.0,)},
+        {"samples_ms": (float("nan"),)},
+        {"samples_ms": (float("inf"),)},
+        {"samples_ms": ("1",)},
+        {"samples_ms": [1.0]},
+        {"emulated": None},
+        {"emulated": "no"},
+        {"fingerprint": ""},
+        {"max_spread": 0},
+        {"attempts": 0},
+        {"measured_at": "yesterday"},
+        {"measured_at": "2026-01-02T03:04:05"},
+        {"measured_at": "2026-01-02T03:04:05+02:00"},
+    ],
+)
+def test_an_illegal_latency_cannot_be_built(change: dict[str, object]) -> None:
+    with pytest.raises(MeasurementError):
+        replace(LATENCY, **change)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"kernels": -1}, {"tuned_kernels": 5}, {"tuned_share": 1.1}, {"tuned_share": float("nan")}],
+)
+def test_an_illegal_coverage_cannot_be_built(change: dict[str, object]) -> None:
+    with pytest.raises(MeasurementError):
+        replace(LATENCY.coverage, **change)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"latency_ms": 0.003},  # seconds where milliseconds belong
+        {"spread": 0.0},
+        {"samples_ms": "fast"},
+        {"samples_ms": None},
+        {"coverage": 3},
+        {"coverage": {"kernels": 1, "surplus": 2}},
+        {"surplus": 1},
+    ],
+)
+def test_a_stored_latency_that_contradicts_itself_does_not_load(change: dict[str, object]) -> None:
+    with pytest.raises(MeasurementError):
+        Latency.from_json(json.dumps(LATENCY.to_dict() | change))
+
+
+def test_a_stored_latency_without_its_emulated_flag_does_not_load() -> None:
+    data = LATENCY.to_dict()
+    del data["emulated"]
+    with pytest.raises(MeasurementError, match="emulated"):
+        Latency.from_dict(data)
+    with pytest.raises(MeasurementError, match="JSON"):
+        Latency.from_json("{")
