@@ -1,0 +1,82 @@
+# Each target creates what it needs in .venv; `make search` is the whole product on this machine.
+#
+#   make search            search on this computer through a real RPC tracker: minutes, no data, no device
+#   make test              every test except those marked slow
+#   make lint              formatting, lint, types, import layers
+#   make bench             the scripts behind the README's figures
+#   make clean             remove .venv, caches and builds; runs/ and your records stay
+#
+# Variables: PYTHON (3.11 or newer), SEARCH_ARGS, PYTEST_ARGS, TORCH_INDEX (empty: pip's own index only).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.ONESHELL:
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+PYTHON ?= python3
+SEARCH_ARGS ?=
+PYTEST_ARGS ?=
+# PyPI's torch for Linux brings gigabytes of CUDA libraries; this index has the CPU build.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALLED := .venv/.installed
+INSTALLED_DEV := .venv/.installed-dev
+BENCHMARKS := $(wildcard benchmarks/*.py)
+
+.PHONY: help search test lint bench clean
+
+help:
+	@sed -n '2,/^$$/s/^# \{0,1\}//p' Makefile
+
+search: $(INSTALLED)
+	$(BIN)/tvm-mnas search $(SEARCH_ARGS)
+
+test: $(INSTALLED_DEV)
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+lint: $(INSTALLED_DEV)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(INSTALLED_DEV)
+	for script in $(BENCHMARKS); do
+	  echo "== $$script"
+	  $(BIN)/python "$$script"
+	done
+
+clean:
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/pyvenv.cfg:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+	  echo "tvm-mnas needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) -V 2>&1); try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2
+	  exit 1
+	}
+	$(PYTHON) -m venv .venv || {
+	  rm -rf .venv
+	  echo "$(PYTHON) cannot create virtual environments; on Debian and Ubuntu: apt-get install python3-venv" >&2
+	  exit 1
+	}
+
+# torch goes first and alone, so that its index is asked for nothing but torch and what torch needs.
+$(INSTALLED): .venv/pyvenv.cfg pyproject.toml constraints.txt
+	@index=()
+	if [[ -n "$(TORCH_INDEX)" ]] && ! command -v nvidia-smi >/dev/null \
+	  && $(BIN)/python -c 'import sys, urllib.request; urllib.request.urlopen(sys.argv[1] + "/torch/", timeout=5)' \
+	    "$(TORCH_INDEX)" 2>/dev/null; then
+	  index=(--extra-index-url "$(TORCH_INDEX)")
+	fi
+	echo "installing into .venv (a few minutes the first time)"
+	$(PIP) install -q -c constraints.txt "$${index[@]}" torch
+	$(PIP) install -q -c constraints.txt -e .
+	touch $@
+
+$(INSTALLED_DEV): $(INSTALLED)
+	@$(PIP) install -q -c constraints.txt -e ".[dev]"
+	touch $@
