@@ -30,7 +30,7 @@ MNASNET_SMALL = (
 
 
 def random_architecture(rng: random.Random, *, input_size: int | None = None) -> Architecture:
-    """An architecture from far wider than any shipped space: every operation, odd sizes and widths."""
+    """An architecture from a space far wider than any shipped one, with odd sizes and widths."""
     blocks = []
     for _ in range(rng.randint(1, 4)):
         conv_op = rng.choice(list(ConvOp))

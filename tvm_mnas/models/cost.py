@@ -1,6 +1,7 @@
-"""What a network costs on paper: parameters and mult-adds, counted from the architecture without torch.
+"""What a network costs on paper: parameters and mult-adds, counted without torch.
 
-A mult-add count says little about latency (paper, section 1); it is here for tables and for sanity checks.
+A mult-add count says little about latency (paper, section 1); it is here for tables and for sanity
+checks.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from tvm_mnas.space.architecture import Architecture, ConvOp, Layer
 class Cost:
     """Trainable parameters, and mult-adds of one inference at batch size 1.
 
-    Mult-adds are those of convolutions (squeeze-and-excitation included) and of the dense layer; batch norm,
-    which folds away, activations and pooling are not counted, as in the paper's tables.
+    Mult-adds are those of convolutions (squeeze-and-excitation included) and of the dense layer;
+    batch norm, which folds away, activations and pooling are not counted, as in the paper's tables.
     """
 
     parameters: int
@@ -26,7 +27,7 @@ class Cost:
 
 
 def count_cost(architecture: Architecture) -> Cost:
-    """Return the parameters and mult-adds of the network that `build_network` makes of `architecture`."""
+    """Return parameters and mult-adds of the network that `build_network` makes."""
     stem_size = architecture.stem_output_size
     cost = _conv(3, architecture.input_channels, architecture.stem_channels, stem_size)
     for layer in architecture.layers:
@@ -57,4 +58,6 @@ def layer_cost(layer: Layer) -> Cost:
 def _conv(kernel: int, channels_per_group: int, out_channels: int, output_size: int) -> Cost:
     """Cost of a convolution without bias and its batch norm, whose scale and shift are trained."""
     weights = kernel * kernel * channels_per_group * out_channels
-    return Cost(parameters=weights + 2 * out_channels, mult_adds=weights * output_size * output_size)
+    return Cost(
+        parameters=weights + 2 * out_channels, mult_adds=weights * output_size * output_size
+    )

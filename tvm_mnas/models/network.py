@@ -1,8 +1,8 @@
 """The torch network of an architecture.
 
-One `nn.Module` per operation and no control flow that depends on data, so that the network exports through
-`torch.export` and its batch norms fold by `torch.fx`. Tensors are float32 (N,C,H,W); memory formats are the
-caller's affair.
+One `nn.Module` per operation and no control flow that depends on data, so that the network exports
+through `torch.export` and its batch norms fold by `torch.fx`. Tensors are float32 (N,C,H,W); memory
+formats are the caller's affair.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tvm_mnas.space.architecture import Architecture, ConvOp, Layer, SkipOp
 
 
 class ConvNorm(nn.Sequential):
-    """Convolution without bias, batch norm and, unless `linear`, ReLU: (N,C,H,W) -> (N,K,H/stride,W/stride)."""
+    """Convolution without bias, batch norm, ReLU unless `linear`: (N,C,H,W) -> (N,K,H/s,W/s)."""
 
     def __init__(
         self,
@@ -49,7 +49,8 @@ class ConvNorm(nn.Sequential):
 class SqueezeExcite(nn.Module):
     """Scale each channel by a gate computed from all channels' means: (N,C,H,W) -> (N,C,H,W).
 
-    The two dense layers are 1x1 convolutions on (N,C,1,1), which keeps the layout that a compiler chose.
+    The two dense layers are 1x1 convolutions on (N,C,1,1), which keeps the layout that a compiler
+    chose.
     """
 
     def __init__(self, channels: int, reduced_channels: int) -> None:
@@ -69,8 +70,9 @@ class SqueezeExcite(nn.Module):
 class LayerModule(nn.Module):
     """One layer of a block: its operation, with squeeze-and-excitation inside and a skip around it.
 
-    mbconv: 1x1 expansion, depthwise, [SE], linear 1x1. sepconv: depthwise, [SE], linear 1x1. conv: one
-    convolution with batch norm and ReLU, [SE]. The skip is added last (paper, section 4.1 and figure 7).
+    mbconv: 1x1 expansion, depthwise, [SE], linear 1x1. sepconv: depthwise, [SE], linear 1x1. conv:
+    one convolution with batch norm and ReLU, [SE]. The skip is added last (paper, section 4.1 and
+    figure 7).
     """
 
     def __init__(self, layer: Layer, *, momentum: float, eps: float) -> None:
@@ -105,7 +107,8 @@ class LayerModule(nn.Module):
         output: Tensor = self.body(features)
         if self.skip is None:
             return output
-        return output + self.skip(features)
+        skipped: Tensor = self.skip(features)
+        return output + skipped
 
 
 class Network(nn.Module):
@@ -163,12 +166,13 @@ def build_network(
 ) -> Network:
     """Return the network of `architecture`, in training mode, its weights drawn from `seed` alone.
 
-    `batch_norm_momentum` is torch's: the published decay of 0.99 is 0.01 here. `zero_init_residual` starts the
-    last batch norm of each layer with a skip at zero, so that the layer starts as its skip; it helps short
-    trainings and leaves the regular convolution out, whose final ReLU would never wake again.
+    `batch_norm_momentum` is torch's: the published decay of 0.99 is 0.01 here. `zero_init_residual`
+    starts the last batch norm of each layer with a skip at zero, so that the layer starts as its
+    skip; it helps short trainings and leaves the regular convolution out, whose final ReLU would
+    never wake again.
 
-    Initialized as the MnasNet authors do (He et al. 2015 by fan-out, the classifier uniform); no global random
-    state is read or changed.
+    Initialized as the MnasNet authors do (He et al. 2015 by fan-out, the classifier uniform); no
+    global random state is read or changed.
     """
     # The modules' own initialization, overwritten below, would advance torch's global generator.
     with torch.random.fork_rng(devices=[]):

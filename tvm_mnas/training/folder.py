@@ -144,7 +144,7 @@ def _collate(decoded: Sequence[Decoded]) -> tuple[NDArray[np.int64], Pixels, str
 
 
 def load_folder(
-    root: Path, *, input_size: int, seed: int, validation_fraction: float, workers: int
+    root: Path, *, input_size: int, seed: int, validation_fraction: float | None, workers: int
 ) -> DataSplits:
     """Return the splits of the image folder at `root`; validation is held out of `train/`.
 

@@ -114,8 +114,11 @@ def read_idx(directory: Path) -> tuple[ImageSet, ImageSet]:
     for images_name, labels_name in _IDX_FILES.values():
         pixels = _read_idx_file(directory, images_name, dimensions=3)
         labels = _read_idx_file(directory, labels_name, dimensions=1).astype(np.int64)
-        if not len(labels):
-            raise DataError(f"{directory / labels_name} holds no labels; fetch the file again")
+        if not 0 < len(labels) == len(pixels):
+            raise DataError(
+                f"{images_name} and {labels_name} in {str(directory)!r} belong together and hold "
+                f"something, but have {len(pixels)} and {len(labels)} entries; fetch them again"
+            )
         sets.append((pixels, labels))
     classes = int(max(labels.max() for _, labels in sets)) + 1
     train, test = (ImageSet(pixels, labels, classes) for pixels, labels in sets)

@@ -13,6 +13,9 @@ from torch import Tensor
 from tvm_mnas.errors import DataError
 from tvm_mnas.training.images import Normalization
 
+VALIDATION_FRACTION = 0.2
+MOST_VALIDATION_IMAGES = 50_000
+
 Batch = tuple[Tensor, Tensor]
 """Images float32 (N,3,S,S), normalized, and labels int64 (N,)."""
 
@@ -47,20 +50,25 @@ class DataSplits:
 
 
 def split_indices(
-    labels: NDArray[np.int64], *, fraction: float, seed: int
+    labels: NDArray[np.int64], *, fraction: float | None, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return ascending indices kept for training and held out, `fraction` of each class.
+
+    At least one image of each class that has two is held out. Without a fraction it is a fifth, but
+    at most the paper's 50,000 images in all.
 
     Raises:
         DataError: the fraction leaves a class without training images, or nothing is held out.
     """
+    if fraction is None:
+        fraction = min(VALIDATION_FRACTION, MOST_VALIDATION_IMAGES / len(labels))
     rng = np.random.default_rng(seed)
     kept: list[NDArray[np.int64]] = []
     held_out: list[NDArray[np.int64]] = []
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
         rng.shuffle(members)
-        count = round(fraction * len(members))
+        count = max(round(fraction * len(members)), min(1, len(members) - 1))
         if count == len(members):
             raise DataError(
                 f"a validation fraction of {fraction} leaves no training image of class {label}, "
@@ -71,8 +79,8 @@ def split_indices(
     held = np.sort(np.concatenate(held_out))
     if not len(held):
         raise DataError(
-            f"a validation fraction of {fraction} of {len(labels)} images holds out none; "
-            f"use a larger one"
+            "every class has a single training image, so none can be held out for validation; "
+            "add images"
         )
     return np.sort(np.concatenate(kept)), held
 

@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from tvm_mnas.errors import RunError
+from tvm_mnas.errors import RunError, SpaceError
 from tvm_mnas.models.network import Network, build_network
 from tvm_mnas.space.architecture import Architecture
 
@@ -63,4 +63,7 @@ def _read(path: Path) -> tuple[Architecture, dict[str, torch.Tensor]]:
         raise RunError(f"weights cannot be read from {path}: {error}") from error
     if "architecture" not in metadata:
         raise RunError(f"{path} does not say which architecture its weights belong to")
-    return Architecture.parse(metadata["architecture"]), state
+    try:
+        return Architecture.parse(metadata["architecture"]), state
+    except SpaceError as error:
+        raise RunError(f"weights cannot be read from {path}: {error}") from error

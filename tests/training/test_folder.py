@@ -1,0 +1,122 @@
+"""Image folders: splits, crops, workers and what is said of a wrong folder."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tvm_mnas.errors import DataError
+from tvm_mnas.training.data import load_data
+from tvm_mnas.training.folder import central_box, load_folder, random_box
+
+
+def load(root: Path, *, workers: int = 0, seed: int = 0, fraction: float = 0.2):  # type: ignore[no-untyped-def]
+    return load_folder(
+        root, input_size=16, seed=seed, validation_fraction=fraction, workers=workers
+    )
+
+
+def test_validation_is_held_out_of_train_and_test_comes_from_val(image_folder: Path) -> None:
+    splits = load(image_folder)
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == (16, 4, 6)
+    assert not set(splits.train.files) & set(splits.validation.files)
+    assert {path.parent.parent.name for path in splits.validation.files} == {"train"}
+    assert {path.parent.parent.name for path in splits.test.files} == {"val"}
+    assert splits.classes == 2
+
+
+def test_images_arrive_with_their_labels_and_colours(image_folder: Path) -> None:
+    splits = load_data(f"imagenet:{image_folder}", input_size=16, seed=0, workers=0)
+    images, labels = next(splits.test.eval_batches(batch_size=6))
+    assert images.shape == (6, 3, 16, 16)
+    assert images.dtype == torch.float32
+    # Classes are sorted: blue is 0, red is 1.
+    redder = images[:, 0].mean(dim=(1, 2)) > images[:, 2].mean(dim=(1, 2))
+    assert redder.long().tolist() == labels.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_batches_do_not_depend_on_the_number_of_workers(image_folder: Path) -> None:
+    def batches(workers: int, seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        train = load(image_folder, workers=workers).train
+        return list(train.train_batches(batch_size=5, steps=4, seed=seed))
+
+    alone, shared, other = batches(0, 1), batches(2, 1), batches(0, 2)
+    assert [len(labels) for _, labels in alone] == [5] * 4
+    for (images, labels), (same_images, same_labels) in zip(alone, shared, strict=True):
+        assert torch.equal(images, same_images)
+        assert torch.equal(labels, same_labels)
+    assert not torch.equal(alone[0][0], other[0][0])
+
+
+def test_loading_leaves_the_global_generator_alone(image_folder: Path) -> None:
+    before = torch.random.get_rng_state()
+    list(load(image_folder).validation.eval_batches(batch_size=3))
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_image_is_named_in_one_line(image_folder: Path, workers: int) -> None:
+    (image_folder / "val" / "red" / "1.jpg").write_bytes(b"\xff\xd8\xff\xe0 no image")
+    with pytest.raises(DataError, match=r"red/1\.jpg cannot be decoded") as caught:
+        list(load(image_folder, workers=workers).test.eval_batches(batch_size=2))
+    assert "\n" not in str(caught.value)
+
+
+def test_random_crops_stay_inside_and_keep_to_the_published_ranges() -> None:
+    rng = np.random.default_rng(0)
+    areas = []
+    for _ in range(500):
+        left, top, right, bottom = random_box(100, 80, rng=rng)
+        assert 0 <= left < right <= 100
+        assert 0 <= top < bottom <= 80
+        areas.append((right - left) * (bottom - top) / 8000)
+        assert 0.7 < (right - left) / (bottom - top) < 1.43
+    assert min(areas) < 0.15
+    assert max(areas) > 0.85
+
+
+def test_a_crop_that_never_fits_becomes_the_central_square() -> None:
+    assert random_box(1000, 2, rng=np.random.default_rng(0)) == (499, 0, 501, 2)
+
+
+def test_evaluation_crops_with_padding() -> None:
+    assert central_box(500, 400, input_size=224) == (75, 25, 425, 375)
+    assert central_box(1, 1, input_size=224) == (0, 0, 1, 1)
+
+
+def remove_test(root: Path) -> None:
+    shutil.rmtree(root / "val")
+
+
+def remove_class(root: Path) -> None:
+    shutil.rmtree(root / "val" / "red")
+    (root / "val" / "green").mkdir()
+
+
+def empty_class(root: Path) -> None:
+    for path in (root / "train" / "red").iterdir():
+        path.unlink()
+
+
+def single_class(root: Path) -> None:
+    shutil.rmtree(root / "train" / "red")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (remove_test, "has directories: train"),
+        (remove_class, "green, red is only in one"),
+        (empty_class, "has none"),
+        (single_class, "at least two"),
+    ],
+)
+def test_wrong_folders_get_one_line(image_folder: Path, damage, words: str) -> None:  # type: ignore[no-untyped-def]
+    damage(image_folder)
+    with pytest.raises(DataError, match=words) as caught:
+        load(image_folder)
+    assert "\n" not in str(caught.value)
