@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -16,9 +17,13 @@ import pytest
 
 from tvm_mnas.devices.channel import Status
 from tvm_mnas.devices.farm import Farm, open_farm
+from tvm_mnas.devices.host import available_cores, reserved_core
+from tvm_mnas.devices.processes import Spawner, kill_group
 from tvm_mnas.devices.profile import DeviceProfile, Timing
 from tvm_mnas.devices.runner import measure_kernel
-from tvm_mnas.errors import LeaseTimeoutError
+from tvm_mnas.devices.serve import free_port
+from tvm_mnas.devices.tracker import TrackerAddress, TrackerClient
+from tvm_mnas.errors import LeaseTimeoutError, TrackerError
 
 ARGUMENTS = [("float32", (8, 8)), ("float32", (8, 8))]
 QUICK = Timing(repeat=2, number=1, min_repeat_ms=1, warmup=0, attempts=1)
@@ -33,7 +38,8 @@ def works(farm: Farm, kernel: Path) -> None:
         farm, kernel, ARGUMENTS, timing=QUICK, deadline_s=10, lease_deadline_s=RECOVERY_S
     )
     assert isinstance(samples, list), samples
-    assert len(samples) == QUICK.repeat and min(samples) > 0
+    assert len(samples) == QUICK.repeat
+    assert min(samples) > 0
 
 
 def service(farm: Farm, name: str) -> psutil.Process:
@@ -41,11 +47,25 @@ def service(farm: Farm, name: str) -> psutil.Process:
     return psutil.Process(farm._services.pids()[name])
 
 
+def serving(farm: Farm) -> list[psutil.Process]:
+    """Return the server's listener and its session's child, once a restart under way is over."""
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        with contextlib.suppress(psutil.Error):
+            found = service(farm, "server").children(recursive=True)
+            if len(found) == 2 and found[1].ppid() == found[0].pid:
+                return found
+        with contextlib.suppress(LeaseTimeoutError), farm.lease(deadline_s=5):
+            pass
+    pytest.fail("the server serves no session")
+
+
 def test_the_device_is_listed_and_tells_what_it_is(farm: Farm) -> None:
     (device,) = farm.devices()
     assert device.key == "local"
     facts = farm.fingerprint().to_dict()
-    assert facts["machine"] == os.uname().machine and facts["tvm"] != "unknown"
+    assert facts["machine"] == os.uname().machine
+    assert facts["tvm"] != "unknown"
     assert len(farm.fingerprint().digest) == 12
     assert farm.devices()[0].free is False  # its session is kept warm
 
@@ -67,13 +87,14 @@ def test_everything_listens_on_loopback_only(farm: Farm) -> None:
         for connection in process.net_connections(kind="tcp")
         if connection.status == psutil.CONN_LISTEN
     ]
-    assert listening and {address.ip for address in listening} == {"127.0.0.1"}
+    assert listening
+    assert {address.ip for address in listening} == {"127.0.0.1"}
 
 
 def test_a_lease_ends_at_its_deadline_when_no_device_is_free(farm: Farm) -> None:
     with farm.lease():
         started = time.monotonic()
-        with pytest.raises(LeaseTimeoutError, match="within 0.5 s"), farm.lease(deadline_s=0.5):
+        with pytest.raises(LeaseTimeoutError, match=r"within 0\.5 s"), farm.lease(deadline_s=0.5):
             pytest.fail("a second lease of one device")
         assert time.monotonic() - started < 2
 
@@ -91,7 +112,8 @@ def test_a_lease_passes_to_the_next_who_waits(farm: Farm) -> None:
         thread.start()
         time.sleep(0.3)
     thread.join(timeout=10)
-    assert waited and 0.2 < waited[0] < 5
+    assert waited
+    assert 0.2 < waited[0] < 5
 
 
 @pytest.mark.parametrize("name", ["server", "tracker"])
@@ -110,17 +132,16 @@ def test_a_service_killed_while_idle_comes_back(
 
 def test_every_process_of_the_server_may_be_killed(farm: Farm, kernels: dict[str, Path]) -> None:
     works(farm, kernels["good"])
-    descendants = service(farm, "server").children(recursive=True)
-    assert len(descendants) == 2  # the listener and the session's child
-    for victim in descendants:
-        victim.kill()
+    # First the session's child, then the listener, with which a session's child would end too.
+    for index in (1, 0):
+        serving(farm)[index].kill()
         works(farm, kernels["good"])
 
 
 def test_a_server_that_no_longer_answers_is_replaced(farm: Farm, kernels: dict[str, Path]) -> None:
     works(farm, kernels["good"])
     # Stopped, not dead: it stays registered at the tracker, which is what a hung server looks like.
-    for process in service(farm, "server").children(recursive=True):
+    for process in serving(farm):
         process.suspend()
     works(farm, kernels["good"])
 
@@ -136,7 +157,8 @@ def test_a_server_killed_during_a_measurement_costs_at_most_that_one(
     time.sleep(0.7)
     service(farm, "server").kill()
     outcome = future.result(timeout=RECOVERY_S)
-    assert isinstance(outcome, list) and min(outcome) > 1  # a lost connection is tried once more
+    assert isinstance(outcome, list)
+    assert min(outcome) > 1
     works(farm, kernels["good"])
 
 
@@ -215,3 +237,63 @@ measure_kernel(farm, Path({str(kernels["hang"])!r}), ARGUMENTS, timing=QUICK,
     while processes_of(tmp_path) and time.monotonic() < end:
         time.sleep(0.05)
     assert processes_of(tmp_path) == []
+
+
+def test_an_idle_foreign_device_is_given_back_and_a_stock_server_will_do(
+    kernels: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commands of rpc/README.md: TVM's own tracker and server, started by hand."""
+    monkeypatch.setattr("tvm_mnas.devices.farm._IDLE_RELEASE_S", 0.5)
+    address = TrackerAddress("127.0.0.1", free_port("127.0.0.1"))
+    port = free_port("127.0.0.1")
+    tracker = ["rpc_tracker", "--host", address.host, "--port", str(address.port)]
+    tracker += ["--port-end", str(address.port + 1)]
+    server = ["rpc_server", "--host", "127.0.0.1", "--port", str(port), "--port-end", str(port + 1)]
+    server += ["--tracker", str(address), "--key", "board", "--custom-addr", "127.0.0.1"]
+    spawner = Spawner()
+    started = [
+        spawner.spawn_module(
+            f"tvm.exec.{name}", rest, directory=tmp_path, log=tmp_path / name, environment={}
+        )
+        for name, *rest in (tracker, server)
+    ]
+    try:
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            with contextlib.suppress(TrackerError), TrackerClient(address) as client:
+                if client.devices("board"):
+                    break
+            time.sleep(0.2)
+        board = DeviceProfile(
+            key="board", target='{"kind": "llvm", "num-cores": 1}', tracker=address
+        )
+        with open_farm(board, work_directory=tmp_path / "farm") as farm:
+            works(farm, kernels["good"])
+            assert farm.fingerprint().to_dict() == {"server": f"{address}/board"}
+            assert farm.devices()[0].free is False
+            end = time.monotonic() + 10
+            while not farm.devices()[0].free and time.monotonic() < end:
+                time.sleep(0.1)
+            assert farm.devices()[0].free is True
+            works(farm, kernels["good"])
+    finally:
+        for process in started:
+            kill_group(process)
+        spawner.close()
+
+
+def test_a_reserved_core_is_left_by_every_thread_and_taken_up_again(profile: DeviceProfile) -> None:
+    before = available_cores()
+    stop = threading.Event()
+    other = threading.Thread(target=stop.wait)
+    other.start()
+    with reserved_core(profile.core) as left:
+        assert set(left) == set(before) - {profile.core} or len(before) == 1
+        assert other.native_id is not None
+        for thread in (0, other.native_id):
+            assert tuple(sorted(os.sched_getaffinity(thread))) == left
+    assert available_cores() == tuple(sorted(os.sched_getaffinity(other.native_id))) == before
+    stop.set()
+    other.join()
+    with reserved_core(None) as left:
+        assert left == before

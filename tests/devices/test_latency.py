@@ -39,7 +39,9 @@ def test_json_round_trip_keeps_everything_and_shows_the_figures() -> None:
     for latency in (LATENCY, emulated):
         assert Latency.from_json(latency.to_json()) == latency
     data = json.loads(emulated.to_json())
-    assert data["latency_ms"] == 3.0 and data["emulated"] is True and data["noisy"] is True
+    assert data["latency_ms"] == 3.0
+    assert data["emulated"] is True
+    assert data["noisy"] is True
 
 
 @pytest.mark.parametrize(

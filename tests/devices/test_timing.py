@@ -61,11 +61,14 @@ def test_a_batch_size_that_does_not_divide_is_refused(farm: Farm, network: Path)
 def test_a_latency_says_how_and_where_it_was_measured(farm: Farm, network: Path) -> None:
     coverage = Coverage(kernels=2, tuned_kernels=1, trials=64, tuned_share=0.5)
     latency = measure(network, SHAPE, farm, coverage=coverage, timing=TIMING)
-    assert len(latency.samples_ms) == 5 and 0 < latency.latency_ms < 50
-    assert latency.device_key == "local" and not latency.emulated
+    assert len(latency.samples_ms) == 5
+    assert 0 < latency.latency_ms < 50
+    assert latency.device_key == "local"
+    assert not latency.emulated
     assert latency.fingerprint == farm.fingerprint().digest
     assert latency.tvm_version == tvm.__version__
-    assert latency.coverage == coverage and latency.tuned_share == 0.5
+    assert latency.coverage == coverage
+    assert latency.tuned_share == 0.5
     assert Latency.from_json(latency.to_json()) == latency
 
 
@@ -74,7 +77,8 @@ def test_a_spread_beyond_the_bound_is_measured_again_and_then_flagged_or_refused
 ) -> None:
     strict = replace(TIMING, max_spread=1e-12, attempts=3)
     latency = measure(network, SHAPE, farm, timing=strict)
-    assert latency.noisy and latency.attempts == 3
+    assert latency.noisy
+    assert latency.attempts == 3
     with pytest.raises(MeasurementError, match="max_spread"):
         measure(network, SHAPE, farm, timing=strict, when_noisy="raise")
 
@@ -92,6 +96,6 @@ def test_a_wrong_shape_and_a_wrong_file_are_measurement_errors(
 
 def test_a_deadline_ends_a_network_that_takes_too_long(farm: Farm, network: Path) -> None:
     endless = replace(TIMING, repeat=10_000, min_repeat_ms=100)
-    with pytest.raises(DeviceLostError, match=r"hung .* no answer within 1 s"):
+    with pytest.raises(DeviceLostError, match=r"hung .* no answer within"):
         measure(network, SHAPE, farm, timing=endless, deadline_s=1)
     assert measure(network, SHAPE, farm, timing=TIMING).latency_ms > 0

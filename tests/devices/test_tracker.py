@@ -28,7 +28,8 @@ def test_a_tracker_that_is_not_there_is_reported_at_once_with_the_next_command(
     with pytest.raises(TrackerError, match=r"python -m tvm\.exec\.rpc_tracker") as caught:
         open_farm(board(address), work_directory=tmp_path)
     assert time.monotonic() - started < 3
-    assert str(address) in str(caught.value) and "\n" not in str(caught.value)
+    assert str(address) in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n"])

@@ -23,6 +23,8 @@ from tvm_mnas.devices.processes import kill_group
 _FRAME = struct.Struct("<IQ")
 _MAX_HEADER_BYTES = 1 << 24
 _PIPE_BYTES = 1 << 16
+_START_DEADLINE_S = 60.0
+"""How long a worker may take to import TVM: 0.5 s, more on a busy machine."""
 
 
 class Status(StrEnum):
@@ -74,6 +76,7 @@ class WorkerHandle:
         """Keep `spawn(read_fd, write_fd)`, which starts a worker that reads and writes these descriptors."""
         self._spawn = spawn
         self._process: subprocess.Popen[bytes] | None = None
+        self._ready = False
         self._to_worker = -1
         self._from_worker = -1
 
@@ -97,9 +100,22 @@ class WorkerHandle:
             if self._process is None:
                 self._close_pipes()
 
+    def end_process(self) -> None:
+        """Kill the worker from another thread than the one that calls it, which then gets LOST."""
+        process = self._process
+        if process is not None:
+            kill_group(process)
+
     def call(self, request: Mapping[str, Any], *, deadline_s: float, payload: bytes = b"") -> Reply:
         """Send one request and return its reply; LOST and HUNG end the worker, the next call starts one."""
-        self.start()
+        try:
+            self.start()
+            if not self._ready:
+                read_frame(self._from_worker, end=time.monotonic() + _START_DEADLINE_S)
+                self._ready = True
+        except (OSError, EOFError) as error:
+            self.kill()
+            return Reply(Status.LOST, {"message": f"the worker process did not start ({error})"})
         end = time.monotonic() + deadline_s
         header = json.dumps(request).encode()
         try:
@@ -110,7 +126,7 @@ class WorkerHandle:
             return Reply(Status(values.pop("status")), values, answer)
         except TimeoutError:
             self.kill()
-            return Reply(Status.HUNG, {"message": f"no answer within {deadline_s:g} s"})
+            return Reply(Status.HUNG, {"message": f"no answer within {deadline_s:.2g} s"})
         except (EOFError, OSError, ValueError, KeyError) as error:
             self.kill()
             return Reply(Status.LOST, {"message": f"the worker process ended ({error})"})
@@ -120,6 +136,7 @@ class WorkerHandle:
         if self._process is not None:
             kill_group(self._process)
             self._process = None
+        self._ready = False
         self._close_pipes()
 
     def _close_pipes(self) -> None:

@@ -28,8 +28,8 @@ from tvm_mnas.errors import DeviceLostError, LeaseTimeoutError, TrackerError
 
 _LOCAL_WAIT_S = 3.0
 """A local device that is ours alone answers in 0.1 s; after this its server is taken for broken."""
-_ANSWER_SLACK_S = 5.0
-"""What a worker may need beyond the wait for a device: its own start and TVM's handshake."""
+_ANSWER_SLACK_S = 3.0
+"""What a worker may need beyond the wait for a device: TVM's handshake."""
 _SESSION_S = 60.0
 """A session is renewed at this age; where nobody else waits for the device, it would not have to be."""
 _IDLE_RELEASE_S = 5.0
@@ -181,7 +181,7 @@ class Farm:
         if hasattr(self, "_executor"):
             self._executor.shutdown(wait=False, cancel_futures=True)
         for worker in self._workers:
-            worker.kill()
+            worker.end_process()
         if self._services is not None:
             self._services.close()
         if hasattr(self, "_executor"):

@@ -9,7 +9,8 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -96,6 +97,37 @@ def available_cores() -> tuple[int, ...]:
     if hasattr(os, "sched_getaffinity"):
         return tuple(sorted(os.sched_getaffinity(0)))
     return tuple(range(os.cpu_count() or 1))
+
+
+@contextmanager
+def reserved_core(core: int | None) -> Iterator[tuple[int, ...]]:
+    """Keep every thread of this process, and what it starts meanwhile, off `core`; yields the cores left.
+
+    For measuring on the machine that also builds and trains. Does nothing for `None`, where it is the only
+    core, or where the system cannot tell. Threads that others start or end meanwhile are their own affair.
+    """
+    left = tuple(number for number in available_cores() if number != core)
+    if core is None or not left or not hasattr(os, "sched_setaffinity"):
+        yield available_cores()
+        return
+    before = {}
+    for thread in _threads():
+        with suppress(OSError):
+            before[thread] = os.sched_getaffinity(thread)
+            os.sched_setaffinity(thread, left)
+    try:
+        yield left
+    finally:
+        for thread in _threads():
+            with suppress(OSError):
+                os.sched_setaffinity(thread, before.get(thread, {*left, core}))
+
+
+def _threads() -> list[int]:
+    try:
+        return [int(name) for name in os.listdir("/proc/self/task")]
+    except OSError:
+        return [0]
 
 
 def detect_target(*, threads: int) -> str:

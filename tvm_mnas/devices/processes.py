@@ -55,6 +55,7 @@ class Spawner:
 
     def __init__(self) -> None:
         """Start the thread."""
+        self._closed = False
         self._orders: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="tvm-mnas-spawner", daemon=True)
         self._thread.start()
@@ -74,6 +75,8 @@ class Spawner:
         The child runs in a session of its own: a Ctrl-C in the terminal reaches us only, and `kill_group`
         reaches it and everything it forked.
         """
+        if self._closed:
+            raise OSError("the farm is closed")
         package_root = str(Path(__file__).resolve().parents[2])
         paths = [package_root, *filter(None, [os.environ.get("PYTHONPATH")])]
         own = {PARENT_VARIABLE: str(os.getpid()), "PYTHONPATH": os.pathsep.join(paths)}
@@ -92,8 +95,13 @@ class Spawner:
 
     def close(self) -> None:
         """End the thread, and with it every process that it started and that is still there."""
+        self._closed = True
         self._orders.put(None)
         self._thread.join()
+        while not self._orders.empty():  # an order that slipped in behind
+            late = self._orders.get()
+            if late is not None:
+                late.answer.set_exception(OSError("the farm is closed"))
 
     def _work(self) -> None:
         while (order := self._orders.get()) is not None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
+from tvm.ir.utils import derived_object
 from tvm.s_tir.meta_schedule.runner import (
     PyRunner,
     PyRunnerFuture,
@@ -17,7 +18,6 @@ from tvm.s_tir.meta_schedule.runner import (
     RunnerInput,
     RunnerResult,
 )
-from tvm.ir.utils import derived_object
 
 from tvm_mnas.devices.channel import Reply, Status
 from tvm_mnas.devices.farm import Farm

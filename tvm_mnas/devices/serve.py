@@ -116,6 +116,7 @@ def _listen(tracker: TrackerAddress, key: str) -> None:
             tracker_addr=(tracker.host, tracker.port),
             key=key,
             custom_addr=tracker.host,
+            silent=True,  # it would log every kernel
         )
         state.thread.join()
     finally:

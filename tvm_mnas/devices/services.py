@@ -123,7 +123,10 @@ class LocalServices:
                 if lived_s < _RESTART_PAUSE_S and self._closing.wait(_RESTART_PAUSE_S):
                     return
                 kill_group(self._processes[name])  # what it may have left behind in its session
-                self._start(name)
+                with contextlib.suppress(
+                    OSError
+                ):  # out of processes or memory: tried again next time
+                    self._start(name)
                 if name == "tracker":
                     # The server would find the new tracker by itself, after 5 s.
                     self.recover()

@@ -6,7 +6,8 @@ Check the outputs against torch before a latency counts: a wrongly compiled netw
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -33,7 +34,7 @@ def measure(
     dtype: str = "float32",
     timing: Timing | None = None,
     seed: int = 0,
-    deadline_s: float = 120.0,
+    deadline_s: float = 60.0,
     lease_deadline_s: float = 60.0,
     when_noisy: Literal["flag", "raise"] = "flag",
 ) -> Latency:
@@ -43,31 +44,30 @@ def measure(
     `max_spread`, `attempts` times at most; the calmest attempt counts. One that stays beyond is flagged
     (`Latency.noisy`) or, with `when_noisy="raise"`, a MeasurementError. So are times that are not above zero
     and errors of the network; DeviceLostError where the device hung, crashed or vanished: that may pass.
-    `deadline_s` bounds upload and each attempt, in seconds; the input is random, drawn from `seed`.
+    `deadline_s` bounds upload and all attempts, in seconds; the input is random, drawn from `seed`.
     """
     timing = timing if timing is not None else farm.profile.timing
     inputs = np.random.default_rng(seed).standard_normal(tuple(input_shape)).astype(dtype)
-    hold_s = deadline_s * (1 + timing.attempts)
     best: list[float] = []
-    with farm.lease(deadline_s=lease_deadline_s, hold_s=hold_s) as lease:
-        _load(lease, artifact_path, inputs, deadline_s)
+    with farm.lease(deadline_s=lease_deadline_s, hold_s=deadline_s) as lease:
+        left_s = _countdown(deadline_s)
+        _load(lease, artifact_path, inputs, left_s())
         attempts = 0
         while attempts < timing.attempts:
             attempts += 1
-            reply = lease.time_network(timing, deadline_s=deadline_s)
+            reply = lease.time_network(timing, deadline_s=left_s())
             samples_ms = _samples_ms(_checked(reply, artifact_path))
             if not best or spread_of(samples_ms) < spread_of(best):
                 best = samples_ms
             if spread_of(best) <= timing.max_spread:
                 break
         fingerprint = lease.fingerprint
-    facts = fingerprint.to_dict()
     latency = Latency(
         samples_ms=tuple(best),
         device_key=farm.profile.key,
         fingerprint=fingerprint.digest,
         target=farm.profile.target,
-        tvm_version=facts.get("tvm", tvm_version()),
+        tvm_version=tvm_version(),
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
         emulated=farm.profile.emulated,
         max_spread=timing.max_spread,
@@ -88,13 +88,13 @@ def run_network(
     farm: Farm,
     *,
     batch_size: int | None = None,
-    deadline_s: float = 120.0,
+    deadline_s: float = 60.0,
     lease_deadline_s: float = 60.0,
 ) -> tuple[Array, ...]:
     """Return the outputs of a compiled network on the device, each with the inputs' first axis.
 
     `inputs` is (K,C,H,W) and goes through in batches of `batch_size`, the N that the network was compiled for
-    (K where not given), which must divide K. Raises as `measure` does; `deadline_s` bounds each batch.
+    (K where not given), which must divide K. Raises as `measure` does; `deadline_s` bounds the whole.
     """
     size = len(inputs) if batch_size is None else batch_size
     if size < 1 or len(inputs) == 0 or len(inputs) % size:
@@ -103,14 +103,20 @@ def run_network(
         )
     batches = [np.ascontiguousarray(inputs[at : at + size]) for at in range(0, len(inputs), size)]
     outputs: list[tuple[Array, ...]] = []
-    with farm.lease(deadline_s=lease_deadline_s, hold_s=deadline_s * (1 + len(batches))) as lease:
-        _load(lease, artifact_path, batches[0], deadline_s)
+    with farm.lease(deadline_s=lease_deadline_s, hold_s=deadline_s) as lease:
+        left_s = _countdown(deadline_s)
+        _load(lease, artifact_path, batches[0], left_s())
         for batch in batches:
             reply = lease.run_network(
-                batch.tobytes(), str(batch.dtype), batch.shape, deadline_s=deadline_s
+                batch.tobytes(), str(batch.dtype), batch.shape, deadline_s=left_s()
             )
             outputs.append(_arrays(_checked(reply, artifact_path)))
     return tuple(np.concatenate(parts) for parts in zip(*outputs, strict=True))
+
+
+def _countdown(deadline_s: float) -> Callable[[], float]:
+    end = time.monotonic() + deadline_s
+    return lambda: max(end - time.monotonic(), 0.0)
 
 
 def _load(lease: Lease, path: Path, inputs: Array, deadline_s: float) -> None:

@@ -250,6 +250,7 @@ def main(read_fd: int, write_fd: int, cores: list[int]) -> None:
     block_torch()
     import tvm.rpc  # noqa: F401 -- warm before the first request
 
+    write_frame(write_fd, {"ready": True})
     worker = Worker()
     idle_s: float | None = None
     while True:
