@@ -11,7 +11,13 @@ import torch
 
 from tvm_mnas.errors import DataError
 from tvm_mnas.training.data import MemorySplit, augment, load_data
-from tvm_mnas.training.images import FASHION_NORMALIZATION, ImageSet, read_embedded
+from tvm_mnas.training.images import (
+    FASHION_NORMALIZATION,
+    ImageSet,
+    check_data,
+    network_input,
+    read_embedded,
+)
 from tvm_mnas.training.splits import draw_indices, split_indices
 
 
@@ -109,6 +115,16 @@ def test_eval_batches_cover_every_image_in_order() -> None:
     assert torch.cat([y for _, y in batches]).tolist() == labels.tolist()
 
 
+@pytest.mark.parametrize("size", [32, 40])
+def test_a_program_without_torch_prepares_the_very_same_images(size: int) -> None:
+    splits = load_data("embedded", input_size=size, seed=0)
+    images, labels = next(splits.test.eval_batches(batch_size=16))
+    _, test = read_embedded()
+    plain = network_input(test.pixels[:16], size, FASHION_NORMALIZATION)
+    assert np.array_equal(images.numpy(), plain)
+    assert np.array_equal(labels.numpy(), test.labels[:16])
+
+
 @pytest.mark.parametrize("size", [24, 28, 32, 48])
 def test_any_input_size_can_be_asked_for(size: int) -> None:
     splits = load_data("embedded", input_size=size, seed=0)
@@ -124,14 +140,15 @@ def test_any_input_size_can_be_asked_for(size: int) -> None:
         ("imagefolder:", "data is embedded"),
         ("imagefolder:/no/such/place", "'/no/such/place' is none"),
         ("imagenet:/no/such/place", "'/no/such/place' is none"),
-        ("idx:/no/such/place", "'/no/such/place' is none"),
+        ("idx:/no/such/place", "'/no/such/place' is no directory"),
     ],
 )
 def test_wrong_specs_get_one_line(spec: str, words: str) -> None:
-    with pytest.raises(DataError) as caught:
-        load_data(spec, input_size=32, seed=0)
-    assert words in str(caught.value)
-    assert "\n" not in str(caught.value)
+    for attempt in (lambda: load_data(spec, input_size=32, seed=0), lambda: check_data(spec)):
+        with pytest.raises(DataError) as caught:
+            attempt()
+        assert words in str(caught.value)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.5])
@@ -144,6 +161,7 @@ def test_the_full_set_is_used_only_when_asked_for(
     tmp_path: Path, write_idx: Callable[..., None]
 ) -> None:
     write_idx(tmp_path, train=5, test=2)
+    check_data(f"idx:{tmp_path}")
     splits = load_data(f"idx:{tmp_path}", input_size=32, seed=0)
     assert (len(splits.train), len(splits.validation), len(splits.test)) == (40, 10, 20)
     assert splits.name == f"idx:{tmp_path}"

@@ -12,6 +12,7 @@ import torch
 from tvm_mnas.errors import DataError
 from tvm_mnas.training.data import load_data
 from tvm_mnas.training.folder import central_box, load_folder, random_box
+from tvm_mnas.training.images import check_data
 
 
 def load(root: Path, *, workers: int = 0, seed: int = 0, fraction: float = 0.2):  # type: ignore[no-untyped-def]
@@ -86,6 +87,15 @@ def test_a_crop_that_never_fits_becomes_the_central_square() -> None:
 def test_evaluation_crops_with_padding() -> None:
     assert central_box(500, 400, input_size=224) == (75, 25, 425, 375)
     assert central_box(1, 1, input_size=224) == (0, 0, 1, 1)
+
+
+def test_a_check_finds_a_folder_without_reading_it(image_folder: Path) -> None:
+    for path in (image_folder / "train").rglob("*.png"):
+        path.write_bytes(b"")
+    check_data(f"imagefolder:{image_folder}")
+    remove_test(image_folder)
+    with pytest.raises(DataError, match="has directories: train"):
+        check_data(f"imagefolder:{image_folder}")
 
 
 def remove_test(root: Path) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from tvm_mnas.errors import DataError
 from tvm_mnas.training.folder import load_folder
 from tvm_mnas.training.images import (
     FASHION_NORMALIZATION,
+    DataSource,
     ImageSet,
     Normalization,
     Pixels,
@@ -29,8 +29,6 @@ from tvm_mnas.training.images import (
     read_idx,
 )
 from tvm_mnas.training.splits import Batch, DataSplits, draw_indices, split_indices
-
-EXPECTED = "embedded, imagefolder:PATH (or imagenet:PATH) or idx:PATH"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,21 +93,16 @@ def load_data(
         raise DataError(f"the crop padding is 0 to 31 pixels, not {crop_padding}")
     if validation_fraction is not None and not 0.0 < validation_fraction < 1.0:
         raise DataError(f"the validation fraction is between 0 and 1, not {validation_fraction}")
-    kind, _, location = spec.partition(":")
-    if kind in ("imagefolder", "imagenet") and location:
+    source = DataSource.parse(spec)
+    if source.kind == "imagefolder":
         return load_folder(
-            Path(location).expanduser(),
+            source.path,
             input_size=input_size,
             seed=seed,
             validation_fraction=validation_fraction,
             workers=workers,
         )
-    if spec == "embedded":
-        train, test = read_embedded()
-    elif kind == "idx" and location:
-        train, test = read_idx(Path(location).expanduser())
-    else:
-        raise DataError(f"data is {EXPECTED}, not {spec!r}; `--data embedded` needs nothing")
+    train, test = read_embedded() if source.kind == "embedded" else read_idx(source.path)
     kept, held_out = split_indices(train.labels, fraction=validation_fraction, seed=seed)
 
     def split(images: ImageSet) -> MemorySplit:

@@ -20,7 +20,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from tvm_mnas.errors import DataError
-from tvm_mnas.training.images import Labels, Normalization, Pixels, network_input
+from tvm_mnas.training.images import Labels, Normalization, Pixels, folder_parts, network_input
 from tvm_mnas.training.splits import Batch, DataSplits, draw_indices, split_indices
 
 IMAGENET_NORMALIZATION = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -151,19 +151,8 @@ def load_folder(
     Raises:
         DataError: a directory is missing or empty, or training and test classes differ.
     """
-    if not root.is_dir():
-        raise DataError(
-            f"imagefolder: needs a directory with train/ and val/, and {str(root)!r} is none; "
-            f"check the path, or use `--data embedded`"
-        )
-    test_directory = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
-    if not (root / "train").is_dir() or test_directory is None:
-        present = ", ".join(sorted(path.name for path in root.iterdir() if path.is_dir())) or "none"
-        raise DataError(
-            f"an image folder has train/CLASS/*.jpg and val/ or test/; {str(root)!r} has "
-            f"directories: {present}; check the path"
-        )
-    names = _class_names(root / "train")
+    train_directory, test_directory = folder_parts(root)
+    names = _class_names(train_directory)
     test_names = _class_names(test_directory)
     if names != test_names:
         wrong = ", ".join(sorted(set(names) ^ set(test_names))[:3])
@@ -171,7 +160,7 @@ def load_folder(
             f"train/ and {test_directory.name}/ of {str(root)!r} have the same classes, but "
             f"{wrong} is only in one; complete the folder"
         )
-    files, labels = _scan(root / "train", names)
+    files, labels = _scan(train_directory, names)
     kept, held_out = split_indices(labels, fraction=validation_fraction, seed=seed)
     test_files, test_labels = _scan(test_directory, names)
 

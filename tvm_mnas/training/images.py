@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +26,12 @@ Labels = NDArray[np.int64]
 MAX_PADDING = 8
 """An image at most this much smaller than the input is padded with zeros; any other is resized."""
 
-_IDX_FILES = {
-    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
-    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
-}
+_IDX_NAMES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,68 @@ class ImageSet:
         return ImageSet(self.pixels[indices], self.labels[indices], self.classes)
 
 
+@dataclass(frozen=True, slots=True)
+class DataSource:
+    """What a data spec names: its kind, and where it is unless it is embedded."""
+
+    kind: Literal["embedded", "idx", "imagefolder"]
+    path: Path
+
+    @classmethod
+    def parse(cls, spec: str) -> DataSource:
+        """Return the source that `spec` names: embedded, idx:PATH, imagefolder:PATH or imagenet:PATH.
+
+        Raises:
+            DataError: `spec` has another form.
+        """
+        if spec == "embedded":
+            return cls("embedded", Path())
+        kind, _, location = spec.partition(":")
+        if kind == "idx" and location:
+            return cls("idx", Path(location).expanduser())
+        if kind in ("imagefolder", "imagenet") and location:
+            return cls("imagefolder", Path(location).expanduser())
+        raise DataError(
+            f"data is embedded, imagefolder:PATH (or imagenet:PATH) or idx:PATH, not {spec!r}; "
+            f"`--data embedded` needs nothing"
+        )
+
+
+def check_data(spec: str) -> None:
+    """Look whether what `spec` names is there, without reading its images.
+
+    Raises:
+        DataError: the spec is wrong, or a directory or file that it needs is missing.
+    """
+    source = DataSource.parse(spec)
+    if source.kind == "imagefolder":
+        folder_parts(source.path)
+    elif source.kind == "idx":
+        for name in _IDX_NAMES:
+            _find_idx_file(source.path, name)
+
+
+def folder_parts(root: Path) -> tuple[Path, Path]:
+    """Return the directories of training and test images of the image folder `root`.
+
+    Raises:
+        DataError: one of them is missing.
+    """
+    if not root.is_dir():
+        raise DataError(
+            f"imagefolder: needs a directory with train/ and val/, and {str(root)!r} is none; "
+            f"check the path, or use `--data embedded`"
+        )
+    parts = {path.name: path for path in root.iterdir() if path.is_dir()}
+    test_directory = parts.get("test") or parts.get("val")
+    if "train" not in parts or test_directory is None:
+        raise DataError(
+            f"an image folder has train/CLASS/*.jpg and val/ or test/; {str(root)!r} has "
+            f"directories: {', '.join(sorted(parts)) or 'none'}; check the path"
+        )
+    return parts["train"], test_directory
+
+
 FASHION_NORMALIZATION = Normalization(mean=(0.286,) * 3, std=(0.353,) * 3)
 """Of all 60,000 training images of Fashion-MNIST, the grey channel repeated."""
 
@@ -105,13 +171,8 @@ def read_idx(directory: Path) -> tuple[ImageSet, ImageSet]:
     Raises:
         DataError: the directory or a file is missing, or a file is not IDX.
     """
-    if not directory.is_dir():
-        raise DataError(
-            f"idx: needs a directory with MNIST-like IDX files, and {str(directory)!r} is none; "
-            f"`apt-get install dataset-fashion-mnist` makes /usr/share/datasets/fashion-mnist"
-        )
     sets = []
-    for images_name, labels_name in _IDX_FILES.values():
+    for images_name, labels_name in (_IDX_NAMES[:2], _IDX_NAMES[2:]):
         pixels = _read_idx_file(directory, images_name, dimensions=3)
         labels = _read_idx_file(directory, labels_name, dimensions=1).astype(np.int64)
         if not 0 < len(labels) == len(pixels):
@@ -125,24 +186,33 @@ def read_idx(directory: Path) -> tuple[ImageSet, ImageSet]:
     return train, test
 
 
+def _find_idx_file(directory: Path, name: str) -> Path:
+    """Return the path of `name` in `directory`, plain or gzipped."""
+    for path in (directory / name, directory / f"{name}.gz"):
+        if path.is_file():
+            return path
+    what = f"has neither {name} nor {name}.gz" if directory.is_dir() else "is no directory"
+    raise DataError(
+        f"idx: needs a directory with MNIST-like IDX files, and {str(directory)!r} {what}; "
+        f"`apt-get install dataset-fashion-mnist` makes /usr/share/datasets/fashion-mnist"
+    )
+
+
 def _read_idx_file(directory: Path, name: str, *, dimensions: int) -> Pixels:
-    plain, packed = directory / name, directory / f"{name}.gz"
+    path = _find_idx_file(directory, name)
     try:
-        data = plain.read_bytes() if plain.is_file() else gzip.decompress(packed.read_bytes())
-    except FileNotFoundError:
-        raise DataError(
-            f"{str(directory)!r} has neither {name} nor {name}.gz; "
-            f"`apt-get install dataset-fashion-mnist` makes /usr/share/datasets/fashion-mnist"
-        ) from None
-    except (OSError, EOFError) as error:
-        raise DataError(f"{packed} cannot be read ({error}); fetch the file again") from error
+        data = path.read_bytes()
+        if path.suffix == ".gz":
+            data = gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read ({error}); fetch the file again") from error
     header = 4 + 4 * dimensions
     if len(data) < header or data[:4] != bytes((0, 0, 8, dimensions)):
-        raise DataError(f"{plain} is no IDX file of {dimensions} dimensions; fetch it again")
+        raise DataError(f"{path} is no IDX file of {dimensions} dimensions; fetch it again")
     shape = tuple(int(size) for size in np.frombuffer(data, ">u4", dimensions, 4))
     if len(data) - header != np.prod(shape):
         raise DataError(
-            f"{plain} holds {len(data) - header} bytes where its header says {shape}; "
+            f"{path} holds {len(data) - header} bytes where its header says {shape}; "
             f"fetch the file again"
         )
     return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
