@@ -72,11 +72,11 @@ $(INSTALLED): .venv/pyvenv.cfg pyproject.toml constraints.txt
 	    "$(TORCH_INDEX)" 2>/dev/null; then
 	  index=(--extra-index-url "$(TORCH_INDEX)")
 	fi
-	echo "installing into .venv (a few minutes the first time)"
-	$(PIP) install -q -c constraints.txt "$${index[@]}" torch
-	$(PIP) install -q -c constraints.txt -e .
+	echo "installing into .venv: about 1 GB to fetch the first time, a few minutes"
+	$(PIP) install -qq -c constraints.txt "$${index[@]}" torch
+	$(PIP) install -qq -c constraints.txt -e .
 	touch $@
 
 $(INSTALLED_DEV): $(INSTALLED)
-	@$(PIP) install -q -c constraints.txt -e ".[dev]"
+	@$(PIP) install -qq -c constraints.txt -e ".[dev]"
 	touch $@

@@ -1,0 +1,22 @@
+"""What every test starts from: one thread per library, and text without colours."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+# Read when torch, OpenBLAS and TVM are first imported. Two cores are shared by what the tests start,
+# and TVM would otherwise rebind its threads to the fastest cores.
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "TVM_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
+os.environ.setdefault("TVM_BIND_THREADS", "0")
+
+
+@pytest.fixture(autouse=True)
+def plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make printed text the same in a terminal, under CI and through a pipe."""
+    for name in ("FORCE_COLOR", "CLICOLOR_FORCE", "PY_COLORS", "GITHUB_ACTIONS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "120")

@@ -1,0 +1,207 @@
+"""What is installed: one package with its data, honest dependencies, and a start without heavy imports."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import email.message
+import email.parser
+import os
+import re
+import subprocess
+import sys
+import time
+import tomllib
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import tvm_mnas
+
+ROOT = Path(__file__).resolve().parents[1]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+START_LIMIT_S = 0.5
+HEAVY = {"torch", "tvm", "tvm_ffi", "optuna", "matplotlib", "onnx", "scipy"}
+"""What must not be imported before a command needs it: each costs from half a second to several."""
+
+IMPORT_NAMES = {"apache-tvm": "tvm", "apache-tvm-ffi": "tvm_ffi", "pillow": "PIL"}
+"""Distributions that are imported under another name."""
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*command, "--wheel-dir", str(directory), str(ROOT)], check=True)
+    (built,) = directory.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="session")
+def members(wheel: Path) -> set[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return {name for name in archive.namelist() if not name.endswith("/")}
+
+
+@pytest.fixture(scope="session")
+def metadata(wheel: Path, members: set[str]) -> email.message.Message:
+    (name,) = (name for name in members if name.endswith(".dist-info/METADATA"))
+    with zipfile.ZipFile(wheel) as archive:
+        return email.parser.BytesParser().parsebytes(archive.read(name))
+
+
+def committed_files(directory: Path) -> set[str]:
+    """Return the paths below `directory`, relative to it, less what Python leaves behind."""
+    return {
+        path.relative_to(directory).as_posix()
+        for path in directory.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+
+
+def test_the_wheel_holds_one_package(members: set[str]) -> None:
+    version = tvm_mnas.__version__
+    assert {name.split("/")[0] for name in members} == {
+        "tvm_mnas",
+        f"tvm_mnas-{version}.dist-info",
+    }
+
+
+@pytest.mark.parametrize("kind", ["search_space", "rpc", "tuning_logs"])
+def test_the_wheel_holds_the_data_that_ships(members: set[str], kind: str) -> None:
+    prefix = f"tvm_mnas/_data/{kind}/"
+    packaged = {name.removeprefix(prefix) for name in members if name.startswith(prefix)}
+    assert packaged
+    assert packaged == committed_files(ROOT / kind)
+
+
+def test_the_wheel_holds_the_embedded_images_the_types_and_the_licences(members: set[str]) -> None:
+    embedded = "tvm_mnas/training/embedded"
+    licences = f"tvm_mnas-{tvm_mnas.__version__}.dist-info/licenses"
+    assert members >= {
+        "tvm_mnas/py.typed",
+        f"{embedded}/fashion_mnist.png",
+        f"{embedded}/fashion_mnist.json",
+        f"{embedded}/LICENSE.fashion-mnist",
+        f"{licences}/LICENSE",
+        f"{licences}/NOTICE",
+        f"{licences}/{embedded}/LICENSE.fashion-mnist",
+    }
+
+
+def test_the_wheel_names_its_version_licence_and_command(
+    wheel: Path, members: set[str], metadata: email.message.Message
+) -> None:
+    assert metadata["Name"] == "tvm-mnas"
+    assert metadata["Version"] == tvm_mnas.__version__
+    assert metadata["License-Expression"] == "Apache-2.0"
+    (name,) = (name for name in members if name.endswith(".dist-info/entry_points.txt"))
+    scripts = configparser.ConfigParser()
+    with zipfile.ZipFile(wheel) as archive:
+        scripts.read_string(archive.read(name).decode())
+    assert dict(scripts["console_scripts"]) == {"tvm-mnas": "tvm_mnas.cli:main"}
+
+
+def test_an_installed_wheel_finds_its_data_without_the_checkout(
+    wheel: Path, tmp_path: Path
+) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    script = (
+        "from tvm_mnas.resources import profiles_directory, resource_directory\n"
+        "from tvm_mnas.space.files import load_space\n"
+        "print(resource_directory('search_space'), profiles_directory(), load_space('mnasnet').name, sep='\\n')"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.splitlines()
+    data = tmp_path / "site" / "tvm_mnas" / "_data"
+    assert printed == [str(data / "search_space"), str(data / "rpc" / "profiles"), "mnasnet"]
+
+
+def imported_packages(sources: Iterable[Path]) -> dict[str, str]:
+    """Return the top-level packages that `sources` import, each with one place where."""
+    found: dict[str, str] = {}
+    for source in sources:
+        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module is not None:
+                names = [node.module]
+            else:
+                continue
+            place = f"{source.relative_to(ROOT)}:{node.lineno}"
+            found.update((name.split(".")[0], place) for name in names)
+    return found
+
+
+def requirements(lines: Iterable[str]) -> dict[str, Requirement]:
+    """Return the requirements by canonical name."""
+    return {canonicalize_name(wanted.name): wanted for wanted in map(Requirement, lines)}
+
+
+def test_every_import_is_a_declared_dependency() -> None:
+    """What only comes along with another package may be gone after its next release."""
+    declared = {
+        IMPORT_NAMES.get(name, name.replace("-", "_"))
+        for name in requirements(PYPROJECT["project"]["dependencies"])
+    }
+    imported = imported_packages((ROOT / "tvm_mnas").rglob("*.py"))
+    known = declared | set(sys.stdlib_module_names) | {"tvm_mnas"}
+    assert {name: place for name, place in imported.items() if name not in known} == {}
+
+
+def test_the_constraints_pin_every_dependency_within_its_bounds() -> None:
+    text = re.sub(r"#.*", "", (ROOT / "constraints.txt").read_text(encoding="utf-8"))
+    pins = requirements(line for line in text.splitlines() if line.strip())
+    project = PYPROJECT["project"]
+    wanted = requirements(
+        [*project["dependencies"], *project["optional-dependencies"]["dev"]],
+    )
+    assert set(wanted) - set(pins) == set()
+    for name, requirement in wanted.items():
+        (pin,) = pins[name].specifier
+        assert pin.operator == "==", f"{name} is not pinned"
+        assert requirement.specifier.contains(pin.version), f"{pins[name]} is not in {requirement}"
+
+
+STARTS = [["-c", "import tvm_mnas"], ["-m", "tvm_mnas", "--help"]]
+
+
+@pytest.mark.parametrize("arguments", STARTS, ids=["import", "help"])
+def test_a_start_imports_nothing_heavy(arguments: list[str]) -> None:
+    traced = subprocess.run(
+        [sys.executable, "-X", "importtime", *arguments],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stderr
+    imported = {line.rpartition("|")[2].strip().split(".")[0] for line in traced.splitlines()}
+    assert "tvm_mnas" in imported
+    assert imported & HEAVY == set()
+
+
+@pytest.mark.parametrize("arguments", STARTS, ids=["import", "help"])
+def test_a_start_is_quick(arguments: list[str]) -> None:
+    """The best of several, since whatever else the machine does only adds to the time."""
+    best_s = float("inf")
+    for _ in range(5):
+        begin_s = time.perf_counter()
+        subprocess.run(
+            [sys.executable, *arguments], cwd=ROOT, check=True, stdout=subprocess.DEVNULL
+        )
+        best_s = min(best_s, time.perf_counter() - begin_s)
+        if best_s < START_LIMIT_S:
+            break
+    assert best_s < START_LIMIT_S
