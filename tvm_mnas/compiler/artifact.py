@@ -1,0 +1,104 @@
+"""From a lowered network and its kernels' records to one shared library that any TVM runtime can run."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tvm
+from tvm import relax
+
+from tvm_mnas.compiler.folding import fold_packing
+from tvm_mnas.compiler.linking import Linker, find_linker
+from tvm_mnas.compiler.lowering import LoweredNetwork
+from tvm_mnas.compiler.metaschedule import load_target
+from tvm_mnas.compiler.records import RecordStore
+from tvm_mnas.errors import BuildError, TvmMnasError, UntunedKernelError
+
+_SCHEDULED = "tirx.is_scheduled"
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledArtifact:
+    """A shared library with the function `main`: images (N,C,H,W) -> logits (N,classes), float32.
+
+    `kernels` counts distinct ones, `tuned_kernels` those compiled from a record (all of them), `trials` the
+    schedules that were measured for them, `tuned_share` the share of the run time spent in tuned kernels.
+    """
+
+    path: Path
+    kernels: int
+    tuned_kernels: int
+    trials: int
+    tuned_share: float
+    size_bytes: int
+
+
+def compile_network(
+    lowered: LoweredNetwork, store: RecordStore, path: Path, *, linker: Linker | None = None
+) -> CompiledArtifact:
+    """Compile `lowered` into the shared library `path`, every kernel from its best record in `store`.
+
+    Raises:
+        UntunedKernelError: naming a kernel without a record: untuned it would be many times slower, and the
+            latency would say nothing of the network.
+        BuildError: if TVM or the linker fails.
+    """
+    for kernel in lowered.kernels:
+        if not store.has(kernel.key):
+            raise UntunedKernelError(
+                f"a latency needs a tuning record for every kernel, and {kernel.name} ({kernel.key}) "
+                f"has none; every schedule tried for it failed, see the run's log"
+            )
+    chosen = linker if linker is not None else find_linker(lowered.target)
+    try:
+        _build(lowered, store, path, chosen)
+    except TvmMnasError:
+        raise
+    except Exception as error:
+        # TVM raises what it likes; to the caller this network did not compile.
+        reason = str(error).strip().splitlines()[-1:] or ["no message"]
+        raise BuildError(f"TVM compiles a tuned network, not: {reason[0][:300]}") from error
+    return CompiledArtifact(
+        path=path,
+        kernels=len(lowered.kernels),
+        tuned_kernels=len(lowered.kernels),
+        trials=sum(store.trials(kernel.key) for kernel in lowered.kernels),
+        tuned_share=1.0,
+        size_bytes=path.stat().st_size,
+    )
+
+
+def _build(lowered: LoweredNetwork, store: RecordStore, path: Path, linker: Linker) -> None:
+    target = load_target(lowered.target)
+    with target, store.database(lowered.kernels), tvm.transform.PassContext(opt_level=3):
+        module = relax.transform.MetaScheduleApplyDatabase()(lowered.module)
+        _check_scheduled(module)
+        module = relax.transform.SplitLayoutRewritePreproc()(module)
+        module = fold_packing(module, target)
+        executable = tvm.compile(module, target=target)
+
+    def link(output: str, objects: Sequence[str], **_: Any) -> None:
+        linker.link([Path(name) for name in objects], Path(output))
+
+    # export_library decides by this attribute what it asks the function for.
+    link.output_format = "so"  # type: ignore[attr-defined]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".build-") as directory:
+        part = Path(directory) / "net.so"
+        executable.export_library(str(part), fcompile=link, workspace_dir=directory)
+        part.replace(path)
+
+
+def _check_scheduled(module: Any) -> None:
+    for variable, function in module.functions_items():
+        if isinstance(function, relax.Function):
+            continue
+        if not (function.attrs and function.attrs.get(_SCHEDULED, 0)):
+            raise UntunedKernelError(
+                f"a kernel is compiled from its record, and {variable.name_hint} was not; its record is "
+                f"of other code; delete the tuning records and tune again"
+            )

@@ -1,0 +1,104 @@
+"""Computes what is constant in a lowered network, once and without a compiler where that is possible.
+
+TVM's own FoldConstant compiles a function for every constant that it folds: seconds for a network whose weights
+are merely transposed. Here transposes and reshapes of weights are numpy's, and the packing of weights, which
+only TVM can express, is compiled for all weights at once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax
+
+_FOLDED_OPS = ("relax.permute_dims", "relax.reshape")
+
+
+def fold_layouts(module: Any) -> Any:
+    """Return `module` with the transposes and reshapes of its constants carried out."""
+    mutator = _LayoutFolder(module)
+    for variable, function in module.functions_items():
+        if isinstance(function, relax.Function):
+            mutator.builder_.update_func(variable, mutator.visit_expr(function))
+    return mutator.builder_.get()
+
+
+def fold_packing(module: Any, target: Any) -> Any:
+    """Return `module` with the packing of its weights, split off by SplitLayoutRewritePreproc, carried out.
+
+    The functions that pack are compiled together, run on the constants, and dropped.
+    """
+    packers = {
+        variable.name_hint: function
+        for variable, function in module.functions_items()
+        if variable.name_hint.endswith("_weight_prepack")
+    }
+    if not packers:
+        return module
+    library = tvm.compile(
+        tvm.IRModule(
+            {name: function.with_attr("global_symbol", name) for name, function in packers.items()}
+        ),
+        target=target,
+    )
+    mutator = _PackingFolder(module, library)
+    for variable, function in module.functions_items():
+        if isinstance(function, relax.Function):
+            mutator.builder_.update_func(variable, mutator.visit_expr(function))
+    folded = relax.transform.CanonicalizeBindings()(mutator.builder_.get())
+    return relax.transform.DeadCodeElimination()(folded)
+
+
+def _shape_of(expression: Any) -> list[int]:
+    return [int(extent) for extent in expression.ty.shape]
+
+
+@relax.expr_functor.mutator
+class _LayoutFolder(relax.PyExprMutator):  # type: ignore[misc]
+    def visit_call_(self, call: Any) -> Any:
+        call = super().visit_call_(call)
+        if not isinstance(call.op, tvm.ir.Op) or call.op.name not in _FOLDED_OPS:
+            return call
+        constant = self._constant(call.args[0])
+        if constant is None:
+            return call
+        values = constant.value.numpy()
+        if call.op.name == "relax.permute_dims":
+            axes = call.attrs.axes
+            folded = np.transpose(values, None if axes is None else [int(axis) for axis in axes])
+        else:
+            folded = values.reshape(_shape_of(call))
+        return relax.const(np.ascontiguousarray(folded), str(values.dtype))
+
+    def _constant(self, expression: Any) -> Any:
+        if isinstance(expression, relax.Var):
+            expression = self.lookup_binding(expression)
+        return expression if isinstance(expression, tvm.ir.GenericConst) else None
+
+
+@relax.expr_functor.mutator
+class _PackingFolder(relax.PyExprMutator):  # type: ignore[misc]
+    def __init__(self, module: Any, library: Any) -> None:
+        super().__init__(module)
+        self._library = library
+
+    def visit_call_(self, call: Any) -> Any:
+        call = super().visit_call_(call)
+        if not isinstance(call.op, tvm.ir.Op) or call.op.name != "relax.call_tir":
+            return call
+        name = call.args[0].name_hint
+        arguments = list(call.args[1])
+        if not name.endswith("_weight_prepack"):
+            return call
+        if not all(isinstance(argument, tvm.ir.GenericConst) for argument in arguments):
+            return call
+        fields = list(call.ty.fields) if isinstance(call.ty, relax.TupleType) else [call.ty]
+        outputs = [
+            tvm.runtime.empty([int(extent) for extent in field.shape], str(field.dtype))
+            for field in fields
+        ]
+        self._library[name](*(argument.value for argument in arguments), *outputs)
+        constants = [relax.const(output) for output in outputs]
+        return relax.Tuple(constants) if isinstance(call.ty, relax.TupleType) else constants[0]

@@ -1,0 +1,73 @@
+"""Makes a shared library of object files with a bare linker: milliseconds, and no compiler on the device.
+
+TVM's kernels need no C library at link time, so any linker that knows the architecture does: binutils' own,
+lld from LLVM or from the pip package `ziglang`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tvm_mnas.errors import BuildError
+
+_CROSS_PREFIX = {"aarch64": "aarch64-linux-gnu-", "armv7l": "arm-linux-gnueabihf-", "x86_64": ""}
+
+
+@dataclass(frozen=True, slots=True)
+class Linker:
+    """The start of a command line that makes a shared library; objects and `-o FILE` follow."""
+
+    command: tuple[str, ...]
+
+    def link(self, objects: Sequence[Path], output: Path) -> None:
+        """Link `objects` into the shared library `output`.
+
+        Raises:
+            BuildError: if the linker fails or cannot be started.
+        """
+        command = [*self.command, "-shared", "-o", str(output), *map(str, objects)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except OSError as error:
+            raise BuildError(f"{self.command[0]} can be started, not {error.strerror}") from error
+        if done.returncode:
+            reason = " ".join(done.stderr.split())[-300:]
+            raise BuildError(f"{self.command[0]} links {output.name}, not: {reason}")
+
+
+def find_linker(target: str) -> Linker:
+    """Return a linker for code of the TVM target `target` (its JSON text).
+
+    Raises:
+        BuildError: if there is none, naming what to install.
+    """
+    machine = _machine_of(target)
+    names = [f"{_CROSS_PREFIX.get(machine, machine + '-linux-gnu-')}ld"]
+    if machine == platform.machine():
+        names = ["ld", *names]
+    # lld knows every architecture that LLVM does.
+    for name in [*names, "ld.lld"]:
+        found = shutil.which(name)
+        if found is not None:
+            return Linker((found,))
+    if importlib.util.find_spec("ziglang") is not None:
+        return Linker((sys.executable, "-m", "ziglang", "ld.lld"))
+    raise BuildError(
+        f"linking for {machine} needs {names[-1]} or ld.lld, and neither is there; "
+        f"`apt-get install binutils` or `pip install ziglang` brings one"
+    )
+
+
+def _machine_of(target: str) -> str:
+    import json
+
+    attributes = json.loads(target) if target.lstrip().startswith("{") else {}
+    triple = str(attributes.get("mtriple", ""))
+    return triple.split("-")[0] if triple else platform.machine()

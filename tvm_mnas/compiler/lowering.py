@@ -1,0 +1,160 @@
+"""A network as TVM sees it: torch or ONNX -> Relax -> the kernels that tuning works on.
+
+The layout is NHWC with batch norm folded, and weights are left free to be packed as each kernel's schedule
+likes. Input and output stay as torch has them: images (N,C,H,W) in, logits (N,classes) out.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import tvm
+from torch import nn
+from tvm import relax
+
+from tvm_mnas.compiler.folding import fold_layouts
+from tvm_mnas.compiler.metaschedule import EQUALITY, key_of, load_meta_schedule, load_target
+from tvm_mnas.errors import LoweringError
+from tvm_mnas.models.network import fold_batch_norm
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """One distinct function of a network: the unit of tuning.
+
+    `key` is the structural hash of its code, equal in every process and network; `calls` counts how often the
+    network runs it; `flops` are its floating-point operations (two per multiply-add); `workload` is the code in
+    MetaSchedule's own JSON form.
+    """
+
+    name: str
+    key: str
+    calls: int
+    flops: int
+    workload: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class LoweredNetwork:
+    """A network in kernels, its weights still as they are; `artifact.compile_network` goes on from here.
+
+    `input_shape` is (N,C,H,W); `target` the JSON text of the TVM target it was lowered for.
+    """
+
+    input_shape: tuple[int, int, int, int]
+    target: str
+    kernels: tuple[Kernel, ...]
+    module: Any = field(repr=False, compare=False)
+
+
+def lower_network(
+    network: nn.Module, input_shape: tuple[int, int, int, int], target: str
+) -> LoweredNetwork:
+    """Return `network` in eval mode lowered for `target`; `input_shape` is (N,C,H,W).
+
+    Raises:
+        LoweringError: if torch cannot export it or TVM cannot express it.
+    """
+    from tvm.relax.frontend.torch import from_exported_program
+
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(
+                fold_batch_norm(network).eval(), (torch.zeros(input_shape),)
+            )
+            module = from_exported_program(
+                program, keep_params_as_input=False, unwrap_unit_return_tuple=True
+            )
+        return _lower(module, input_shape, target)
+    except Exception as error:
+        # torch and TVM raise what they like here; whatever it is, this network cannot be lowered.
+        raise LoweringError(f"TVM takes networks that it can express: {_first(error)}") from error
+
+
+def lower_onnx(path: Path, target: str) -> LoweredNetwork:
+    """Return the network in the ONNX file `path` lowered for `target`; it has one input of fixed shape.
+
+    Raises:
+        LoweringError: if the file cannot be read or TVM cannot express it.
+    """
+    import onnx
+    from tvm.relax.frontend.onnx import from_onnx
+
+    try:
+        model = onnx.load(str(path))
+        (source,) = model.graph.input
+        shape = tuple(
+            dimension.dim_value for dimension in source.type.tensor_type.shape.dim
+        )
+        if len(shape) != 4 or not all(shape):
+            raise LoweringError(f"{path}: an input has a fixed shape N,C,H,W, not {shape}")
+        module = from_onnx(model, keep_params_in_input=False)
+        return _lower(module, (shape[0], shape[1], shape[2], shape[3]), target)
+    except LoweringError:
+        raise
+    except Exception as error:
+        raise LoweringError(f"{path}: TVM takes what it can express: {_first(error)}") from error
+
+
+def _lower(module: Any, input_shape: tuple[int, int, int, int], target: str) -> LoweredNetwork:
+    transform = relax.transform
+    tvm_target = load_target(target)
+    with tvm_target:
+        module = tvm.transform.Sequential(
+            [
+                transform.DecomposeOpsForInference(),
+                transform.CanonicalizeBindings(),
+                transform.ConvertLayout({"relax.nn.conv2d": ["NHWC", "HWIO"]}),
+                transform.Normalize(),
+            ]
+        )(module)
+        module = fold_layouts(module)
+        module = tvm.transform.Sequential(
+            [
+                transform.CanonicalizeBindings(),
+                transform.LegalizeOps(),
+                transform.AnnotateTIROpPattern(),
+                transform.FoldConstant(),
+                transform.FuseOps(),
+                transform.FuseTIR(),
+                transform.DeadCodeElimination(),
+                transform.AttachAttrLayoutFreeBuffers(),
+            ]
+        )(module)
+    return LoweredNetwork(input_shape, target, _kernels_of(module, tvm_target), module)
+
+
+def _kernels_of(module: Any, target: Any) -> tuple[Kernel, ...]:
+    from tvm.s_tir.analysis import estimate_tir_flops
+
+    meta_schedule = load_meta_schedule()
+    tasks = meta_schedule.relax_integration.extract_tasks(
+        module, target, {}, module_equality=EQUALITY
+    )
+    kernels: list[Kernel] = []
+    for task in tasks:
+        code = task.dispatched[0]
+        entry = meta_schedule.database.Workload(code).as_json()
+        workload = json.dumps([str(entry[0]), str(entry[1])])
+        kernels.append(
+            Kernel(
+                name=str(task.task_name),
+                key=key_of(str(entry[0])),
+                calls=int(task.weight),
+                flops=int(estimate_tir_flops(code)),
+                workload=workload,
+            )
+        )
+    return tuple(sorted(kernels, key=lambda kernel: kernel.key))
+
+
+def _first(error: Exception) -> str:
+    """Return the kind of `error` and the last line of its text, where TVM puts the reason."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1][:300] if lines else 'no message'}"
