@@ -1,9 +1,10 @@
-"""An evaluator that needs no data and no device, with a known best candidate: for tests of searches.
+"""An evaluator that needs no data and no device, with a known optimum: for tests of searches.
 
-:class:`SyntheticEvaluator` turns tokens into an accuracy and a latency by formulas with the shape of the real
-thing: blocks add up to a latency, wide and deep blocks cost more the wider the block before them is, accuracy
-saturates with capacity, and which choice is worth its time differs from block to block. What is best for any
-reward is computed exactly, so that a search can be told how far it is from the optimum.
+:class:`SyntheticEvaluator` turns tokens into an accuracy and a latency by formulas with the shape
+of the real thing: blocks add up to a latency, wide and deep blocks cost more the wider the block
+before them is, accuracy saturates with capacity, and which choice is worth its time differs from
+block to block. What is best for any reward is computed exactly, so that a search can be told how
+far it is from the optimum.
 
 Importable without torch and TVM; use it to test your own sampler or objective::
 
@@ -53,10 +54,11 @@ class Optimum:
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """The decisions of one block, with the ticks and the capacity of every combination of their tokens.
+    """The decisions of one block, with the cost and capacity of every combination of tokens.
 
-    `ticks[p, c]` is the cost of combination c (row-major over the decisions) after a block whose width token
-    is p; `capacity[c]` what it adds; `width[c]` its own width token, which the next block's cost depends on.
+    `ticks[p, c]` is the cost of combination c (row-major over the decisions) after a block whose
+    width token is p; `capacity[c]` what it adds; `width[c]` its own width token, which the next
+    block's cost depends on.
     """
 
     sizes: tuple[int, ...]
@@ -81,10 +83,11 @@ class _Group:
 class SyntheticEvaluator:
     """A deterministic stand-in for training and measuring, over any sequence of decisions.
 
-    Decisions whose names share what precedes the last dot (`block3.conv_op`, `block3.filters`) form a block.
-    `seed` picks another landscape; an average candidate takes about `typical_latency_ms`. `accuracy_noise` is
-    the standard deviation of what a short training adds by chance, a fixed amount per candidate; the optimum
-    leaves it out. A share `failure_rate` of the candidates, always the same ones, raises `TrainingError`.
+    Decisions whose names share what precedes the last dot (`block3.conv_op`, `block3.filters`) form
+    a block. `seed` picks another landscape; an average candidate takes about `typical_latency_ms`.
+    `accuracy_noise` is the standard deviation of what a short training adds by chance, a fixed
+    amount per candidate; the optimum leaves it out. A share `failure_rate` of the candidates,
+    always the same ones, raises `TrainingError`.
     """
 
     def __init__(
@@ -97,17 +100,13 @@ class SyntheticEvaluator:
         failure_rate: float = 0.0,
     ) -> None:
         if not decisions:
-            raise ConfigError(
-                "a synthetic evaluator takes one or more decisions, not 0"
-            )
+            raise ConfigError("a synthetic evaluator takes one or more decisions, not 0")
         if not 0.0 <= failure_rate <= 1.0:
             raise ConfigError(f"failure_rate is in 0..1, not {failure_rate}")
         if not accuracy_noise >= 0.0:
             raise ConfigError(f"accuracy_noise is at least 0, not {accuracy_noise}")
         if not typical_latency_ms > 0.0:
-            raise ConfigError(
-                f"typical_latency_ms is positive, not {typical_latency_ms}"
-            )
+            raise ConfigError(f"typical_latency_ms is positive, not {typical_latency_ms}")
         self._decisions = tuple(decisions)
         self._seed = seed
         self._accuracy_noise = accuracy_noise
@@ -125,20 +124,16 @@ class SyntheticEvaluator:
         """
         rng = random.Random(f"candidate/{self._seed}/{','.join(map(str, tokens))}")
         if rng.random() < self._failure_rate:
-            raise TrainingError(
-                f"synthetic failure of {list(tokens)}, as failure_rate asked for"
-            )
+            raise TrainingError(f"synthetic failure of {list(tokens)}, as failure_rate asked for")
         result = self._noiseless(tokens)
         noise = rng.gauss(0.0, self._accuracy_noise) if self._accuracy_noise else 0.0
-        return SyntheticResult(
-            min(1.0, max(0.0, result.accuracy + noise)), result.latency_ms
-        )
+        return SyntheticResult(min(1.0, max(0.0, result.accuracy + noise)), result.latency_ms)
 
     def optimum(self, reward: Reward) -> Optimum:
         """Return the best candidate under `reward`, computed exactly, without noise and failures.
 
-        A dynamic program over the blocks: for each width of the last block and each latency it keeps the most
-        capacity that reaches it. That suffices because accuracy grows with capacity.
+        A dynamic program over the blocks: for each width of the last block and each latency it
+        keeps the most capacity that reaches it. That suffices because accuracy grows with capacity.
         """
         widths = 1
         slowest = sum(int(group.ticks.max()) for group in self._groups)
@@ -157,9 +152,7 @@ class SyntheticEvaluator:
                     int(group.width[combination]),
                     int(group.ticks[previous, combination]),
                 )
-                reached = (
-                    best[previous, : slowest + 1 - ticks] + group.capacity[combination]
-                )
+                reached = best[previous, : slowest + 1 - ticks] + group.capacity[combination]
                 better = reached > after[width, ticks:]
                 after[width, ticks:][better] = reached[better]
                 chosen[width, ticks:][better] = combination
@@ -224,7 +217,7 @@ class SyntheticEvaluator:
 
 
 def _accuracy(capacity: float) -> float:
-    """Return the accuracy that saturates at 80%: an average candidate, of capacity 1, reaches about 69%."""
+    """Return the accuracy, which saturates at 80%; an average candidate has a capacity of 1."""
     return 0.8 * (1.0 - math.exp(-2.0 * capacity))
 
 
@@ -233,23 +226,17 @@ def _build_groups(
 ) -> tuple[_Group, ...]:
     blocks = [
         tuple(members)
-        for _, members in itertools.groupby(
-            decisions, key=lambda d: d.name.rpartition(".")[0]
-        )
+        for _, members in itertools.groupby(decisions, key=lambda d: d.name.rpartition(".")[0])
     ]
     shares = [rng.uniform(0.5, 1.5) for _ in blocks]
     groups: list[_Group] = []
     previous_widths: tuple[float, ...] = (1.0,)
     for block, share in zip(blocks, shares, strict=True):
         share /= sum(shares)
-        costs, values = zip(
-            *(_factors(decision, rng) for decision in block), strict=True
-        )
+        costs, values = zip(*(_factors(decision, rng) for decision in block), strict=True)
         cost = _outer(costs)
         value = _outer(values)
-        width_at = next(
-            (i for i, d in enumerate(block) if d.name.endswith("filters")), None
-        )
+        width_at = next((i for i, d in enumerate(block) if d.name.endswith("filters")), None)
         sizes = tuple(len(decision.choices) for decision in block)
         ones: tuple[float, ...] = (1.0,)
         widths = ones if width_at is None else _relative(block[width_at].choices)
@@ -274,8 +261,9 @@ def _build_groups(
 def _factors(decision: Decision, rng: random.Random) -> tuple[list[float], list[float]]:
     """Return what each choice of `decision` multiplies its block's cost and capacity by.
 
-    Numbers cost in proportion to a power of their size; words cost anything within a factor of two or so. What
-    costs more is worth more, with diminishing returns, and with luck that differs from block to block.
+    Numbers cost in proportion to a power of their size; words cost anything within a factor of two
+    or so. What costs more is worth more, with diminishing returns, and with luck that differs from
+    block to block.
     """
     name = decision.name.rpartition(".")[2]
     sizes = _relative(decision.choices)
@@ -283,11 +271,7 @@ def _factors(decision: Decision, rng: random.Random) -> tuple[list[float], list[
     costs: list[float] = []
     values: list[float] = []
     for choice, size in zip(decision.choices, sizes, strict=True):
-        cost = (
-            math.exp(rng.uniform(-0.5, 0.5))
-            if isinstance(choice, str)
-            else size**exponent
-        )
+        cost = math.exp(rng.uniform(-0.5, 0.5)) if isinstance(choice, str) else size**exponent
         costs.append(cost)
         values.append(cost ** rng.uniform(0.1, 0.5) * math.exp(rng.gauss(0.0, 0.1)))
     return costs, values
@@ -297,9 +281,7 @@ def _relative(choices: Sequence[Choice]) -> tuple[float, ...]:
     """Return numbers in proportion to their mean, words as ones."""
     if any(isinstance(choice, str) for choice in choices):
         return tuple(1.0 for _ in choices)
-    numbers = [
-        1.0 + float(choice) if 0.0 in choices else float(choice) for choice in choices
-    ]
+    numbers = [1.0 + float(choice) if 0.0 in choices else float(choice) for choice in choices]
     mean = sum(numbers) / len(numbers)
     return tuple(number / mean for number in numbers)
 

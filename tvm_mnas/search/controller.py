@@ -1,11 +1,12 @@
-"""The controller: a recurrent network that proposes one token per decision, each given those before it.
+"""The controller: a recurrent network that proposes tokens, each given those before it.
 
-An LSTM in the manner of Zoph and Le (2017): the input of step d is the embedding of the token chosen at step
-d - 1, and each decision has a softmax head of its own, with as many outputs as it has choices. The heads start
-at zero, so that an untrained controller proposes every architecture with equal probability.
+An LSTM in the manner of Zoph and Le (2017): the input of step d is the embedding of the token
+chosen at step d - 1, and each decision has a softmax head of its own, with as many outputs as it
+has choices. The heads start at zero, so that an untrained controller proposes every architecture
+with equal probability.
 
-Everything is double precision and runs on one thread: the policy that a study is replayed with must be the
-policy that it was sampled with.
+Everything is double precision and runs on one thread: the policy that a study is replayed with must
+be the policy that it was sampled with.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from tvm_mnas.errors import ConfigError
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Run torch on one thread inside the block: sums then have one order, on any machine of one kind."""
+    """Run torch on one thread inside the block, so that sums have one order."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -35,38 +36,29 @@ def one_thread() -> Iterator[None]:
 class Controller(nn.Module):
     """A policy over token sequences of D decisions, where decision d has `choices[d]` tokens.
 
-    Shapes: B sequences, D decisions, C choices of the decision that has most, H = `hidden_size`. `seed` fixes
-    the initial weights; torch's global generator is left alone.
+    Shapes: B sequences, D decisions, C choices of the decision that has most, H = `hidden_size`.
+    `seed` fixes the initial weights; torch's global generator is left alone.
     """
 
-    def __init__(
-        self, choices: Sequence[int], *, hidden_size: int = 64, seed: int
-    ) -> None:
+    def __init__(self, choices: Sequence[int], *, hidden_size: int = 64, seed: int) -> None:
         super().__init__()
         if not choices or min(choices) < 1:
-            raise ConfigError(
-                f"a controller makes decisions of one or more choices, not {choices}"
-            )
+            raise ConfigError(f"a controller makes decisions of one or more choices, not {choices}")
         self.choices = tuple(choices)
         most = max(choices)
-        # Row 0 is the input of the first step; then come the tokens of decision 0, of decision 1, ...
+        # Row 0 is the input of the first step; then come the tokens of decision 0, of decision 1,
+        # ...
         offsets = list(itertools.accumulate(choices, initial=1))[:-1]
         self._offsets = torch.tensor(offsets, dtype=torch.long)  # (D)
         impossible = torch.arange(most)[None, :] >= torch.tensor(choices)[:, None]
         self._impossible = impossible  # (D, C)
         with torch.random.fork_rng(devices=[]):
-            self.embedding = nn.Embedding(
-                1 + sum(choices), hidden_size, dtype=torch.float64
-            )
-            self.lstm = nn.LSTM(
-                hidden_size, hidden_size, batch_first=True, dtype=torch.float64
-            )
+            self.embedding = nn.Embedding(1 + sum(choices), hidden_size, dtype=torch.float64)
+            self.lstm = nn.LSTM(hidden_size, hidden_size, batch_first=True, dtype=torch.float64)
         self.head_weight = nn.Parameter(
             torch.zeros(len(choices), hidden_size, most, dtype=torch.float64)
         )
-        self.head_bias = nn.Parameter(
-            torch.zeros(len(choices), most, dtype=torch.float64)
-        )
+        self.head_bias = nn.Parameter(torch.zeros(len(choices), most, dtype=torch.float64))
         generator = torch.Generator().manual_seed(seed)
         for parameter in (*self.embedding.parameters(), *self.lstm.parameters()):
             nn.init.uniform_(parameter, -0.1, 0.1, generator=generator)
@@ -74,7 +66,8 @@ class Controller(nn.Module):
     def sample(self, rng: random.Random) -> tuple[int, ...]:
         """Return the tokens of one sequence, a function of the weights and of what `rng` yields.
 
-        One sequence at a time and one number of `rng` per decision: what is sampled beside it cannot matter.
+        One sequence at a time and one number of `rng` per decision: what is sampled beside it
+        cannot matter.
         """
         tokens: list[int] = []
         previous = torch.zeros(1, 1, dtype=torch.long)
@@ -82,36 +75,34 @@ class Controller(nn.Module):
         with torch.no_grad(), one_thread():
             for decision, count in enumerate(self.choices):
                 hidden, state = self.lstm(self.embedding(previous), state)
-                logits = (
-                    hidden[0, 0] @ self.head_weight[decision] + self.head_bias[decision]
-                )
+                logits = hidden[0, 0] @ self.head_weight[decision] + self.head_bias[decision]
                 probabilities = torch.softmax(logits[:count], dim=0).tolist()
                 tokens.append(_inverse_cdf(probabilities, rng.random()))
                 previous = (self._offsets[decision] + tokens[-1]).reshape(1, 1)
         return tuple(tokens)
 
     def log_probabilities(self, tokens: Tensor) -> Tensor:
-        """Return the log-probability of every choice given the tokens before it: (B, D) -> (B, D, C).
+        """Return the log-probability of every choice given the tokens before it.
 
-        Where a decision has fewer than C choices the rest is minus infinity.
+        `tokens` is (B, D), the result (B, D, C): minus infinity past a decision's own choices.
         """
         inputs = torch.cat(
             [torch.zeros_like(tokens[:, :1]), (tokens + self._offsets)[:, :-1]], dim=1
         )
         hidden, _ = self.lstm(self.embedding(inputs))
         logits = torch.einsum("bdh,dhc->bdc", hidden, self.head_weight) + self.head_bias
-        return torch.log_softmax(
-            logits.masked_fill(self._impossible, -torch.inf), dim=-1
-        )
+        return torch.log_softmax(logits.masked_fill(self._impossible, -torch.inf), dim=-1)
 
     def log_prob_and_entropy(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Return, per decision, the log-probability of its token and the entropy of its softmax, in nats.
+        """Return the log-probability of each token and the entropy of its softmax, in nats.
 
-        `tokens` is (B, D) of integers; both results are (B, D). A sequence's log-probability is the sum over D.
+        `tokens` is (B, D) of integers; both results are (B, D). A sequence's log-probability is the
+        sum over D.
         """
         log_probabilities = self.log_probabilities(tokens)
         chosen = log_probabilities.gather(-1, tokens[..., None])[..., 0]
-        # exp(-inf) * -inf is NaN, and so is its gradient: the impossible choices are set aside first.
+        # exp(-inf) * -inf is NaN, and so is its gradient: the impossible choices are set aside
+        # first.
         possible = log_probabilities.masked_fill(self._impossible, 0.0)
         weights = log_probabilities.exp()
         return chosen, -(weights * possible).sum(dim=-1)

@@ -1,9 +1,10 @@
 """The algorithms that the paper's is compared with, and the one place that knows them all by name.
 
-Regularized evolution (Real et al. 2018, algorithm 1) and random search are samplers with the same promise as
-`PPOSampler`: a trial is a function of the finished batches before it, the seed and its number, so an
-interrupted study goes on exactly as it would have. Optuna's own TPE and NSGA-II resume too, but draw from a
-generator that starts anew with the process: what they go on with is as good, not the same.
+Regularized evolution (Real et al. 2018, algorithm 1) and random search are samplers with the same
+promise as `PPOSampler`: a trial is a function of the finished batches before it, the seed and its
+number, so an interrupted study goes on exactly as it would have. Optuna's own TPE and NSGA-II
+resume too, but draw from a generator that starts anew with the process: what they go on with is as
+good, not the same.
 """
 
 from __future__ import annotations
@@ -39,23 +40,19 @@ class UniformSampler(BatchSampler):
         """Return nothing: what was found so far doesn't matter."""
         return []
 
-    def propose(
-        self, number: int, history: Sequence[Observation | None]
-    ) -> tuple[int, ...]:
+    def propose(self, number: int, history: Sequence[Observation | None]) -> tuple[int, ...]:
         """Return uniformly drawn tokens."""
         rng = self.trial_rng(number)
-        return tuple(
-            rng.randrange(len(decision.choices)) for decision in self.decisions
-        )
+        return tuple(rng.randrange(len(decision.choices)) for decision in self.decisions)
 
 
 class EvolutionSampler(BatchSampler):
-    """Regularized evolution: mutate the best of a random few, let the oldest die (Real et al. 2018).
+    """Regularized evolution: mutate the best of a few, let the oldest die (Real et al. 2018).
 
-    The population is the newest `population` trials that have a reward; until there are so many, trials are
-    random. Then a trial is the best of `tournament` members drawn without replacement, with one decision
-    changed. With a `batch_size` of 1 this is algorithm 1 of the paper; a larger batch is mutated from one and the
-    same population.
+    The population is the newest `population` trials that have a reward; until there are so many,
+    trials are random. Then a trial is the best of `tournament` members drawn without replacement,
+    with one decision changed. With a `batch_size` of 1 this is algorithm 1 of the paper; a larger
+    batch is mutated from one and the same population.
     """
 
     def __init__(
@@ -76,10 +73,8 @@ class EvolutionSampler(BatchSampler):
         self.population = population
         self.tournament = tournament
 
-    def propose(
-        self, number: int, history: Sequence[Observation | None]
-    ) -> tuple[int, ...]:
-        """Return a mutated winner of a tournament, or random tokens while the population is too small."""
+    def propose(self, number: int, history: Sequence[Observation | None]) -> tuple[int, ...]:
+        """Return a mutated winner of a tournament, or random tokens while too few are alive."""
         rng = self.trial_rng(number)
         alive: list[Observation] = []
         for observation in reversed(history):
@@ -88,24 +83,12 @@ class EvolutionSampler(BatchSampler):
             if len(alive) == self.population:
                 break
         else:
-            return tuple(
-                rng.randrange(len(decision.choices)) for decision in self.decisions
-            )
-        parent = max(
-            rng.sample(alive, self.tournament), key=lambda member: member.reward
-        )
+            return tuple(rng.randrange(len(decision.choices)) for decision in self.decisions)
+        parent = max(rng.sample(alive, self.tournament), key=lambda member: member.reward)
         tokens = list(parent.tokens)
-        mutable = [
-            at
-            for at, decision in enumerate(self.decisions)
-            if len(decision.choices) > 1
-        ]
+        mutable = [at for at, decision in enumerate(self.decisions) if len(decision.choices) > 1]
         at = rng.choice(mutable)
-        others = [
-            token
-            for token in range(len(self.decisions[at].choices))
-            if token != tokens[at]
-        ]
+        others = [token for token in range(len(self.decisions[at].choices)) if token != tokens[at]]
         tokens[at] = rng.choice(others)
         return tuple(tokens)
 
@@ -123,9 +106,9 @@ def make_sampler(
 ) -> BaseSampler:
     """Return the sampler called `name`: one of :data:`ALGORITHMS`.
 
-    `reward` is `None` for a study whose one objective is the reward. `population` is evolution's (its
-    tournament is a quarter of it) and NSGA-II's; `settings` and `checkpoint` are PPO's. TPE and NSGA-II look at
-    the study's objectives themselves and take no reward.
+    `reward` is `None` for a study whose one objective is the reward. `population` is evolution's
+    (its tournament is a quarter of it) and NSGA-II's; `settings` and `checkpoint` are PPO's. TPE
+    and NSGA-II look at the study's objectives themselves and take no reward.
 
     Raises:
         ConfigError: if no algorithm has this name.

@@ -1,4 +1,4 @@
-"""Which candidates nobody beats: the Pareto set of accuracy (more is better) and latency (less is better)."""
+"""Which candidates nobody beats: the Pareto set of high accuracy and low latency."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Point(NamedTuple):
 
 
 def dominates(first: Point, second: Point) -> bool:
-    """Return whether `first` is at least as good as `second` in both objectives and better in one."""
+    """Return whether `first` is as good as `second` in both objectives and better in one."""
     return (
         first.accuracy >= second.accuracy
         and first.latency_ms <= second.latency_ms
@@ -29,17 +29,11 @@ def pareto_set(points: Sequence[Point]) -> list[int]:
 
     Equal points don't dominate each other: all of them are in the set, in their given order.
     """
-    order = sorted(
-        range(len(points)), key=lambda i: (points[i].latency_ms, -points[i].accuracy, i)
-    )
+    order = sorted(range(len(points)), key=lambda i: (points[i].latency_ms, -points[i].accuracy, i))
     members: list[int] = []
     for index in order:
         last = points[members[-1]] if members else None
-        if (
-            last is None
-            or points[index].accuracy > last.accuracy
-            or points[index] == last
-        ):
+        if last is None or points[index].accuracy > last.accuracy or points[index] == last:
             members.append(index)
     return members
 
@@ -47,12 +41,11 @@ def pareto_set(points: Sequence[Point]) -> list[int]:
 def hypervolume(points: Sequence[Point], *, reference: Point) -> float:
     """Return the area (accuracy x ms) that `points` dominate, up to `reference`.
 
-    `reference` is the worst point that counts: what is slower or less accurate than it adds nothing.
+    `reference` is the worst point that counts: what is slower or less accurate than it adds
+    nothing.
     """
     if not reference.latency_ms > 0.0:
-        raise ConfigError(
-            f"a reference latency is positive, not {reference.latency_ms} ms"
-        )
+        raise ConfigError(f"a reference latency is positive, not {reference.latency_ms} ms")
     area = 0.0
     floor = reference.accuracy
     for index in pareto_set(points):

@@ -1,12 +1,13 @@
 """Proximal policy optimization of the controller, and its state on disk.
 
-One update takes a batch of sequences with their rewards and maximizes, for a few epochs over the whole batch,
+One update takes a batch of sequences with their rewards and maximizes, for a few epochs over the
+whole batch,
 
     mean over tokens of  min(r A, clip(r, 1 - eps, 1 + eps) A)  +  entropy_weight * H
 
-(Schulman et al. 2017, equations 7 and 9), where r is the probability of the token under the current weights
-over that under the weights before the update, A the sequence's advantage and H the entropy of the softmax the
-token came from. The reward of a sequence belongs to each of its tokens.
+(Schulman et al. 2017, equations 7 and 9), where r is the probability of the token under the current
+weights over that under the weights before the update, A the sequence's advantage and H the entropy
+of the softmax the token came from. The reward of a sequence belongs to each of its tokens.
 
 State is saved as safetensors, in one atomic step, and read back bit for bit.
 """
@@ -31,19 +32,21 @@ from tvm_mnas.errors import ConfigError, RunError
 from tvm_mnas.search.controller import Controller, one_thread
 
 _ADAM_KEYS = ("step", "exp_avg", "exp_avg_sq")
+_ROUNDING = 1e-7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PPOSettings:
-    """How the controller learns; the defaults are those that `benchmarks/search_algorithms.py` measures.
+    """How the controller learns; `benchmarks/search_algorithms.py` measures the defaults.
 
-    `baseline_decay` is the weight of the past, per update, in the running mean and variance of the rewards.
+    `baseline_decay` is the weight of the past, per update, in the running mean and variance of the
+    rewards.
     """
 
     learning_rate: float = 0.01
     epochs: int = 5
     clip: float = 0.2
-    entropy_weight: float = 0.01
+    entropy_weight: float = 0.1
     baseline_decay: float = 0.8
     gradient_norm: float = 1.0
     hidden_size: int = 64
@@ -66,8 +69,8 @@ class PPOSettings:
 class UpdateReport:
     """What one update did: mean reward, entropy per decision (nats), and how far the policy moved.
 
-    `clipped` is the share of tokens whose ratio ended outside the clip; `kl` the mean of old minus new
-    log-probability, an estimate of the divergence per token, in nats.
+    `clipped` is the share of tokens whose ratio ended outside the clip; `kl` the mean of old minus
+    new log-probability, an estimate of the divergence per token, in nats.
     """
 
     samples: int
@@ -83,25 +86,20 @@ def clipped_objective(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
 
     `ratio` is (B, D); `advantage` is (B, 1) or (B, D).
     """
-    return torch.minimum(
-        ratio * advantage, ratio.clamp(1.0 - clip, 1.0 + clip) * advantage
-    ).mean()
+    return torch.minimum(ratio * advantage, ratio.clamp(1.0 - clip, 1.0 + clip) * advantage).mean()
 
 
 class PPO:
-    """The controller under training: its weights, Adam's moments, the baseline and the number of updates."""
+    """The controller under training: weights, Adam's moments, baseline, number of updates."""
 
-    def __init__(
-        self, choices: Sequence[int], *, settings: PPOSettings, seed: int
-    ) -> None:
+    def __init__(self, choices: Sequence[int], *, settings: PPOSettings, seed: int) -> None:
         self.settings = settings
-        self.controller = Controller(
-            choices, hidden_size=settings.hidden_size, seed=seed
-        )
+        self.controller = Controller(choices, hidden_size=settings.hidden_size, seed=seed)
         self._optimizer = torch.optim.Adam(
             self.controller.parameters(), lr=settings.learning_rate, foreach=False
         )
-        # Weight, mean and mean square of the rewards so far, each decaying: corrected like Adam's moments.
+        # Weight, mean and mean square of the rewards so far, each decaying: corrected like Adam's
+        # moments.
         self._moments = torch.zeros(3, dtype=torch.float64)
         self.updates_done = 0
 
@@ -117,9 +115,7 @@ class PPO:
             return None
         with one_thread():
             return self._update(
-                torch.tensor(
-                    [list(sequence) for sequence in sequences], dtype=torch.long
-                ),
+                torch.tensor([list(sequence) for sequence in sequences], dtype=torch.long),
                 torch.tensor(rewards, dtype=torch.float64),
             )
 
@@ -131,12 +127,10 @@ class PPO:
             old, _ = self.controller.log_prob_and_entropy(tokens)
         for _ in range(settings.epochs):
             log_prob, entropy = self.controller.log_prob_and_entropy(tokens)
-            objective = clipped_objective(
-                (log_prob - old).exp(), advantage, settings.clip
-            )
+            objective = clipped_objective((log_prob - old).exp(), advantage, settings.clip)
             loss = -(objective + settings.entropy_weight * entropy.mean())
             self._optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(
                 self.controller.parameters(), settings.gradient_norm, foreach=False
             )
@@ -156,15 +150,13 @@ class PPO:
     def _baseline(self, rewards: Tensor) -> tuple[float, float]:
         """Take the batch into the running moments; return their mean and standard deviation."""
         decay = self.settings.baseline_decay
-        seen = torch.stack([torch.ones_like(rewards), rewards, rewards.square()]).mean(
-            dim=1
-        )
+        seen = torch.stack([torch.ones_like(rewards), rewards, rewards.square()]).mean(dim=1)
         self._moments = decay * self._moments + (1.0 - decay) * seen
         weight, first, second = self._moments.tolist()
         mean = first / weight
-        variance = max(0.0, second / weight - mean * mean)
-        # Rewards that are all equal teach nothing; the floor keeps rounding errors from teaching either.
-        return mean, math.sqrt(variance) + 1e-6
+        deviation = math.sqrt(max(0.0, second / weight - mean * mean))
+        # Rewards that are all equal teach nothing, and nor may the rounding errors of their variance.
+        return mean, deviation if deviation > _ROUNDING * abs(mean) else math.inf
 
     def tensors(self) -> dict[str, Tensor]:
         """Return everything that the next update depends on, by name."""
@@ -185,9 +177,7 @@ class PPO:
         """
         parameters = dict(self.controller.named_parameters())
         expected = {"moments": self._moments}
-        expected |= {
-            f"controller.{name}": tensor.detach() for name, tensor in parameters.items()
-        }
+        expected |= {f"controller.{name}": tensor.detach() for name, tensor in parameters.items()}
         if any(name.startswith("adam.") for name in tensors):
             for name, tensor in parameters.items():
                 expected[f"adam.{name}.step"] = torch.zeros((), dtype=torch.float32)
@@ -210,7 +200,7 @@ class PPO:
         self.updates_done = updates_done
 
     def save(self, path: Path, *, metadata: Mapping[str, str]) -> None:
-        """Write the state and `metadata` to `path`: whole or, whatever happens meanwhile, not at all."""
+        """Write the state and `metadata` to `path`, wholly or, whatever happens, not at all."""
         described = {**metadata, "updates_done": json.dumps(self.updates_done)}
         tensors = {name: tensor.contiguous() for name, tensor in self.tensors().items()}
         _write_atomically(path, save(tensors, metadata=described))
@@ -224,12 +214,11 @@ class PPO:
         metadata = read_metadata(path)
         try:
             with safe_open(path, framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
+                names = list(file.keys())
+                tensors = {name: file.get_tensor(name) for name in names}
             updates_done = int(metadata["updates_done"])
         except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise RunError(
-                f"{path} is not a controller's checkpoint: {error}"
-            ) from error
+            raise RunError(f"{path} is not a controller's checkpoint: {error}") from error
         self.load_tensors(tensors, updates_done=updates_done)
 
 

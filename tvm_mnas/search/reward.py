@@ -1,6 +1,7 @@
-"""What the search maximizes: the paper's reward of an accuracy and a measured latency, and latencies with units.
+"""What the search maximizes: the paper's reward of an accuracy and a latency.
 
-No number without a measurement: a candidate that failed has no reward at all (`None`), never a bad one.
+No number without a measurement: a candidate that failed has no reward at all (`None`), never a bad
+one.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ class Reward:
 
         reward = ACC * (LAT / T)^w    with w = alpha if LAT <= T, else beta
 
-    `target_latency_ms` is T. Both exponents are at most 0: a slower network of the same accuracy is never
-    worth more. The defaults are the paper's soft constraint.
+    `target_latency_ms` is T. Both exponents are at most 0: a slower network of the same accuracy is
+    never worth more. The defaults are the paper's soft constraint.
     """
 
     target_latency_ms: float
@@ -49,7 +50,8 @@ class Reward:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.target_latency_ms) and self.target_latency_ms > 0.0):
             raise ConfigError(
-                f"a target latency is a positive number of milliseconds, not {self.target_latency_ms}"
+                "a target latency is a positive number of milliseconds, "
+                f"not {self.target_latency_ms}"
             )
         for name, exponent in (("alpha", self.alpha), ("beta", self.beta)):
             if not (math.isfinite(exponent) and exponent <= 0.0):
@@ -59,16 +61,16 @@ class Reward:
 
     @classmethod
     def soft(cls, target_latency_ms: float) -> Reward:
-        """Return the paper's soft constraint, alpha = beta = -0.07: halving the latency is worth about 5%."""
+        """Return the paper's soft constraint: halving the latency is worth about 5%."""
         return cls(target_latency_ms, alpha=-0.07, beta=-0.07)
 
     @classmethod
     def hard(cls, target_latency_ms: float) -> Reward:
-        """Return the paper's hard constraint, (alpha, beta) = (0, -1): accuracy alone up to the target."""
+        """Return the paper's hard constraint: accuracy alone up to the target."""
         return cls(target_latency_ms, alpha=0.0, beta=-1.0)
 
     def __call__(self, accuracy: float, latency_ms: float) -> float:
-        """Return the reward of a network with this `accuracy` (0..1) and this latency in milliseconds.
+        """Return the reward of a network with this `accuracy` (0..1) and latency.
 
         Raises:
             ConfigError: if the accuracy is not in 0..1 or the latency not positive and finite.

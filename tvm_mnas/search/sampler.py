@@ -1,4 +1,4 @@
-"""The paper's search algorithm as an Optuna sampler: an LSTM controller, trained with PPO on the study's trials.
+"""The paper's search algorithm as an Optuna sampler: an LSTM controller trained with PPO.
 
 :class:`PPOSampler` works in anybody's study::
 
@@ -8,20 +8,22 @@
         sampler=PPOSampler(space.decisions, reward=reward, seed=0),
     )
 
-or, without `reward`, in a study with one objective, which is the reward then. Every decision is a categorical
-parameter with its real choices (:func:`distributions_of`).
+or, without `reward`, in a study with one objective, which is the reward then. Every decision is a
+categorical parameter with its real choices (:func:`distributions_of`).
 
-**Exact resume.** Batch k is the trials numbered from k * batch_size to (k + 1) * batch_size - 1. Once all of
-them are finished the controller gets update k, in the order of their numbers, however they were told; and the
-tokens of trial n are a function of the controller after the batches before its own, of the seed and of n. So the
-controller is a function of the study: a process that starts anew catches up by replaying the batches, and the
-trials that it goes on with are those that an uninterrupted process would have sampled. A checkpoint spares the
-replay; it is used only where it belongs to this study's history.
+**Exact resume.** Batch k is the trials numbered from k * batch_size to (k + 1) * batch_size - 1.
+Once all of them are finished the controller gets update k, in the order of their numbers, however
+they were told; and the tokens of trial n are a function of the controller after the batches before
+its own, of the seed and of n. So the controller is a function of the study: a process that starts
+anew catches up by replaying the batches, and the trials that it goes on with are those that an
+uninterrupted process would have sampled. A checkpoint spares the replay; it is used only where it
+belongs to this study's history.
 
-This holds where a batch is asked only after the batch before it is finished, as `search/loop.py` does. Asked
-earlier (`n_jobs`, several processes), a trial is sampled from the newest controller whose batches are complete:
-a good search too, but what was newest is not repeatable. A trial that failed, was pruned, or has parameters
-from elsewhere (`enqueue_trial`) that aren't this space's counts towards its batch and teaches nothing.
+This holds where a batch is asked only after the batch before it is finished, as `search/loop.py`
+does. Asked earlier (`n_jobs`, several processes), a trial is sampled from the newest controller
+whose batches are complete: a good search too, but what was newest is not repeatable. A trial that
+failed, was pruned, or has parameters from elsewhere (`enqueue_trial`) that aren't this space's
+counts towards its batch and teaches nothing.
 """
 
 from __future__ import annotations
@@ -60,17 +62,14 @@ _BATCHES_TO_WAIT = 4
 def distributions_of(
     decisions: Sequence[Decision],
 ) -> dict[str, CategoricalDistribution]:
-    """Return the Optuna parameters of `decisions`, by name and in their order: what `Study.ask` takes."""
+    """Return the Optuna parameters of `decisions`, in their order: what `Study.ask` takes."""
     return {
-        decision.name: CategoricalDistribution(list(decision.choices))
-        for decision in decisions
+        decision.name: CategoricalDistribution(list(decision.choices)) for decision in decisions
     }
 
 
-def tokens_of(
-    trial: FrozenTrial, decisions: Sequence[Decision]
-) -> tuple[int, ...] | None:
-    """Return the tokens of `trial`, or `None` where it lacks a decision or holds a value that is no choice."""
+def tokens_of(trial: FrozenTrial, decisions: Sequence[Decision]) -> tuple[int, ...] | None:
+    """Return the tokens of `trial`, or `None` where a parameter is missing or is no choice."""
     tokens: list[int] = []
     for decision in decisions:
         if trial.params.get(decision.name) not in decision.choices:
@@ -88,11 +87,11 @@ class Observation:
 
 
 class BatchSampler(BaseSampler):
-    """A sampler whose every trial is a function of the finished batches before it, the seed and its number.
+    """A sampler whose every trial follows from the finished batches before it, seed and number.
 
-    Subclasses say which tokens (:meth:`propose`). `reward` is given for studies with two objectives, accuracy
-    to maximize and latency in milliseconds to minimize; without it the study's only objective is the reward
-    (its negative, if the study minimizes).
+    Subclasses say which tokens (:meth:`propose`). `reward` is given for studies with two
+    objectives, accuracy to maximize and latency in milliseconds to minimize; without it the study's
+    only objective is the reward (its negative, if the study minimizes).
     """
 
     def __init__(
@@ -118,9 +117,7 @@ class BatchSampler(BaseSampler):
         self._warned_of: int | None = None
 
     @abstractmethod
-    def propose(
-        self, number: int, history: Sequence[Observation | None]
-    ) -> tuple[int, ...]:
+    def propose(self, number: int, history: Sequence[Observation | None]) -> tuple[int, ...]:
         """Return the tokens of trial `number`, given the trials of the complete batches before it.
 
         `history[n]` is what trial n taught, `None` for nothing; it holds whole batches.
@@ -130,11 +127,11 @@ class BatchSampler(BaseSampler):
         """Drop what was derived from a study: another study follows."""
 
     def trial_rng(self, number: int) -> random.Random:
-        """Return the generator of trial `number`: always the same one, whatever was sampled before."""
+        """Return the generator of trial `number`: the same one, whatever was sampled before."""
         return random.Random(f"trial/{self.seed}/{number}")
 
     def history(self, study: Study) -> Sequence[Observation | None]:
-        """Return what the trials of the leading complete batches of `study` taught, by trial number."""
+        """Return what the trials of the leading complete batches taught, by trial number."""
         with self._lock:
             trials = study.get_trials(deepcopy=False)
             if study.study_name != self._study_name or len(trials) < len(self._history):
@@ -180,7 +177,7 @@ class BatchSampler(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """Return a random value of a parameter that is not a decision of the space (called by Optuna)."""
+        """Return a random value of a parameter that is no decision (called by Optuna)."""
         rng = random.Random(f"parameter/{self.seed}/{trial.number}/{param_name}")
         return RandomSampler(seed=rng.getrandbits(32)).sample_independent(
             study, trial, param_name, param_distribution
@@ -193,16 +190,12 @@ class BatchSampler(BaseSampler):
         state: TrialState,
         values: Sequence[float] | None,
     ) -> None:
-        """Refuse values that can be no accuracy or latency, while it is known who told them (called by Optuna).
+        """Refuse values that can be no accuracy or latency as they are told (called by Optuna).
 
         Raises:
             ConfigError: if they can't. Optuna has stored the trial by then; it teaches nothing.
         """
-        if (
-            state == TrialState.COMPLETE
-            and values is not None
-            and self.reward is not None
-        ):
+        if state == TrialState.COMPLETE and values is not None and self.reward is not None:
             self._check_objectives(study)
             self.reward(*values)
 
@@ -217,9 +210,10 @@ class BatchSampler(BaseSampler):
             StudyDirection.MAXIMIZE,
             StudyDirection.MINIMIZE,
         ]:
+            given = [direction.name.lower() for direction in directions]
             raise ConfigError(
-                "with a reward the study's directions are ['maximize', 'minimize'] (accuracy, latency in "
-                f"milliseconds), not {[direction.name.lower() for direction in directions]}"
+                "with a reward the study's directions are ['maximize', 'minimize'] (accuracy, "
+                f"latency in milliseconds), not {given}"
             )
 
     def _observe(self, study: Study, trial: FrozenTrial) -> Observation | None:
@@ -243,8 +237,9 @@ class BatchSampler(BaseSampler):
         if late and waiting != self._warned_of:
             self._warned_of = waiting
             _LOGGER.warning(
-                "trial %d is not finished, and nothing after its batch is learned from until it is; if its "
-                "process is gone: study.tell(%d, state=optuna.trial.TrialState.FAIL)",
+                "trial %d is not finished, and nothing is learned from its batch and later ones "
+                "until it is; if its process is gone: "
+                "study.tell(%d, state=optuna.trial.TrialState.FAIL)",
                 waiting,
                 waiting,
             )
@@ -253,8 +248,8 @@ class BatchSampler(BaseSampler):
 class PPOSampler(BatchSampler):
     """The controller of the paper. See the module's text for what it takes and what it promises.
 
-    `checkpoint` is a file that is kept up to date, or `None` to replay the study instead; deleting it never
-    loses anything. `settings` defaults to `PPOSettings()`.
+    `checkpoint` is a file that is kept up to date, or `None` to replay the study instead; deleting
+    it never loses anything. `settings` defaults to `PPOSettings()`.
     """
 
     def __init__(
@@ -289,16 +284,15 @@ class PPOSampler(BatchSampler):
     def catch_up(self, study: Study) -> int:
         """Learn from every complete batch of `study`; return how many there are.
 
-        Sampling does this by itself; call it to have the controller, and its checkpoint, up to date at the end.
+        Sampling does this by itself; call it to have the controller, and its checkpoint, up to date
+        at the end.
         """
         with self._lock:
             history = self.history(study)
             self._learn(history)
             return self.ppo.updates_done
 
-    def propose(
-        self, number: int, history: Sequence[Observation | None]
-    ) -> tuple[int, ...]:
+    def propose(self, number: int, history: Sequence[Observation | None]) -> tuple[int, ...]:
         """Return tokens sampled from the controller that has learned from all of `history`."""
         self._learn(history)
         return self.ppo.controller.sample(self.trial_rng(number))
@@ -339,14 +333,10 @@ class PPOSampler(BatchSampler):
         try:
             metadata = read_metadata(self._checkpoint)
             if metadata.get("fingerprint") != self._fingerprint():
-                raise RunError(
-                    "it is of other decisions, settings, seed, reward or batch size"
-                )
+                raise RunError("it is of other decisions, settings, seed, reward or batch size")
             updates = int(metadata.get("updates_done", "-1"))
             if not 0 <= updates <= len(history) // self.batch_size:
-                raise RunError(
-                    f"it has {updates} updates, more than this study has batches"
-                )
+                raise RunError(f"it has {updates} updates, more than this study has batches")
             for index in range(updates):
                 batch = history[index * self.batch_size : (index + 1) * self.batch_size]
                 digest = _extend_digest(digest, batch)
