@@ -1,0 +1,215 @@
+"""Runs in a build worker: proposes schedules for a kernel and builds each into a shared library.
+
+`python -m tvm_mnas.compiler.proposing READ_FD WRITE_FD CORES` reads requests and writes replies, one JSON value a
+line. It imports TVM once. Each build runs in a process forked from here, so a compiler that crashes, hangs or
+leaks costs one schedule and nothing else.
+
+A first round draws schedules at random; a later one evolves them from what was measured, ranked by MetaSchedule's
+XGBoost cost model. The model sees its kernel's records alone, so a round needs nothing that is not in the request.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tvm_mnas.compiler.linking import Linker
+from tvm_mnas.compiler.metaschedule import EQUALITY, load_meta_schedule, load_target
+from tvm_mnas.processes import ask_to_be_killed, die_with_parent
+
+_EMPTY_ROUNDS = 3
+"""After this many generations without a new schedule the kernel has no more."""
+
+_POPULATION = 64
+_GENERATIONS = 2
+
+
+def main(arguments: list[str]) -> None:
+    """Answer requests until the pipe closes."""
+    die_with_parent()
+    read_fd, write_fd, cores = arguments
+    if cores:
+        os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
+    # TVM imports torch where it finds it; building kernels does not need it.
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    load_meta_schedule()
+    with os.fdopen(int(read_fd), "r") as requests, os.fdopen(int(write_fd), "w") as replies:
+        for line in requests:
+            replies.write(json.dumps(_answer(json.loads(line))) + "\n")
+            replies.flush()
+
+
+def _answer(request: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        candidates = _propose(request)
+    except Exception as error:
+        # Whatever TVM raises while it searches, this round has no schedules and the worker goes on.
+        return {"error": f"{type(error).__name__}: {str(error).strip()[-300:]}", "built": []}
+    linker = Linker(tuple(request["linker"]))
+    built: list[dict[str, Any]] = []
+    for number, (record, module) in enumerate(candidates):
+        path = Path(f"{request['prefix']}-{number}.so")
+        failure = _build_apart(module, request["target"], path, linker, request["deadline_s"])
+        built.append({"record": record, "path": str(path), "failure": failure})
+    return {"error": None, "built": built}
+
+
+def _propose(request: Mapping[str, Any]) -> list[tuple[list[Any], Any]]:
+    """Return up to `trials` new schedules as (record without run times, scheduled module)."""
+    meta_schedule = load_meta_schedule()
+    database = meta_schedule.database
+    target = load_target(request["target"])
+    memory = database.MemoryDatabase(module_equality=EQUALITY)
+    loaded = database.Workload.from_json(json.loads(request["workload"]))
+    workload = memory.commit_workload(loaded.mod)
+    known = [database.TuningRecord.from_json(json.loads(r), workload) for r in request["records"]]
+    for record in known:
+        memory.commit_tuning_record(record)
+    seen = {_identity(record.as_measure_candidate().sch) for record in known}
+    strategies = meta_schedule.search_strategy
+    strategy = (
+        strategies.EvolutionarySearch(
+            population_size=_POPULATION,
+            init_min_unmeasured=_POPULATION // 2,
+            genetic_num_iters=_GENERATIONS,
+        )
+        if known
+        else strategies.ReplayTrace()
+    )
+    context = meta_schedule.TuneContext(
+        loaded.mod,
+        target=target,
+        space_generator="post-order-apply",
+        search_strategy=strategy,
+        rand_state=random.Random(request["seed"]).randrange(1, 2**30),
+        num_threads=1,
+    ).clone()
+    model = _cost_model(meta_schedule, context, known)
+    trials = int(request["trials"])
+    context.pre_tuning(
+        max_trials=trials * (_EMPTY_ROUNDS + 1),
+        num_trials_per_iter=trials,
+        design_spaces=context.generate_design_space(),
+        database=memory,
+        cost_model=model,
+    )
+    found: list[Any] = []
+    empty = 0
+    while len(found) < trials and empty < _EMPTY_ROUNDS:
+        candidates = context.generate_measure_candidates()
+        if not candidates:
+            break
+        before = len(found)
+        for candidate in candidates:
+            identity = _identity(candidate.sch)
+            if identity not in seen and len(found) < trials:
+                seen.add(identity)
+                found.append(candidate)
+        empty = empty + 1 if len(found) == before else 0
+        failed = meta_schedule.runner.RunnerResult(None, "not measured here")
+        context.notify_runner_results(candidates, [failed] * len(candidates))
+    records = [
+        database.TuningRecord(item.sch.trace, workload, None, target, item.args_info)
+        for item in found
+    ]
+    written = _records_of(meta_schedule, records, loaded.mod)
+    return list(zip(written, (item.sch.mod for item in found), strict=True))
+
+
+def _cost_model(meta_schedule: Any, context: Any, known: list[Any]) -> Any:
+    if not known:
+        return meta_schedule.cost_model.RandomModel()
+    model = meta_schedule.cost_model.XGBModel(num_warmup_samples=0)
+    results = [
+        meta_schedule.runner.RunnerResult([float(run) for run in record.run_secs], None)
+        for record in known
+    ]
+    model.update(context, [record.as_measure_candidate() for record in known], results)
+    return model
+
+
+def _identity(schedule: Any) -> int:
+    import tvm_ffi
+
+    return int(tvm_ffi.structural_hash(schedule.mod))
+
+
+def _records_of(meta_schedule: Any, records: list[Any], module: Any) -> list[list[Any]]:
+    """Return `records` as JSON values in MetaSchedule's form.
+
+    Only its own database writes every part of a trace, so it does, into a directory that is then read back.
+    """
+    with tempfile.TemporaryDirectory(prefix="records-", dir=".") as directory:
+        database = meta_schedule.database.JSONDatabase(
+            work_dir=directory, module_equality=EQUALITY
+        )
+        database.commit_workload(module)
+        for record in records:
+            database.commit_tuning_record(record)
+        lines = Path(directory, "database_tuning_record.json").read_text(encoding="utf-8")
+    return [json.loads(line)[1] for line in lines.splitlines()]
+
+
+def _build_apart(
+    module: Any, target: str, path: Path, linker: Linker, deadline_s: float
+) -> str | None:
+    """Build `module` into `path` in a forked process; return why that failed, its reason first, or None."""
+    read_fd, write_fd = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(read_fd)
+        _build_and_exit(module, target, path, linker, write_fd)
+    os.close(write_fd)
+    end = time.monotonic() + deadline_s
+    status: int | None = None
+    pause_s = 0.001
+    while status is None:
+        done, code = os.waitpid(child, os.WNOHANG)
+        if done:
+            status = code
+        elif time.monotonic() > end:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            os.close(read_fd)
+            return f"build-timeout: no result within {deadline_s:g} s"
+        else:
+            time.sleep(pause_s)
+            pause_s = min(0.01, pause_s * 1.5)
+    with os.fdopen(read_fd, "r") as pipe:
+        message = pipe.read()
+    if os.WIFSIGNALED(status):
+        return f"build-crash: signal {os.WTERMSIG(status)}"
+    return message or None
+
+
+def _build_and_exit(module: Any, target: str, path: Path, linker: Linker, write_fd: int) -> None:
+    message = ""
+    try:
+        ask_to_be_killed()
+        import tvm
+        from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
+
+        scheduled = RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(module)
+        library = tvm.compile(scheduled, target=load_target(target))
+        objects = path.with_suffix(".o")
+        library.mod.write_to_file(str(objects))
+        linker.link([objects], path)
+        objects.unlink()
+    except BaseException as error:
+        message = f"build-error: {type(error).__name__}: {str(error).strip()[-300:]}"
+    finally:
+        os.write(write_fd, message.encode())
+        # Not sys.exit: this is a fork, and what its parent registered at exit is not its own.
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
