@@ -1,372 +1,298 @@
-"""Tuning records on disk: what was measured for which kernel on one kind of device.
+"""Tuning records on disk: what was measured once is never measured again.
 
-    manifest.json                 target and TVM version that the records hold for
-    database_workload.json        one kernel a line, in MetaSchedule's format
-    database_tuning_record.json   one measured schedule a line, in MetaSchedule's format
-    effort.jsonl                  one line per round of tuning: schedules tried, and whether there are more
+A store is a directory for one target and one version of TVM:
 
-The two database files can be opened by MetaSchedule's own JSONDatabase. They are written here, though: each
-round is appended by one write under a lock, so that processes can share a directory and a kill loses no more
-than the round under way. What was tried but failed is no record; `effort.jsonl` counts it, so that a kernel
-with few schedules, or many failures, is not tuned again for ever.
+    database_workload.json        one kernel a line, in MetaSchedule's own form
+    database_tuning_record.json   one measured schedule a line, likewise: `[kernel's line, [trace, seconds, ...]]`
+    history.jsonl                 one line per tuning of a kernel: the budget, what was measured, what failed
+    manifest.json                 the target and the versions
+
+MetaSchedule's `JSONDatabase` opens the first two. Lines are only ever appended, under a lock, so that several
+processes can share a store; a last line torn by a crash or a full disk is dropped with a warning. MetaSchedule's
+own query ignores the target, hence one store for each.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
+import math
 import os
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from filelock import FileLock, Timeout
 
 from tvm_mnas.errors import RecordsError
 
 if TYPE_CHECKING:
     from tvm_mnas.compiler.lowering import Kernel
 
+_LOGGER = logging.getLogger(__name__)
+
 FORMAT = 1
-WORKLOADS = "database_workload.json"
-RECORDS = "database_tuning_record.json"
-EFFORT = "effort.jsonl"
-MANIFEST = "manifest.json"
+FAILED_S = 1e10
+"""The run time that MetaSchedule gives to a schedule that failed."""
 
-_LOCK = ".lock"
-_LOCK_TIMEOUT_S = 60.0
-_log = logging.getLogger(__name__)
-
-# A record as we write it: [workload, [trace, run_secs, target, args]]. The trace is 5-10 kB that need not be
-# parsed to know the run times.
-_RUN_TIMES = re.compile(rb", \[([0-9eE.+\-, ]+)\], \{[^{}]*\"kind\"")
-
-
-@dataclass(frozen=True, slots=True)
-class Measurement:
-    """One measured schedule of a kernel: its trace as MetaSchedule's JSON value, and run times in seconds."""
-
-    trace: Any
-    run_times_s: tuple[float, ...]
-    arguments: Any
-
-    def __post_init__(self) -> None:
-        if not self.run_times_s or not all(0.0 < time < 1e9 for time in self.run_times_s):
-            raise ValueError(f"run times are above 0 s, not {self.run_times_s}")
+_WORKLOADS = "database_workload.json"
+_RECORDS = "database_tuning_record.json"
+_HISTORY = "history.jsonl"
+_MANIFEST = "manifest.json"
 
 
 @dataclass(slots=True)
 class _Entry:
-    """What is known of one kernel: where its workload and records lie, and how much was tried."""
+    """What is known of one kernel."""
 
-    workload: int | None = None
-    records: list[tuple[float, int]] = field(default_factory=list)  # (mean seconds, offset)
-    tried: int = 0
-    exhausted: bool = False
+    workload: str
+    line: int
+    trials: int = 0
+    budget: int = 0
+    best_s: float = math.inf
+    best: str | None = None
 
 
+@dataclass(slots=True)
+class _Reader:
+    """Reads a growing file of lines, each once; a torn last line is cut off."""
+
+    path: Path
+    offset: int = 0
+    line: int = 0
+
+    def fresh(self) -> Iterator[Any]:
+        """Yield what the lines appended since the last call hold. The store's lock must be held."""
+        if not self.path.exists():
+            return
+        with self.path.open("rb+") as file:
+            file.seek(self.offset)
+            for text in file:
+                self.line += 1
+                try:
+                    if not text.endswith(b"\n"):
+                        raise ValueError("it has no end")
+                    value = json.loads(text)
+                except ValueError as error:
+                    if file.read(1):
+                        raise RecordsError(
+                            f"{self.path}: each line is one JSON value, and line {self.line} is not "
+                            f"({error}); delete the line, or the directory to tune anew"
+                        ) from error
+                    _LOGGER.warning(
+                        "%s: the last line was torn and is dropped: one record lost", self.path
+                    )
+                    file.truncate(self.offset)
+                    self.line -= 1
+                    return
+                self.offset += len(text)
+                yield value
+
+
+@dataclass
 class RecordStore:
-    """The records of one directory. Made by `open`; any number of processes may share the directory."""
+    """The records of one target in one directory. Open with `RecordStore.open`."""
 
-    def __init__(self, directory: Path, target: str) -> None:
-        """Use `open`."""
-        self.directory = directory
-        self.target = target
-        self._entries: dict[str, _Entry] = {}
-        self._keys: list[str] = []
-        self._offsets = {WORKLOADS: 0, RECORDS: 0, EFFORT: 0}
+    directory: Path
+    target: str
+    _entries: dict[str, _Entry] = field(default_factory=dict)
+    _lines: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._workloads = _Reader(self.directory / _WORKLOADS)
+        self._records = _Reader(self.directory / _RECORDS)
+        self._history = _Reader(self.directory / _HISTORY)
 
     @classmethod
     def open(cls, directory: Path, *, target: str) -> RecordStore:
-        """Return the store in `directory`, made if it is not there, for a TVM target's JSON text.
+        """Return the store in `directory`, made if absent, for the TVM target `target` (its JSON text).
 
         Raises:
-            RecordsError: if the records there are unreadable or of another target or TVM version.
+            RecordsError: if it belongs to another target or TVM, is damaged, or cannot be written.
         """
-        from tvm_mnas.compiler.tvm_target import canonical_target
-
-        store = cls(Path(directory), canonical_target(target))
+        store = cls(directory, target)
         try:
-            store.directory.mkdir(parents=True, exist_ok=True)
+            directory.mkdir(parents=True, exist_ok=True)
             with store._locked():
                 store._check_manifest()
-                store._repair()
                 store._refresh()
         except OSError as error:
-            raise RecordsError(f"tuning records need a directory to write, {error}") from error
+            raise RecordsError(
+                f"{directory}: tuning records can be read and written, not {error.strerror}; "
+                f"name another directory with --records"
+            ) from error
         return store
 
-    def has(self, kernel: Kernel) -> bool:
-        """Return whether a schedule of `kernel` was ever measured."""
-        return bool(self._entry(kernel).records)
+    def __len__(self) -> int:
+        """The number of kernels with a valid record."""
+        return sum(entry.best is not None for entry in self._entries.values())
 
-    def trials(self, kernel: Kernel) -> int:
-        """Return how many schedules of `kernel` were measured."""
-        return len(self._entry(kernel).records)
+    def has(self, key: str) -> bool:
+        """Whether the kernel with this key has a schedule that ran."""
+        entry = self._entries.get(key)
+        return entry is not None and entry.best is not None
 
-    def tried(self, kernel: Kernel) -> int:
-        """Return how many schedules of `kernel` were tried, those that failed included."""
-        entry = self._entry(kernel)
-        return max(entry.tried, len(entry.records))
+    def trials(self, key: str) -> int:
+        """How many schedules were measured for the kernel, failed ones included."""
+        return self._entries[key].trials if key in self._entries else 0
 
-    def best_us(self, kernel: Kernel) -> float | None:
-        """Return the time of the best schedule of `kernel` in microseconds, `None` if there is none."""
-        records = self._entry(kernel).records
-        return min(records)[0] * 1e6 if records else None
+    def best_us(self, key: str) -> float | None:
+        """The best run time of the kernel in microseconds, None if it has none."""
+        return self._entries[key].best_s * 1e6 if self.has(key) else None
 
-    def remaining(self, kernel: Kernel, trials: int) -> int:
-        """Return how many more schedules to try so that `trials` were tried, 0 if there are no more."""
-        entry = self._entry(kernel)
-        if not entry.records:
-            return trials
-        return 0 if entry.exhausted else max(0, trials - self.tried(kernel))
+    def missing(self, kernels: Iterable[Kernel], *, trials_per_kernel: int = 1) -> list[Kernel]:
+        """Return the kernels on which less than this budget was spent, in their order.
 
-    def missing(self, kernels: Iterable[Kernel], *, trials: int = 1) -> list[Kernel]:
-        """Return those of `kernels` that have no record, or of which fewer than `trials` were tried."""
-        return [kernel for kernel in kernels if self.remaining(kernel, trials)]
+        A kernel with fewer schedules than its budget counts as done: there were no more. One that was tuned and
+        never ran is not tried again with the same budget.
+        """
+        return [
+            kernel
+            for kernel in kernels
+            if kernel.key not in self._entries
+            or self._entries[kernel.key].budget < trials_per_kernel
+        ]
 
-    def refresh(self) -> None:
-        """Take in what other processes have written since."""
-        with self._locked():
-            self._refresh()
+    def records_of(self, key: str) -> list[str]:
+        """Return every record of the kernel as MetaSchedule's JSON, failed ones included."""
+        entry = self._entries.get(key)
+        if entry is None:
+            return []
+        found: list[str] = []
+        with (self.directory / _RECORDS).open(encoding="utf-8") as file:
+            for text in file:
+                line, record = json.loads(text)
+                if line == entry.line:
+                    found.append(json.dumps(record))
+        return found
 
     def add(
         self,
         kernel: Kernel,
-        measurements: Sequence[Measurement],
+        records: Sequence[str],
         *,
-        tried: int,
-        exhausted: bool = False,
+        budget: int,
+        failures: Mapping[str, int],
+        duration_s: float,
     ) -> None:
-        """Append one round of tuning: `tried` schedules, of which `measurements` succeeded.
-
-        `exhausted` says that the kernel has no further schedules. On disk when this returns.
-        """
-        if tried < len(measurements):
-            raise ValueError(f"{len(measurements)} measured schedules of {tried} tried ones")
-        with self._locked():
-            self._refresh()
-            entry = self._entries.setdefault(kernel.key, _Entry())
-            if measurements and entry.workload is None:
-                self._append(WORKLOADS, [json.dumps(_workload_json(kernel))])
-                self._refresh()
-            if measurements:
-                self._append(
-                    RECORDS,
-                    [_record_line(entry.workload, item, self.target) for item in measurements],
-                )
-            effort = {"kernel": kernel.key, "tried": tried, "exhausted": exhausted}
-            self._append(EFFORT, [json.dumps({**effort, "name": kernel.name})])
-            self._refresh()
-
-    def read(self, kernel: Kernel, *, top: int | None = None) -> list[Measurement]:
-        """Return the records of `kernel`, best first, the `top` best of them if given."""
-        records = sorted(self._entry(kernel).records)[:top]
-        return [_parse_record(self._line(RECORDS, offset)) for _, offset in records]
-
-    def subset(self, kernels: Iterable[Kernel], directory: Path) -> RecordStore:
-        """Write the best record of each of `kernels` to the new store `directory` and return it.
+        """Append the `records` (MetaSchedule's JSON) that tuning `kernel` to `budget` trials gave.
 
         Raises:
-            RecordsError: if `directory` holds records already.
+            RecordsError: if the disk does not take them; what was there before stays.
         """
-        if (directory / RECORDS).exists():
-            raise RecordsError(f"a subset needs a new directory, {directory} holds records already")
-        copy = RecordStore.open(directory, target=self.target)
+        try:
+            with self._locked():
+                self._refresh()
+                if kernel.key not in self._entries:
+                    self._append(_WORKLOADS, [kernel.workload])
+                    self._refresh()
+                line = self._entries[kernel.key].line
+                self._append(_RECORDS, [f"[{line}, {record}]" for record in records])
+                history = {
+                    "key": kernel.key,
+                    "name": kernel.name,
+                    "budget": budget,
+                    "measured": len(records),
+                    "failures": dict(failures),
+                    "duration_s": round(duration_s, 3),
+                }
+                self._append(_HISTORY, [json.dumps(history)])
+                self._refresh()
+        except OSError as error:
+            raise RecordsError(
+                f"{self.directory}: tuning records can be written, not {error.strerror}; "
+                f"make room, then `tvm-mnas search --resume RUN`"
+            ) from error
+
+    def database(self, kernels: Iterable[Kernel]) -> Any:
+        """Return a MetaSchedule database with the best record of each of `kernels` that has one."""
+        from tvm_mnas.compiler.metaschedule import EQUALITY, load_meta_schedule
+
+        database = load_meta_schedule().database
+        memory = database.MemoryDatabase(module_equality=EQUALITY)
         for kernel in kernels:
-            if self.has(kernel):
-                copy.add(kernel, self.read(kernel, top=1), tried=self.tried(kernel))
-        return copy
+            entry = self._entries.get(kernel.key)
+            if entry is None or entry.best is None:
+                continue
+            loaded = database.Workload.from_json(json.loads(kernel.workload))
+            workload = memory.commit_workload(loaded.mod)
+            memory.commit_tuning_record(
+                database.TuningRecord.from_json(json.loads(entry.best), workload)
+            )
+        return memory
 
-    def __len__(self) -> int:
-        """Return how many schedules were measured, of all kernels."""
-        return sum(len(entry.records) for entry in self._entries.values())
-
-    def _entry(self, kernel: Kernel) -> _Entry:
-        return self._entries.get(kernel.key) or _Entry()
+    def subset(self, kernels: Sequence[Kernel], directory: Path) -> None:
+        """Write a store in `directory` with the best records of `kernels` alone: what an artifact is made of."""
+        other = RecordStore.open(directory, target=self.target)
+        for kernel in kernels:
+            entry = self._entries[kernel.key]
+            records = [] if entry.best is None else [entry.best]
+            other.add(kernel, records, budget=entry.budget, failures={}, duration_s=0.0)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        lock = FileLock(self.directory / _LOCK, timeout=_LOCK_TIMEOUT_S)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise RecordsError(
-                f"{self.directory} has been locked by another process for {_LOCK_TIMEOUT_S:g} s; "
-                f"end that process, or name another directory with --records"
-            ) from error
-        try:
+        with (self.directory / ".lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
             yield
-        finally:
-            lock.release()
 
     def _check_manifest(self) -> None:
-        expected = {"format": FORMAT, "target": self.target, "tvm": _tvm_version()}
-        path = self.directory / MANIFEST
+        path = self.directory / _MANIFEST
+        mine = {"format": FORMAT, "target": self.target, "tvm": version("apache-tvm")}
         if not path.exists():
-            if any((self.directory / name).exists() for name in (WORKLOADS, RECORDS)):
-                raise RecordsError(
-                    f"{self.directory} holds records without a {MANIFEST} that says what target they "
-                    f"are for; remove them, or name another directory with --records"
-                )
-            part = path.with_name(MANIFEST + ".part")
-            part.write_text(json.dumps(expected, indent=2) + "\n", encoding="utf-8")
+            part = path.with_name(path.name + ".part")
+            part.write_text(json.dumps(mine, indent=2) + "\n", encoding="utf-8")
             os.replace(part, path)
             return
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            differing = [key for key, value in expected.items() if found.get(key) != value]
-        except (ValueError, AttributeError) as error:
-            raise RecordsError(f"{path} is not the JSON of a manifest: {error}") from error
-        if differing:
-            key = differing[0]
-            raise RecordsError(
-                f"records hold for one target and TVM version: {self.directory} has {key} "
-                f"{found.get(key)!r}, not {expected[key]!r}; name another directory with --records"
-            )
-
-    def _repair(self) -> None:
-        """Cut off a last line that a killed writer left unfinished."""
-        for name in self._offsets:
-            path = self.directory / name
-            if not path.exists() or path.stat().st_size == 0:
-                continue
-            with path.open("rb+") as file:
-                content = file.read()
-                if content.endswith(b"\n"):
-                    continue
-                keep = content.rfind(b"\n") + 1
-                # TVM's own writer ends the file without a newline: a whole line stays.
-                if _is_json(content[keep:]):
-                    file.write(b"\n")
-                    continue
-                _log.warning(
-                    "%s ended in the middle of a line, after a kill or a full disk; cut off %d bytes",
-                    path,
-                    len(content) - keep,
+            theirs = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise RecordsError(f"{path}: a manifest is JSON ({error}); delete the file") from error
+        for name, value in mine.items():
+            found = theirs.get(name) if isinstance(theirs, dict) else None
+            if found != value:
+                raise RecordsError(
+                    f"{self.directory}: these records are for {name} {found!r}, not {value!r}; "
+                    f"name another directory with --records"
                 )
-                file.truncate(keep)
-
-    def _refresh(self) -> None:
-        for line in self._new_lines(WORKLOADS):
-            try:
-                digest = json.loads(line[1])[0]
-                key = f"{int(digest) & (2**64 - 1):016x}"
-            except (ValueError, TypeError, IndexError) as error:
-                raise self._unreadable(WORKLOADS, len(self._keys) + 1) from error
-            entry = self._entries.setdefault(key, _Entry())
-            if entry.workload is None:
-                entry.workload = len(self._keys)
-            self._keys.append(key)
-        for number, line in enumerate(self._new_lines(RECORDS), 1):
-            try:
-                workload, mean_s = _parse_times(line[1])
-                key = self._keys[workload]
-            except (ValueError, TypeError, IndexError) as error:
-                raise self._unreadable(RECORDS, number) from error
-            if mean_s is not None:
-                self._entries[key].records.append((mean_s, line[0]))
-        for number, line in enumerate(self._new_lines(EFFORT), 1):
-            try:
-                effort = json.loads(line[1])
-                entry = self._entries.setdefault(effort["kernel"], _Entry())
-                entry.tried += int(effort["tried"])
-                entry.exhausted = entry.exhausted or bool(effort["exhausted"])
-            except (ValueError, TypeError, KeyError) as error:
-                raise self._unreadable(EFFORT, number) from error
-
-    def _unreadable(self, name: str, number: int) -> RecordsError:
-        return RecordsError(
-            f"{self.directory / name} is unreadable near new line {number}; "
-            f"restore it, or name another directory with --records"
-        )
-
-    def _new_lines(self, name: str) -> Iterator[tuple[int, bytes]]:
-        """Yield (offset, line) of each whole line not read yet."""
-        path = self.directory / name
-        if not path.exists() or path.stat().st_size <= self._offsets[name]:
-            return
-        with path.open("rb") as file:
-            file.seek(self._offsets[name])
-            for line in file:
-                if not line.endswith(b"\n"):
-                    return
-                offset = self._offsets[name]
-                self._offsets[name] += len(line)
-                if line.strip():
-                    yield offset, line
-
-    def _line(self, name: str, offset: int) -> bytes:
-        with (self.directory / name).open("rb") as file:
-            file.seek(offset)
-            return file.readline()
 
     def _append(self, name: str, lines: Sequence[str]) -> None:
-        data = "".join(line + "\n" for line in lines).encode()
-        descriptor = os.open(
-            self.directory / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644
-        )
-        try:
-            written = os.write(descriptor, data)
-            if written != len(data):
-                os.write(descriptor, data[written:])
-        except OSError as error:
-            raise RecordsError(f"cannot write {self.directory / name}: {error}") from error
-        finally:
-            os.close(descriptor)
+        if not lines:
+            return
+        data = "".join(f"{line}\n" for line in lines).encode()
+        with (self.directory / name).open("ab") as file:
+            file.write(data)
+
+    def _refresh(self) -> None:
+        """Take in what this or another process appended. The lock must be held."""
+        from tvm_mnas.compiler.metaschedule import key_of
+
+        for value in self._workloads.fresh():
+            key = key_of(value[0])
+            self._entries.setdefault(key, _Entry(json.dumps(value), len(self._lines)))
+            self._lines.append(key)
+        for line, record in self._records.fresh():
+            if not 0 <= line < len(self._lines):
+                raise RecordsError(
+                    f"{self.directory}: a record names the line of its kernel, and there is no line "
+                    f"{line}; delete the directory to tune anew"
+                )
+            entry = self._entries[self._lines[line]]
+            entry.trials += 1
+            mean_s = _mean_s(record)
+            if mean_s < entry.best_s:
+                entry.best_s, entry.best = mean_s, json.dumps(record)
+        for event in self._history.fresh():
+            if event["key"] in self._entries:
+                entry = self._entries[event["key"]]
+                entry.budget = max(entry.budget, int(event["budget"]))
 
 
-def _tvm_version() -> str:
-    from importlib.metadata import version
-
-    return version("apache-tvm")
-
-
-def _workload_json(kernel: Kernel) -> list[Any]:
-    from tvm.s_tir.meta_schedule.database import Workload
-
-    return [str(part) for part in Workload(kernel.workload).as_json()]
-
-
-def _record_line(workload: int | None, measurement: Measurement, target: str) -> str:
-    return json.dumps(
-        [
-            workload,
-            [
-                measurement.trace,
-                list(measurement.run_times_s),
-                json.loads(target),
-                measurement.arguments,
-            ],
-        ]
-    )
-
-
-def _parse_record(line: bytes) -> Measurement:
-    _, (trace, run_times_s, _, arguments) = json.loads(line)
-    return Measurement(trace, tuple(float(time) for time in run_times_s), arguments)
-
-
-def _parse_times(line: bytes) -> tuple[int, float | None]:
-    """Return the workload's number and the mean run time in seconds, `None` for a failed schedule."""
-    found = _RUN_TIMES.search(line, max(0, len(line) - 2000))
-    if found is None:
-        workload, (_, run_times, _, _) = json.loads(line)
-        times = [float(time) for time in run_times]
-    else:
-        workload = int(line[1 : line.index(b",")])
-        times = [float(time) for time in found.group(1).split(b",")]
-    mean_s = sum(times) / len(times)
-    # MetaSchedule writes 1e10 for a schedule that failed.
-    return int(workload), mean_s if 0.0 < mean_s < 1e9 else None
-
-
-def _is_json(data: bytes) -> bool:
-    try:
-        json.loads(data)
-    except ValueError:
-        return False
-    return True
+def _mean_s(record: Sequence[Any]) -> float:
+    """Return the mean run time of a record, infinite for one that failed."""
+    runs = record[1]
+    if not runs:
+        return math.inf
+    mean = math.fsum(float(run) for run in runs) / len(runs)
+    return mean if mean < FAILED_S else math.inf
