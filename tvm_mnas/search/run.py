@@ -17,14 +17,14 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tvm_mnas.config import SearchConfig, read_settings
-from tvm_mnas.errors import RunError, TvmMnasError
+from tvm_mnas.errors import ConfigError, RunError, TvmMnasError
 from tvm_mnas.search.evaluation import Evaluation
 from tvm_mnas.search.reward import Reward
 
@@ -88,6 +88,20 @@ class RunDirectory:
                 f"`ls {path.parent}` shows what is there, `tvm-mnas search` starts a new run"
             )
         return cls(path, SearchConfig.from_mapping(read_settings(file), source=str(file)))
+
+    def changed(self, settings: Mapping[str, object]) -> RunDirectory:
+        """Return this run with `settings` changed in its configuration, on disk too.
+
+        Raises:
+            ConfigError: if a value breaks a rule, or fewer trials are asked for than before.
+        """
+        config = replace(self.config, **settings)  # type: ignore[arg-type]  # it checks itself
+        if config.trials < self.config.trials:
+            raise ConfigError(
+                f"a resumed run keeps its {self.config.trials} trials or gets more, not {config.trials}"
+            )
+        _write_atomically(self.path / "config.toml", config.to_toml())
+        return RunDirectory(self.path, config)
 
     @cached_property
     def reward(self) -> Reward:
@@ -157,6 +171,10 @@ class RunDirectory:
                 f"({type(error).__name__}: {error}); restore it from a copy, or start a new search"
             ) from error
         return study
+
+    def finished_trials(self) -> tuple[TrialRecord, ...]:
+        """Return the finished trials, read from disk; see `trials`."""
+        return self.trials(self.study())
 
     def trials(self, study: optuna.Study) -> tuple[TrialRecord, ...]:
         """Return the finished trials of `study` in the order of their numbers.

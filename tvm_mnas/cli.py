@@ -1,0 +1,477 @@
+"""The command line: `tvm-mnas search | report | export | space | bench | devices`.
+
+The only module that ends the process. Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted (state saved).
+Everything heavy is imported inside a command, so that `--help` and a wrong flag answer at once.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.main import get_command
+
+from tvm_mnas import __version__
+from tvm_mnas.config import SearchConfig, read_settings
+from tvm_mnas.console import (
+    MESSAGES,
+    OUTPUT,
+    Column,
+    SearchDisplay,
+    format_ms,
+    print_json,
+    print_table,
+)
+from tvm_mnas.errors import ConfigError, RunError, TvmMnasError
+
+if TYPE_CHECKING:
+    from tvm_mnas.search.run import RunDirectory
+    from tvm_mnas.search.session import SearchResult
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Search for a network whose measured, auto-scheduled latency on your device is part of the "
+    "reward, and get the compiled .so.",
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Records = Annotated[
+    str, typer.Option(help="Where tuning records are kept, from one run to the next.")
+]
+DEFAULTS = SearchConfig()
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        OUTPUT.print(f"tvm-mnas {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def search(
+    space: Annotated[str | None, typer.Option(help="A space by name, or a TOML file.")] = None,
+    device: Annotated[str | None, typer.Option(help="A device profile by name, or a file.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="embedded, imagefolder:PATH, imagenet:PATH or idx:PATH.")
+    ] = None,
+    target_latency: Annotated[
+        str | None, typer.Option(help="T of the reward, with its unit: 80ms, 900us, 0.08s.")
+    ] = None,
+    hard: Annotated[
+        bool, typer.Option("--hard", help="A hard latency constraint: alpha 0, beta -1.")
+    ] = False,
+    alpha: Annotated[float | None, typer.Option(help="Exponent up to the target.")] = None,
+    beta: Annotated[float | None, typer.Option(help="Exponent beyond the target.")] = None,
+    algorithm: Annotated[
+        str | None, typer.Option(help="ppo, random, evolution, tpe or nsga2.")
+    ] = None,
+    trials: Annotated[int | None, typer.Option(help="Candidates to sample in all.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Candidates per controller update.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The seed of every random choice.")] = None,
+    train_steps: Annotated[int | None, typer.Option(help="Steps of the short training.")] = None,
+    trials_per_kernel: Annotated[
+        int | None, typer.Option(help="Schedules to measure for a kernel without records.")
+    ] = None,
+    finalists: Annotated[
+        int | None, typer.Option(help="Best candidates to retrain before naming one.")
+    ] = None,
+    final_steps: Annotated[int | None, typer.Option(help="Steps of that retraining.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Trainings side by side; 0: one a core.")] = None,
+    records: Annotated[
+        str | None, typer.Option(help="Where tuning records are kept, from run to run.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A TOML file with any of these settings; flags win.")
+    ] = None,
+    run: Annotated[Path | None, typer.Option(help="The new run's directory.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with this run, after anything.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Search; with no options a small one, on this machine's CPU with embedded data, in minutes."""
+    from tvm_mnas.search.reward import parse_latency
+
+    given: dict[str, Any] = {
+        "space": space,
+        "device": device,
+        "data": data,
+        "target_latency_ms": None if target_latency is None else parse_latency(target_latency),
+        "alpha": alpha,
+        "beta": beta,
+        "algorithm": algorithm,
+        "trials": trials,
+        "batch": batch,
+        "seed": seed,
+        "train_steps": train_steps,
+        "trials_per_kernel": trials_per_kernel,
+        "finalists": finalists,
+        "final_steps": final_steps,
+        "jobs": jobs,
+        "records": records,
+    }
+    flags = {name: value for name, value in given.items() if value is not None}
+    if hard:
+        if alpha is not None or beta is not None:
+            raise ConfigError("--hard sets alpha and beta itself; leave out --alpha and --beta")
+        flags |= {"alpha": 0.0, "beta": -1.0}
+    directory = (
+        _start_run(flags, config, run)
+        if resume is None
+        else _resume_run(resume, flags, config, run)
+    )
+    _search(directory, as_json=as_json)
+
+
+def _start_run(flags: dict[str, Any], config: Path | None, run: Path | None) -> RunDirectory:
+    from tvm_mnas.search.run import RunDirectory
+
+    settings = (read_settings(config) if config is not None else {}) | flags
+    resolved = SearchConfig.from_mapping(
+        settings, source=str(config) if config is not None else "command line"
+    )
+    if resolved.space != DEFAULTS.space and "target_latency_ms" not in settings:
+        raise ConfigError(
+            f"a search in the space {resolved.space!r} needs its target latency, and there is none; "
+            f"add, for example, --target-latency 80ms"
+        )
+    _check_inputs(resolved)
+    if run is None:
+        moment = datetime.now().strftime("%Y%m%d-%H%M%S")
+        run = Path("runs") / f"{moment}-{Path(resolved.space).stem}"
+    return RunDirectory.create(run, resolved)
+
+
+def _resume_run(
+    path: Path, flags: dict[str, Any], config: Path | None, run: Path | None
+) -> RunDirectory:
+    from tvm_mnas.search.run import RunDirectory
+
+    if config is not None or run is not None or set(flags) - {"trials", "jobs"}:
+        raise ConfigError(
+            "a resumed run keeps its settings; beside --resume only --trials, --jobs and --json are "
+            "taken; leave out the others, or start a new run"
+        )
+    directory = RunDirectory.open(path)
+    if flags:
+        directory = directory.changed(flags)
+    _check_inputs(directory.config)
+    return directory
+
+
+def _check_inputs(config: SearchConfig) -> None:
+    """Find out now, not minutes later, whether space, device and data are there."""
+    from tvm_mnas.devices.profile import read_profile
+    from tvm_mnas.space.files import load_space
+    from tvm_mnas.training.images import check_data
+
+    load_space(config.space)
+    read_profile(config.device)
+    check_data(config.data)
+
+
+def _search(directory: RunDirectory, *, as_json: bool) -> None:
+    from tvm_mnas.report.html import write_report
+    from tvm_mnas.search.session import Session
+
+    with directory.lock():
+        session = Session.open(directory)
+        config = directory.config
+        MESSAGES.print(
+            f"tvm-mnas {__version__}: {config.algorithm} over {session.space.name} "
+            f"({session.space.size:,} architectures), {config.trials} trials, "
+            f"target {format_ms(config.target_latency_ms)} on {config.device}; run {directory.path}",
+            markup=False,
+        )
+        with SearchDisplay(config.trials, session.finished) as display:
+            result = session.run(display)
+        write_report(directory, result.records, best=result.best)
+    _show_result(directory, result, as_json=as_json)
+
+
+def _show_result(directory: RunDirectory, result: SearchResult, *, as_json: bool) -> None:
+    from tvm_mnas.report.tables import pareto_rows
+
+    rows = pareto_rows(result.records)
+    if as_json:
+        print_json({"run": str(directory.path), "pareto": rows, **result.summary()})
+        return
+    _print_pareto(rows)
+    for line in result.lines():
+        OUTPUT.print(line, markup=False)
+
+
+def _print_pareto(rows: list[dict[str, Any]]) -> None:
+    columns = (
+        Column("trial", "trial"),
+        Column("accuracy %", "accuracy_percent"),
+        Column("latency ms", "latency_ms"),
+        Column("spread %", "spread_percent"),
+        Column("reward", "reward"),
+        Column("params", "parameters"),
+        Column("mult-adds", "mult_adds"),
+        Column("architecture", "architecture", number=False),
+    )
+    print_table("Pareto set", columns, rows, as_json=False)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="A run directory.")], as_json: AsJson = False
+) -> None:
+    """Show a run's Pareto set and write its figures and page to RUN/report."""
+    from tvm_mnas.report.html import write_report
+    from tvm_mnas.report.tables import pareto_rows
+    from tvm_mnas.search.run import RunDirectory
+
+    directory = RunDirectory.open(run)
+    records = directory.finished_trials()
+    files = write_report(directory, records)
+    rows = pareto_rows(records)
+    if as_json:
+        print_json({"run": str(run), "pareto": rows, "files": [str(file) for file in files]})
+        return
+    _print_pareto(rows)
+    for file in files:
+        OUTPUT.print(str(file), markup=False)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    trial: Annotated[
+        int | None, typer.Option(help="A trial's number; without it, the highest reward.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="A new directory for the files.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Training steps; without it, the run's final_steps.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a trial's network longer and write net.so, weights, net.onnx, records and manifest."""
+    from tvm_mnas.search.run import RunDirectory
+    from tvm_mnas.search.session import Session
+
+    directory = RunDirectory.open(run)
+    with directory.lock():
+        session = Session.open(directory)
+        record = session.pick(trial)
+        target = output if output is not None else run / f"trial-{record.number}"
+        with SearchDisplay(1) as display:
+            manifest = session.export(record, target, steps=steps, observer=display)
+    if as_json:
+        print_json(manifest)
+    else:
+        OUTPUT.print(f"{target}/net.so", markup=False)
+
+
+@app.command()
+def space(
+    name: Annotated[str | None, typer.Argument(help="A space by name, or a TOML file.")] = None,
+    sample: Annotated[int, typer.Option(help="Print this many random architectures.")] = 0,
+    seed: Annotated[int, typer.Option(help="The seed of the sample.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """List the spaces that ship, describe one, or sample from it."""
+    from tvm_mnas.models.cost import count_cost
+    from tvm_mnas.space.files import load_space, space_names
+
+    if name is None:
+        spaces = [load_space(known) for known in space_names()]
+        overview: list[dict[str, Any]] = [
+            {
+                "name": known.name,
+                "size": known.size,
+                "decisions": len(known.decisions),
+                "blocks": len(known.blocks),
+                "input": known.input_size,
+                "classes": known.classes,
+            }
+            for known in spaces
+        ]
+        columns = (
+            Column("name", "name", number=False),
+            Column("architectures", "size"),
+            Column("decisions", "decisions"),
+            Column("blocks", "blocks"),
+            Column("input", "input"),
+            Column("classes", "classes"),
+        )
+        print_table("Spaces", columns, overview, as_json=as_json)
+        return
+    chosen = load_space(name)
+    if sample:
+        rng = random.Random(seed)
+        rows: list[dict[str, Any]] = []
+        for _ in range(sample):
+            architecture = chosen.decode(chosen.sample(rng))
+            cost = count_cost(architecture)
+            rows.append(
+                {
+                    "id": architecture.id,
+                    "parameters": cost.parameters,
+                    "mult_adds": cost.mult_adds,
+                    "architecture": architecture.notation,
+                }
+            )
+        columns = (
+            Column("id", "id", number=False),
+            Column("params", "parameters"),
+            Column("mult-adds", "mult_adds"),
+            Column("architecture", "architecture", number=False),
+        )
+        print_table(f"{sample} of {chosen.name}", columns, rows, as_json=as_json)
+        return
+    decisions: list[dict[str, Any]] = [
+        {
+            "decision": decision.name,
+            "choices": list(decision.choices) if as_json else ", ".join(map(str, decision.choices)),
+        }
+        for decision in chosen.decisions
+    ]
+    columns = (
+        Column("decision", "decision", number=False),
+        Column("choices", "choices", number=False),
+    )
+    print_table(f"{chosen.name}: {chosen.size:,} architectures", columns, decisions, as_json=as_json)
+
+
+@app.command()
+def bench(
+    model: Annotated[str, typer.Argument(help="A notation, an .onnx file, or RUN:TRIAL.")],
+    device: Annotated[str, typer.Option(help="A device profile by name, or a file.")] = "local",
+    trials_per_kernel: Annotated[
+        int, typer.Option(help="Schedules to measure for a kernel without records.")
+    ] = 32,
+    records: Records = DEFAULTS.records,
+    seed: Annotated[int, typer.Option(help="The seed of weights and tuning.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Tune what has no records, then time a network end to end and show its kernels."""
+    from tvm_mnas.search.bench import bench_model
+
+    with SearchDisplay(1) as display:
+        result = bench_model(
+            model,
+            device=device,
+            records=Path(records),
+            trials_per_kernel=trials_per_kernel,
+            seed=seed,
+            observer=display,
+        )
+    if as_json:
+        print_json(result.to_json())
+        return
+    columns = (
+        Column("kernel", "kernel", number=False),
+        Column("times", "times"),
+        Column("us each", "best_us"),
+        Column("share %", "share_percent"),
+        Column("GFLOP/s", "gflops"),
+        Column("trials", "trials"),
+    )
+    print_table("Kernels, from their records", columns, result.kernels, as_json=False)
+    OUTPUT.print(result.line, markup=False)
+
+
+@app.command()
+def devices(
+    tracker: Annotated[
+        str | None, typer.Option(help="Ask this tracker, host:port, what is registered.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the device profiles that ship, or the devices that a tracker knows."""
+    from tvm_mnas.devices.profile import parse_tracker, read_profile, shipped_profiles
+    from tvm_mnas.devices.tracker import TrackerClient
+
+    if tracker is not None:
+        with TrackerClient(parse_tracker(tracker)) as client:
+            rows: list[dict[str, Any]] = [
+                {
+                    "key": status.key,
+                    "host": status.host,
+                    "port": status.port,
+                    "state": {True: "free", False: "busy", None: "unknown"}[status.free],
+                }
+                for status in client.devices()
+            ]
+        columns = (
+            Column("key", "key", number=False),
+            Column("host", "host", number=False),
+            Column("port", "port"),
+            Column("state", "state", number=False),
+        )
+        print_table(f"Devices of tracker {tracker}", columns, rows, as_json=as_json)
+        return
+    profiles: list[dict[str, Any]] = []
+    for key in shipped_profiles():
+        profile = read_profile(key)
+        profiles.append(
+            {
+                "key": key,
+                "description": profile.description,
+                "threads": profile.threads,
+                "core": profile.core,
+                "reached": "started on demand" if profile.is_local else str(profile.tracker),
+            }
+        )
+    columns = (
+        Column("key", "key", number=False),
+        Column("threads", "threads"),
+        Column("core", "core"),
+        Column("reached", "reached", number=False),
+        Column("description", "description", number=False),
+    )
+    print_table("Device profiles", columns, profiles, as_json=as_json)
+
+
+def main() -> None:
+    """Run the command line; ends the process with 0, 1, 2 or 130."""
+    import click
+
+    command = get_command(app)
+    try:
+        code = command(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.exceptions.NoArgsIsHelpError as error:
+        OUTPUT.print(error.format_message(), markup=False)
+        sys.exit(2)
+    except click.ClickException as error:
+        _fail(f"{error.format_message()}; `{_command_path(error)} --help` shows what is taken", 2)
+    except TvmMnasError as error:
+        _fail(str(error), error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        _fail("interrupted; what was finished is saved", INTERRUPTED)
+    except BrokenPipeError:
+        sys.exit(1)
+
+
+def _command_path(error: object) -> str:
+    context = getattr(error, "ctx", None)
+    return context.command_path if context is not None else "tvm-mnas"
+
+
+def _fail(message: str, code: int) -> None:
+    MESSAGES.print(f"tvm-mnas: error: {' '.join(message.split())}", markup=False)
+    sys.exit(code)

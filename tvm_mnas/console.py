@@ -1,0 +1,149 @@
+"""How the command line looks: progress, lines per trial and tables. Decides nothing; `cli.py` does."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from tvm_mnas.search.run import TrialRecord
+
+OUTPUT = Console(highlight=False, soft_wrap=True)
+"""Where results go."""
+
+MESSAGES = Console(stderr=True, highlight=False, soft_wrap=True)
+"""Where progress and errors go, so that `--json` on standard output stays clean."""
+
+
+def format_ms(latency_ms: float) -> str:
+    """Return a latency with three significant digits and its unit."""
+    return f"{latency_ms:.3g} ms" if latency_ms < 100 else f"{latency_ms:.0f} ms"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column: its heading, the key of its value in a row, and whether it holds numbers."""
+
+    heading: str
+    key: str
+    number: bool = True
+
+
+def print_table(
+    title: str, columns: Sequence[Column], rows: Sequence[dict[str, Any]], *, as_json: bool
+) -> None:
+    """Print `rows` as a table, or as one JSON document with every key of every row."""
+    if as_json:
+        print_json(rows)
+        return
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(
+            column.heading,
+            justify="right" if column.number else "left",
+            overflow="fold",
+            no_wrap=column.number,
+        )
+    for row in rows:
+        table.add_row(*(_cell(row.get(column.key)) for column in columns))
+    OUTPUT.print(table)
+
+
+def print_json(values: object) -> None:
+    """Print `values` as one JSON document on standard output."""
+    json.dump(values, sys.stdout, indent=2)
+    sys.stdout.write("\n")
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
+
+
+def trial_line(record: TrialRecord) -> str:
+    """Return one line that says what became of a trial."""
+    evaluation = record.evaluation
+    head = f"trial {record.number:>4}  {evaluation.architecture.id}"
+    if record.repeats is not None:
+        head += f"  (met in trial {record.repeats})"
+    if evaluation.failure is not None:
+        return f"{head}  failed in {evaluation.failure.stage}: {evaluation.failure.reason}"
+    objectives = evaluation.objectives
+    assert objectives is not None
+    accuracy, latency_ms = objectives
+    flag = "  EMULATED, not a latency" if evaluation.latency and evaluation.latency.emulated else ""
+    return (
+        f"{head}  accuracy {accuracy:6.2%}  latency {format_ms(latency_ms):>9}"
+        f"  reward {record.reward:.4f}{flag}"
+    )
+
+
+@dataclass
+class SearchDisplay:
+    """Shows the progress of a whole search and of the step under way; an `Observer` and a context manager."""
+
+    total: int
+    finished: int = 0
+    _progress: Progress = field(init=False)
+    _whole: TaskID = field(init=False)
+    _step: TaskID = field(init=False)
+    _best: float | None = None
+
+    def __post_init__(self) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description:<24}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=MESSAGES,
+            transient=True,
+            disable=not MESSAGES.is_terminal,
+        )
+        self._whole = self._progress.add_task("trials", total=self.total, completed=self.finished)
+        self._step = self._progress.add_task("starting", total=None)
+
+    def __enter__(self) -> SearchDisplay:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        """Show that `done` of `total` steps of the stage `name` are finished."""
+        self._progress.update(self._step, description=name, completed=done, total=total)
+
+    def trial(self, record: TrialRecord) -> None:
+        """Show a finished trial."""
+        MESSAGES.print(trial_line(record), markup=False)
+        if record.reward is not None and (self._best is None or record.reward > self._best):
+            self._best = record.reward
+        best = "" if self._best is None else f"  best reward {self._best:.4f}"
+        self._progress.update(self._whole, advance=1, description=f"trials{best}")
+
+    def note(self, text: str) -> None:
+        """Show one line of news."""
+        MESSAGES.print(text, markup=False)

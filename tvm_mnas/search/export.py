@@ -1,0 +1,181 @@
+"""Hands over one network: everything that is needed to ship it, and to know how its figures were obtained.
+
+    net.so                 the compiled network: function `main`, images (1,C,H,W) float32 -> logits (1,classes)
+    weights.safetensors    the trained weights, with the architecture in the header
+    net.onnx               the same network for other tools
+    architecture.json      its notation, its id and its resolved layers
+    records/               the tuning records that net.so was compiled from
+    manifest.json          how accuracy and latency were measured, on what, with which versions
+
+An export directory appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tvm_mnas import __version__
+from tvm_mnas.config import SearchConfig
+from tvm_mnas.errors import RunError
+from tvm_mnas.models.cost import count_cost
+from tvm_mnas.search.evaluation import Observer
+from tvm_mnas.search.pipeline import input_shape
+from tvm_mnas.search.trainer import load_splits, read_accuracy
+from tvm_mnas.search.workbench import Workbench
+
+if TYPE_CHECKING:
+    from tvm_mnas.space.architecture import Architecture
+
+MANIFEST_FORMAT = 1
+CHECKED_IMAGES = 16
+"""How many images of the test split the device and torch must agree on."""
+
+_PACKAGES = ("apache-tvm", "apache-tvm-ffi", "torch", "onnx", "numpy", "xgboost")
+
+
+def export_network(
+    weights: Path,
+    directory: Path,
+    *,
+    config: SearchConfig,
+    workbench: Workbench,
+    origin: dict[str, Any],
+    observer: Observer,
+) -> dict[str, Any]:
+    """Compile, check, measure and write the network whose trained `weights` are given; return its manifest.
+
+    `origin` says where the network comes from (run, trial, reward) and is copied into the manifest. The
+    accuracy on the test split is computed here, for the first time, and nothing is chosen by it.
+
+    Raises:
+        RunError: if `directory` exists, or the weights cannot be read.
+        CandidateError: if the network cannot be compiled or measured.
+        DeviceError: if the device stays lost.
+    """
+    if directory.exists():
+        raise RunError(
+            f"an export makes a new directory, and {directory} exists; "
+            f"remove it, or name another one with -o"
+        )
+    part = directory.with_name(directory.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+        manifest = _write_files(weights, part, config, workbench, origin, observer)
+        os.replace(part, directory)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return manifest
+
+
+def _write_files(
+    weights: Path,
+    directory: Path,
+    config: SearchConfig,
+    workbench: Workbench,
+    origin: dict[str, Any],
+    observer: Observer,
+) -> dict[str, Any]:
+    from tvm_mnas.models.inference import export_onnx, predict
+    from tvm_mnas.training.accuracy import Accuracy
+    from tvm_mnas.training.proxy import evaluate
+    from tvm_mnas.training.weights import load_network, save_weights
+
+    steps = iter(range(5))
+
+    def step(name: str) -> None:
+        observer.stage(name, next(steps), 5)
+
+    step("export: compiling")
+    network = load_network(weights)
+    architecture = network.architecture
+    validation = read_accuracy(weights)
+    save_weights(network, directory / "weights.safetensors")
+    shape = input_shape(architecture)
+    lowered = workbench.lower(network, shape)
+    if workbench.missing(lowered):
+        workbench.tune([lowered], on_progress=lambda done, total: None)
+    artifact = workbench.compile(lowered, directory / "net.so")
+    workbench.store.subset(lowered.kernels, directory / "records")
+    step("export: ONNX")
+    export_onnx(network, shape, directory / "net.onnx")
+    step("export: checking")
+    splits = load_splits(config.data, architecture.input_size, config.seed)
+    images = next(iter(splits.test.eval_batches(batch_size=CHECKED_IMAGES)))[0].numpy()
+    difference = workbench.check(artifact, images, predict(network, images))
+    step("export: testing")
+    top1 = evaluate(network, splits.test)
+    test = Accuracy(
+        top1=top1,
+        samples=len(splits.test),
+        steps=validation.steps,
+        train_loss=validation.train_loss,
+        duration_s=validation.duration_s,
+        seed=validation.seed,
+        split="test",
+    )
+    step("export: measuring")
+    latency = workbench.measure(artifact, shape)
+    cost = count_cost(architecture)
+    manifest: dict[str, Any] = {
+        "format": MANIFEST_FORMAT,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "origin": origin,
+        "architecture": architecture.notation,
+        "architecture_id": architecture.id,
+        "parameters": cost.parameters,
+        "mult_adds": cost.mult_adds,
+        "input": {"name": "images", "shape": list(shape), "dtype": "float32"},
+        "output": {"name": "logits", "shape": [1, architecture.classes], "dtype": "float32"},
+        "data": {
+            "spec": config.data,
+            "mean": list(splits.normalization.mean),
+            "std": list(splits.normalization.std),
+            "class_names": list(splits.class_names),
+        },
+        "accuracy": {"validation": validation.to_json(), "test": test.to_json()},
+        "latency": latency.to_dict(),
+        "agreement": {
+            "with": "torch",
+            "images": len(images),
+            "largest_relative_difference": difference,
+        },
+        "artifact": {
+            "file": "net.so",
+            "size_bytes": artifact.size_bytes,
+            "kernels": artifact.kernels,
+            "tuning_trials": artifact.trials,
+            "target": workbench.profile.target,
+        },
+        "versions": {
+            "tvm-mnas": __version__,
+            "python": platform.python_version(),
+            **{package: version(package) for package in _PACKAGES},
+        },
+    }
+    _write_json(directory / "architecture.json", _describe(architecture))
+    _write_json(directory / "manifest.json", manifest)
+    return manifest
+
+
+def _describe(architecture: Architecture) -> dict[str, Any]:
+    return {
+        "notation": architecture.notation,
+        "id": architecture.id,
+        "stem_channels": architecture.stem_channels,
+        "layers": [asdict(layer) for layer in architecture.layers],
+        "head_filters": architecture.head_filters,
+        "classes": architecture.classes,
+    }
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,332 @@
+"""One search from start to finish in its run directory: trials, finalists, export.
+
+Each step starts from what the run directory holds, so going on after an interruption is calling `run` again.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tvm_mnas.errors import CandidateError, ConfigError, RunError
+from tvm_mnas.search.evaluation import Observer
+from tvm_mnas.search.executor import LocalExecutor
+from tvm_mnas.search.export import export_network
+from tvm_mnas.search.loop import run_trials
+from tvm_mnas.search.pipeline import CandidatePipeline
+from tvm_mnas.search.run import RunDirectory, TrialRecord
+from tvm_mnas.search.sampler import make_sampler
+from tvm_mnas.search.selection import pick_finalists, training_seed
+from tvm_mnas.search.trainer import TrainTask, train
+from tvm_mnas.search.workbench import Workbench, open_workbench
+from tvm_mnas.space.files import load_space
+from tvm_mnas.space.space import SearchSpace
+
+if TYPE_CHECKING:
+    import optuna
+
+
+class SearchObserver(Observer, Protocol):
+    """Watches a whole search."""
+
+    def trial(self, record: TrialRecord) -> None:
+        """A trial finished."""
+
+    def note(self, text: str) -> None:
+        """Something worth a line happened."""
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a finished search found: every trial, and the best candidate with its export's manifest."""
+
+    records: tuple[TrialRecord, ...]
+    best: TrialRecord | None
+    export: Path | None
+    manifest: dict[str, Any] | None
+
+    def summary(self) -> dict[str, Any]:
+        """Return counts, costs and the best candidate as plain JSON values."""
+        fresh = [record for record in self.records if record.repeats is None]
+        efforts = [record.evaluation.effort for record in fresh]
+        return {
+            "trials": len(self.records),
+            "candidates": len(fresh),
+            "failed": sum(record.reward is None for record in fresh),
+            "training_s": sum(effort.training_s for effort in efforts),
+            "tuning_s": sum(effort.tuning_s for effort in efforts),
+            "tuning_s_per_candidate": sum(effort.tuning_s for effort in efforts)
+            / max(1, len(fresh)),
+            "kernels_tuned": sum(effort.kernels_tuned for effort in efforts),
+            "tuning_trials": sum(effort.tuning_trials for effort in efforts),
+            "compiling_s": sum(effort.compiling_s for effort in efforts),
+            "measuring_s": sum(effort.measuring_s for effort in efforts),
+            "best_trial": None if self.best is None else self.best.number,
+            "export": None if self.export is None else str(self.export),
+            "manifest": self.manifest,
+        }
+
+    def lines(self) -> list[str]:
+        """Return the few lines that sum the search up for a person."""
+        counts = self.summary()
+        lines = [
+            f"{counts['trials']} trials, {counts['candidates']} different candidates, "
+            f"{counts['failed']} failed; {counts['kernels_tuned']} kernels tuned with "
+            f"{counts['tuning_trials']} schedules, {counts['tuning_s_per_candidate']:.1f} s of tuning "
+            f"per candidate"
+        ]
+        if self.best is None or self.manifest is None:
+            lines.append("no candidate succeeded; `tvm-mnas report RUN` lists the reasons")
+            return lines
+        accuracy, latency = self.manifest["accuracy"], self.manifest["latency"]
+        lines += [
+            f"best: trial {self.best.number}, {self.manifest['architecture']}",
+            f"      validation {accuracy['validation']['top1']:.2%}, test {accuracy['test']['top1']:.2%} "
+            f"after {accuracy['validation']['steps']} steps; {latency['latency_ms']:.4g} ms on "
+            f"{latency['device_key']} (spread {latency['spread']:.1%})",
+            f"      {self.export}/net.so",
+        ]
+        return lines
+
+
+@dataclass(frozen=True)
+class Session:
+    """A run directory with its space, sampler and study. Hold the run's lock while using it."""
+
+    directory: RunDirectory
+    space: SearchSpace
+
+    @classmethod
+    def open(cls, directory: RunDirectory) -> Session:
+        """Return the session of `directory`.
+
+        Raises:
+            SpaceError: if the space file is missing or breaks a rule.
+        """
+        return cls(directory, load_space(directory.config.space))
+
+    @cached_property
+    def study(self) -> optuna.Study:
+        """The run's study, with the sampler that its configuration names."""
+        config = self.directory.config
+        sampler = make_sampler(
+            config.algorithm,
+            self.space.decisions,
+            reward=self.directory.reward,
+            seed=config.seed,
+            batch_size=config.batch,
+            checkpoint=self.directory.controller,
+        )
+        return self.directory.study(sampler)
+
+    @property
+    def finished(self) -> int:
+        """How many trials are finished."""
+        return sum(trial.state.is_finished() for trial in self.study.get_trials(deepcopy=False))
+
+    def run(self, observer: SearchObserver) -> SearchResult:
+        """Finish the search and return its result; what an earlier call finished is kept.
+
+        Raises:
+            RunError: if the run directory cannot be read.
+            RecordsError: if the tuning records cannot be read.
+            DeviceError: if the device stays lost.
+        """
+        config = self.directory.config
+        with self._bench(config.trials_per_kernel) as workbench, self._executor() as executor:
+            with tempfile.TemporaryDirectory(dir=self.directory.path, prefix="tmp-") as artifacts:
+                pipeline = CandidatePipeline(
+                    config, workbench, executor, Path(artifacts), observer
+                )
+                run_trials(
+                    self.directory, self.space, self.study, pipeline, on_trial=observer.trial
+                )
+            records = self.directory.trials(self.study)
+            finished = self._finished_export(records)
+            if finished is not None:
+                return finished
+            return self._finish(records, workbench, executor, observer)
+
+    def pick(self, trial: int | None) -> TrialRecord:
+        """Return the finished trial with this number, or the one with the highest reward.
+
+        Raises:
+            ConfigError: if there is no such trial, or it failed.
+        """
+        records = self.directory.trials(self.study)
+        if trial is None:
+            finalists = pick_finalists(records, 1)
+            if not finalists:
+                raise ConfigError(
+                    f"an export needs a trial that succeeded, and {self.directory.path} has none; "
+                    f"`tvm-mnas report {self.directory.path}` lists the reasons"
+                )
+            return finalists[0]
+        for record in records:
+            if record.number == trial:
+                if record.reward is None:
+                    raise ConfigError(
+                        f"an export needs a trial that succeeded, and trial {trial} failed; "
+                        f"`tvm-mnas report {self.directory.path}` lists those that did"
+                    )
+                return record
+        raise ConfigError(
+            f"{self.directory.path} has {len(records)} finished trials, and none is number {trial}; "
+            f"`tvm-mnas report {self.directory.path}` lists them"
+        )
+
+    def export(
+        self, record: TrialRecord, directory: Path, *, steps: int | None, observer: Observer
+    ) -> dict[str, Any]:
+        """Train the trial's network for `steps` (the run's `final_steps` if None) and export it.
+
+        Returns the manifest.
+
+        Raises:
+            RunError: if `directory` exists.
+            CandidateError: if training, compiling or measuring fails.
+            DeviceError: if the device stays lost.
+        """
+        if directory.exists():
+            raise RunError(f"an export makes a new directory, and {directory} exists; name another")
+        config = self.directory.config
+        with self._bench(config.trials_per_kernel) as workbench, self._executor() as executor:
+            ((_, outcome),) = self._retrain([record], steps, executor, observer)
+            if outcome is not None:
+                raise outcome
+            return self._export(record, directory, steps, workbench, observer)
+
+    def _finish(
+        self,
+        records: tuple[TrialRecord, ...],
+        workbench: Workbench,
+        executor: LocalExecutor,
+        observer: SearchObserver,
+    ) -> SearchResult:
+        finalists = pick_finalists(records, self.directory.config.finalists)
+        scored: list[tuple[float, TrialRecord]] = []
+        for record, error in self._retrain(finalists, None, executor, observer):
+            if error is not None:
+                observer.note(f"finalist of trial {record.number} failed: {error}")
+                continue
+            scored.append((self._final_reward(record), record))
+        for _, record in sorted(scored, key=lambda item: (-item[0], item[1].number)):
+            best = self.directory.path / "best"
+            shutil.rmtree(best, ignore_errors=True)
+            try:
+                manifest = self._export(record, best, None, workbench, observer)
+            except CandidateError as error:
+                observer.note(f"finalist of trial {record.number} failed: {error}")
+                continue
+            return SearchResult(records, record, best, manifest)
+        return SearchResult(records, None, None, None)
+
+    def _finished_export(self, records: tuple[TrialRecord, ...]) -> SearchResult | None:
+        """Return the result of a search whose best network was exported already."""
+        file = self.directory.path / "best" / "manifest.json"
+        try:
+            manifest = json.loads(file.read_text(encoding="utf-8"))
+            origin = manifest["origin"]
+            if origin["trials"] != len(records):
+                return None
+            best = next(record for record in records if record.number == origin["trial"])
+        except (OSError, ValueError, KeyError, TypeError, StopIteration):
+            # Whatever is not a whole export of just this search is made again.
+            return None
+        return SearchResult(records, best, file.parent, manifest)
+
+    def _retrain(
+        self,
+        records: list[TrialRecord],
+        steps: int | None,
+        executor: LocalExecutor,
+        observer: Observer,
+    ) -> Iterator[tuple[TrialRecord, CandidateError | None]]:
+        config = self.directory.config
+        chosen = config.final_steps if steps is None else steps
+        tasks = [
+            TrainTask(
+                notation=record.evaluation.architecture.notation,
+                data=config.data,
+                data_seed=config.seed,
+                seed=training_seed(config.seed, record.evaluation.architecture),
+                steps=chosen,
+                batch_size=config.train_batch,
+                learning_rate=config.learning_rate,
+                weights=self._weights(record, steps),
+            )
+            for record in records
+        ]
+        total = chosen * len(tasks)
+        outcomes = executor.map(
+            train, tasks, on_progress=lambda done: observer.stage("finalists", done, total)
+        )
+        for index, outcome in outcomes:
+            if outcome.error is not None and not isinstance(outcome.error, CandidateError):
+                raise outcome.error
+            yield records[index], outcome.error
+
+    def _export(
+        self,
+        record: TrialRecord,
+        directory: Path,
+        steps: int | None,
+        workbench: Workbench,
+        observer: Observer,
+    ) -> dict[str, Any]:
+        weights = self._weights(record, steps)
+        return export_network(
+            weights,
+            directory,
+            config=self.directory.config,
+            workbench=workbench,
+            origin={
+                "run": self.directory.path.name,
+                "trial": record.number,
+                "trials": self.directory.config.trials,
+                "search_reward": record.reward,
+                "search_accuracy": record.evaluation.to_json()["accuracy"],
+                "algorithm": self.directory.config.algorithm,
+                "seed": self.directory.config.seed,
+            },
+            observer=observer,
+        )
+
+    def _final_reward(self, record: TrialRecord) -> float:
+        from tvm_mnas.search.trainer import read_accuracy
+
+        assert record.evaluation.latency is not None
+        accuracy = read_accuracy(self._weights(record, None))
+        return self.directory.reward(accuracy.top1, record.evaluation.latency.latency_ms)
+
+    def _weights(self, record: TrialRecord, steps: int | None) -> Path:
+        chosen = self.directory.config.final_steps if steps is None else steps
+        finalists = self.directory.path / "finalists"
+        finalists.mkdir(exist_ok=True)
+        return finalists / f"{record.evaluation.architecture.id}-{chosen}.safetensors"
+
+    @contextmanager
+    def _bench(self, trials_per_kernel: int) -> Iterator[Workbench]:
+        from tvm_mnas.devices.profile import load_profile
+
+        config = self.directory.config
+        with open_workbench(
+            load_profile(config.device),
+            records=Path(config.records),
+            logs=self.directory.logs,
+            trials_per_kernel=trials_per_kernel,
+            seed=config.seed,
+        ) as workbench:
+            yield workbench
+
+    def _executor(self) -> LocalExecutor:
+        from tvm_mnas.devices.host import available_cores
+
+        return LocalExecutor(jobs=self.directory.config.jobs or len(available_cores()))

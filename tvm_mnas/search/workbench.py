@@ -1,0 +1,203 @@
+"""Compiler and device together: what it takes to get from a torch network to its measured latency.
+
+The rooms below do not know each other; this is where a kernel's tuning meets the device that times it. The
+search, the export and `tvm-mnas bench` all go through one :class:`Workbench`, so that each latency is obtained
+in the same way: every kernel tuned, the outputs compared with torch's, then timed with nothing else running.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tvm_mnas.errors import DeviceError, MeasurementError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from tvm_mnas.compiler.artifact import CompiledArtifact
+    from tvm_mnas.compiler.lowering import Kernel, LoweredNetwork
+    from tvm_mnas.compiler.records import RecordStore
+    from tvm_mnas.compiler.tuning import TuningReport
+    from tvm_mnas.compiler.workers import WarmBuilder
+    from tvm_mnas.devices.farm import Farm
+    from tvm_mnas.devices.latency import Latency
+    from tvm_mnas.devices.profile import DeviceProfile
+
+DEVICE_ATTEMPTS = 3
+"""How often work is given to the device again after the device, not the work, failed."""
+
+AGREEMENT = 1e-4
+"""The largest difference from torch's outputs, relative to their largest magnitude (at least 1)."""
+
+_Result = TypeVar("_Result")
+Shape = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """A farm, a builder and a store of records for one device profile. Made by `open_workbench`."""
+
+    profile: DeviceProfile
+    farm: Farm
+    store: RecordStore
+    builder: WarmBuilder
+    trials_per_kernel: int
+    seed: int
+
+    def lower(self, network: nn.Module, shape: Shape) -> LoweredNetwork:
+        """Return `network` lowered to the device's kernels; `shape` is its input's (N,C,H,W).
+
+        Raises:
+            LoweringError: if TVM cannot express it.
+        """
+        from tvm_mnas.compiler.lowering import lower_network
+
+        return lower_network(network, shape, self.profile.target)
+
+    def missing(self, lowered: LoweredNetwork) -> list[Kernel]:
+        """Return the kernels of `lowered` on which less than the budget was spent."""
+        return self.store.missing(lowered.kernels, trials_per_kernel=self.trials_per_kernel)
+
+    def tune(
+        self, networks: Sequence[LoweredNetwork], *, on_progress: Callable[[int, int], None]
+    ) -> TuningReport:
+        """Tune the kernels of `networks` that the records lack, each once.
+
+        `on_progress` gets the schedules measured and those planned. A kernel that cannot be tuned has no
+        record afterwards, and `compile` says so.
+
+        Raises:
+            DeviceError: if the device stays lost.
+        """
+        from tvm_mnas.compiler.tuning import TuningBudget, tune_kernels
+        from tvm_mnas.devices.runner import KernelRunner
+
+        kernels = {kernel.key: kernel for network in networks for kernel in network.kernels}
+        return tune_kernels(
+            tuple(kernels.values()),
+            self.store,
+            target=self.profile.target,
+            builder=self.builder,
+            runner=KernelRunner(self.farm),
+            budget=TuningBudget(trials_per_kernel=self.trials_per_kernel),
+            seed=self.seed,
+            on_progress=on_progress,
+        )
+
+    def compile(self, lowered: LoweredNetwork, path: Path) -> CompiledArtifact:
+        """Compile `lowered` from its kernels' records alone into the shared library `path`.
+
+        Raises:
+            UntunedKernelError: if a kernel has no record.
+            BuildError: if it does not compile or link.
+        """
+        from tvm_mnas.compiler.artifact import compile_network
+
+        return compile_network(lowered, self.store, path)
+
+    def measure(self, artifact: CompiledArtifact, shape: Shape) -> Latency:
+        """Return the latency of a compiled network on the device.
+
+        Raises:
+            MeasurementError: if the times make no sense.
+            DeviceError: if the device stays lost.
+        """
+        from tvm_mnas.devices.latency import Coverage
+        from tvm_mnas.devices.timing import measure
+
+        coverage = Coverage(
+            kernels=artifact.kernels,
+            tuned_kernels=artifact.tuned_kernels,
+            trials=artifact.trials,
+            tuned_share=artifact.tuned_share,
+        )
+        return _retried(lambda: measure(artifact.path, shape, self.farm, coverage=coverage))
+
+    def check(
+        self,
+        artifact: CompiledArtifact,
+        images: NDArray[np.float32],
+        expected: NDArray[np.float32],
+    ) -> float:
+        """Return how far the device's outputs for `images` (K,C,H,W) are from `expected` (K,classes).
+
+        The largest difference, relative to the largest magnitude expected (at least 1).
+
+        Raises:
+            MeasurementError: if it is beyond `AGREEMENT`: fast and wrong is no result.
+            DeviceError: if the device stays lost.
+        """
+        from tvm_mnas.devices.timing import run_network
+
+        (outputs,) = _retried(lambda: run_network(artifact.path, images, self.farm, batch_size=1))
+        if outputs.shape != expected.shape or not np.isfinite(outputs).all():
+            raise MeasurementError(
+                f"the outputs on the device are finite and of shape {expected.shape}, "
+                f"not {outputs.shape} with {int((~np.isfinite(outputs)).sum())} others"
+            )
+        difference = float(np.abs(outputs - expected).max() / max(1.0, np.abs(expected).max()))
+        if difference > AGREEMENT:
+            raise MeasurementError(
+                f"the outputs on the device are within {AGREEMENT:g} of torch's, not {difference:.2g}"
+            )
+        return difference
+
+
+@contextlib.contextmanager
+def open_workbench(
+    profile: DeviceProfile,
+    *,
+    records: Path,
+    logs: Path,
+    trials_per_kernel: int,
+    seed: int,
+) -> Iterator[Workbench]:
+    """Yield a workbench for `profile`; its processes end with the context.
+
+    `records` is the directory under which each profile and target has its store.
+
+    Raises:
+        RecordsError: if the records there are unreadable or of another target.
+        DeviceError: if the device cannot be reached.
+    """
+    from tvm_mnas.compiler.linking import find_linker
+    from tvm_mnas.compiler.records import RecordStore
+    from tvm_mnas.compiler.workers import WarmBuilder
+    from tvm_mnas.devices.farm import open_farm
+
+    digest = hashlib.sha256(profile.target.encode()).hexdigest()[:8]
+    store = RecordStore.open(records / f"{profile.key}-{digest}", target=profile.target)
+    with (
+        open_farm(profile, work_directory=logs) as farm,
+        WarmBuilder(
+            cores=_building_cores(profile),
+            linker=find_linker(profile.target),
+            log=logs / "builders.log",
+        ) as builder,
+    ):
+        yield Workbench(profile, farm, store, builder, trials_per_kernel, seed)
+
+
+def _building_cores(profile: DeviceProfile) -> list[int]:
+    """Every core that this process may use, except the one that measures."""
+    from tvm_mnas.devices.host import available_cores
+
+    cores = available_cores()
+    if profile.is_local and profile.core is not None:
+        cores = [core for core in cores if core != profile.core] or cores
+    return list(cores)
+
+
+def _retried(work: Callable[[], _Result]) -> _Result:
+    for _ in range(DEVICE_ATTEMPTS - 1):
+        with contextlib.suppress(DeviceError):
+            return work()
+    return work()
