@@ -1,0 +1,126 @@
+"""Trials as a search stores them, made without training or measuring anything."""
+
+from __future__ import annotations
+
+import random
+
+from tvm_mnas.devices.latency import Coverage, Latency
+from tvm_mnas.search.evaluation import Effort, Evaluation, Failure
+from tvm_mnas.search.reward import Reward
+from tvm_mnas.search.run import TrialRecord
+from tvm_mnas.space.architecture import Architecture
+from tvm_mnas.space.files import load_space
+from tvm_mnas.training.accuracy import Accuracy
+
+REWARD = Reward.soft(0.06)
+
+
+def make_latency(
+    median_ms: float, *, emulated: bool = False, device_key: str = "local", spread: float = 0.02
+) -> Latency:
+    """A latency of five samples around `median_ms` with an interquartile range of `spread` of it."""
+    samples = tuple(median_ms * (1.0 + spread * step) for step in (-1.0, -0.5, 0.0, 0.5, 1.0))
+    return Latency(
+        samples_ms=samples,
+        device_key=device_key,
+        fingerprint="AMD EPYC, 2 cores, Linux 6.1",
+        target='{"kind": "llvm", "mcpu": "znver3"}',
+        tvm_version="0.27.0",
+        measured_at="2025-01-02T03:04:05+00:00",
+        emulated=emulated,
+        max_spread=0.05,
+        coverage=Coverage(kernels=12, tuned_kernels=12, trials=96, tuned_share=0.97),
+    )
+
+
+def make_accuracy(top1: float) -> Accuracy:
+    """An accuracy on 2,000 validation images."""
+    return Accuracy(
+        top1=top1,
+        samples=2000,
+        steps=120,
+        train_loss=0.9,
+        duration_s=4.0,
+        seed=0,
+        split="validation",
+    )
+
+
+def make_success(
+    number: int,
+    architecture: Architecture,
+    top1: float,
+    latency: Latency,
+    *,
+    repeats: int | None = None,
+    effort: Effort | None = None,
+) -> TrialRecord:
+    """A trial whose candidate was trained and measured."""
+    effort = effort or Effort(training_s=4.0, kernels=12)
+    evaluation = Evaluation.success(architecture, make_accuracy(top1), latency, effort)
+    return TrialRecord(number, evaluation, REWARD(top1, latency.latency_ms), repeats)
+
+
+def make_failure(
+    number: int,
+    architecture: Architecture,
+    stage: str = "training",
+    reason: str = "the loss is NaN",
+) -> TrialRecord:
+    """A trial whose candidate failed."""
+    failure = Failure(stage, "TrainingError", reason)
+    effort = Effort(training_s=1.0)
+    return TrialRecord(number, Evaluation.failed(architecture, failure, effort), None, None)
+
+
+def sample_architectures(
+    count: int, *, space: str = "quickstart", seed: int = 0
+) -> list[Architecture]:
+    """`count` different architectures of `space`."""
+    rng = random.Random(seed)
+    loaded = load_space(space)
+    found: dict[str, Architecture] = {}
+    while len(found) < count:
+        architecture = loaded.decode(loaded.sample(rng))
+        found.setdefault(architecture.id, architecture)
+    return list(found.values())
+
+
+def make_run(
+    count: int, *, seed: int = 0, emulated: bool = False, device_key: str = "local"
+) -> list[TrialRecord]:
+    """A run of `count` trials: mostly measured, every ninth failed, every seventh met before."""
+    rng = random.Random(seed)
+    architectures = sample_architectures(count, space="mnasnet", seed=seed)
+    records: list[TrialRecord] = []
+    for number, architecture in enumerate(architectures):
+        firsts = [r for r in records if r.reward is not None and r.repeats is None]
+        if number % 9 == 4:
+            stage, reason = rng.choice(
+                [("training", "the loss is NaN at step 40"), ("measuring", "no answer in 60 s")]
+            )
+            records.append(make_failure(number, architecture, stage, reason))
+        elif number % 7 == 6 and firsts:
+            first = rng.choice(firsts)
+            records.append(TrialRecord(number, first.evaluation, first.reward, first.number))
+        else:
+            latency_ms = max(0.02, rng.gauss(0.07, 0.02))
+            top1 = 0.9 - 0.15 / (1.0 + latency_ms / 0.05) - abs(rng.gauss(0.0, 0.02))
+            tuned = max(0, round(12 * 0.85**number + rng.uniform(-1.0, 1.0)))
+            effort = Effort(
+                training_s=rng.uniform(3.0, 5.0),
+                tuning_s=1.5 * tuned,
+                compiling_s=1.2,
+                measuring_s=0.8,
+                kernels=12,
+                kernels_tuned=min(12, tuned),
+                tuning_trials=8 * min(12, tuned),
+            )
+            latency = make_latency(
+                latency_ms,
+                emulated=emulated,
+                device_key=device_key,
+                spread=0.08 if number % 11 == 5 else rng.uniform(0.005, 0.04),
+            )
+            records.append(make_success(number, architecture, top1, latency, effort=effort))
+    return records

@@ -1,0 +1,215 @@
+"""The page: complete, self-contained, escaped, and written for any run."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from tests.report.runs import (
+    make_failure,
+    make_latency,
+    make_run,
+    make_success,
+    sample_architectures,
+)
+from tvm_mnas.config import SearchConfig
+from tvm_mnas.errors import RunError
+from tvm_mnas.report.html import write_report
+from tvm_mnas.report.markup import Column, Markup, code, element, join, table
+from tvm_mnas.report.page import Picture, build_page
+from tvm_mnas.report.tables import candidate_rows, effort_rows, failure_rows, pareto_rows
+from tvm_mnas.search.reward import Reward
+from tvm_mnas.search.run import RunDirectory, TrialRecord
+
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>&amp;</style>"
+PICTURE = Picture(b"light", b"dark", HOSTILE)
+VOID = {"meta", "img", "source", "wbr"}
+
+
+class Page(HTMLParser):
+    """A parsed page: its tags with attributes, its text, and whether every tag is closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self._open, f"left open: {self._open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def named(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def make_page(records: list[TrialRecord], *, config: SearchConfig | None = None) -> Page:
+    config = config or SearchConfig()
+    reward = Reward(config.target_latency_ms, config.alpha, config.beta)
+    return Page(build_page(records, reward, config, [PICTURE], title="a run"))
+
+
+def test_the_page_has_every_part() -> None:
+    records = make_run(40)
+    page = make_page(records)
+    for row in pareto_rows(records):
+        assert row["architecture"] in page.text
+        assert f"{row['accuracy_percent']:.2f}" in page.text
+    tables = (pareto_rows, candidate_rows, failure_rows, effort_rows)
+    assert len(page.named("tr")) == sum(1 + len(rows_of(records)) for rows_of in tables)
+    for expected in (
+        "the loss is NaN at step 40",
+        "AMD EPYC, 2 cores, Linux 6.1",
+        '{"kind": "llvm", "mcpu": "znver3"}',
+        "0.27.0",
+        "schedules per tuned kernel",
+        "trials_per_kernel",
+        "kernels per candidate",
+    ):
+        assert expected in page.text
+
+
+def test_the_page_needs_nothing_else_and_runs_nothing() -> None:
+    page = make_page(make_run(10))
+    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
+    for attributes in (values for _, values in page.tags):
+        assert not any(name.startswith("on") for name in attributes)
+        for name in ("src", "srcset", "href"):
+            assert (attributes.get(name) or "data:image/png;base64,").startswith("data:image/png;")
+    policies = [m["content"] for m in page.named("meta") if "http-equiv" in m]
+    assert policies == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
+    assert any(m.get("name") == "viewport" for m in page.named("meta"))
+    assert "prefers-color-scheme: dark" in page.text
+
+
+def test_hostile_text_stays_text_everywhere() -> None:
+    a, b = sample_architectures(2)
+    records = [
+        make_success(0, a, 0.7, make_latency(0.05, device_key=HOSTILE)),
+        make_failure(1, b, "training", HOSTILE),
+    ]
+    config = SearchConfig(space=HOSTILE, data=HOSTILE, device=HOSTILE, records=HOSTILE)
+    reward = Reward(0.06)
+    manifest = {"created": HOSTILE, "versions": {HOSTILE: HOSTILE}}
+    text = build_page(records, reward, config, [PICTURE], title=HOSTILE, manifest=manifest)
+    page = Page(text)
+    assert not page.named("script")
+    assert len(page.named("img")) == 1
+    assert page.named("img")[0]["alt"] == HOSTILE
+    assert page.text.count(HOSTILE) >= 10
+    assert "<script" not in text
+    assert len(re.findall("</style>", text)) == 1
+
+
+def test_emulated_times_are_labelled() -> None:
+    page = make_page(make_run(10, emulated=True))
+    assert "Times on this page come from an emulator" in page.text
+    assert "time (emulated: not a latency)" in page.text
+    assert "emulated" not in make_page(make_run(10)).text
+
+
+def test_latencies_that_do_not_compare_are_called_out() -> None:
+    a, b = sample_architectures(2)
+    one = make_success(0, a, 0.7, make_latency(0.05))
+    other = make_success(1, b, 0.7, make_latency(0.05, device_key="another"))
+    assert "do not compare" in make_page([one, other]).text
+    assert "do not compare" not in make_page([one]).text
+
+
+def test_an_empty_run_has_a_page() -> None:
+    page = make_page([])
+    assert "No candidate was measured yet." in page.text
+    assert "No candidate failed." in page.text
+    assert "No latency was measured yet." in page.text
+
+
+def test_long_lists_are_cut_and_say_so() -> None:
+    (architecture,) = sample_architectures(1)
+    records = [
+        make_success(i, architecture, 0.5 + 0.0001 * i, make_latency(0.05)) for i in range(600)
+    ]
+    page = make_page(records)
+    assert "The first 500 of 600." in page.text
+    assert len(page.named("tr")) < 520
+
+
+def test_a_report_is_a_page_with_its_pictures(tmp_path: Path) -> None:
+    records = make_run(12)
+    run = RunDirectory.create(tmp_path / "run", SearchConfig())
+    paths = write_report(run, records, best=records[3])
+    assert paths.page == run.path / "report" / "index.html"
+    assert {path.name for path in paths.page.parent.iterdir()} == {path.name for path in paths}
+    page = Page(paths.page.read_text(encoding="utf-8"))
+    assert "Best candidate: trial 3" in page.text
+    embedded = [
+        base64.b64decode((image["src"] or "").partition(",")[2]) for image in page.named("img")
+    ]
+    assert embedded == [path.read_bytes() for path in paths[1:]]
+    assert all(content.startswith(b"\x89PNG") for content in embedded)
+    assert len(page.named("source")) == 4
+    # Writing again replaces it.
+    write_report(run, [])
+    assert "No candidate was measured yet." in paths.page.read_text(encoding="utf-8")
+
+
+def test_the_exported_network_is_shown_if_its_manifest_can_be_read(tmp_path: Path) -> None:
+    records = make_run(6)
+    run = RunDirectory.create(tmp_path / "run", SearchConfig())
+    manifest = run.path / "best" / "manifest.json"
+    manifest.parent.mkdir()
+    values = {
+        "origin": {"trial": 2},
+        "accuracy": {"test": {"top1": 0.8512}, "validation": "not a table"},
+        "latency": {"latency_ms": "not a number", "spread": 0.01},
+    }
+    manifest.write_text(json.dumps(values))
+    text = Page(write_report(run, records).page.read_text()).text
+    assert "Best candidate: trial 2" in text
+    assert "Exported network" in text
+    assert "85.12%" in text
+    assert "not a number" not in text
+    # An export of another trial says nothing about the best one.
+    assert "85.12%" not in write_report(run, records, best=records[0]).page.read_text()
+    for damaged in ("{", "[]", '{"origin": 3}'):
+        manifest.write_text(damaged)
+        assert "Exported network" not in write_report(run, records).page.read_text()
+
+
+def test_a_report_that_cannot_be_written_names_the_directory(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / "run", SearchConfig())
+    (run.path / "report").write_text("in the way")
+    with pytest.raises(RunError, match="report"):
+        write_report(run, [])
+
+
+def test_markup_escapes_all_but_markup() -> None:
+    inner = element("b", "<&>", attributes={"title": '"<'})
+    assert inner == '<b title="&quot;&lt;">&lt;&amp;&gt;</b>'
+    assert element("p", inner, "<") == f"<p>{inner}&lt;</p>"
+    assert join(["<", Markup("<i></i>")]) == "&lt;<i></i>"
+    # What is put together from markup by hand is text again.
+    assert element("p", inner + "<script>") == element("p", str(inner) + "<script>")
+    assert "<script>" not in element("p", inner + "<script>")
+    assert code("a:b<") == "<code>a:<wbr>b&lt;</code>"
+
+
+def test_a_table_shows_what_is_unknown_as_a_dash() -> None:
+    rows = [{"x": 1.5, "y": "<"}, {"x": None, "y": ""}]
+    columns = (Column("X", "x", lambda v: f"{v:.2f}"), Column("Y", "y", number=False))
+    page = Page(table(columns, rows))
+    assert page.text == "XY1.50<-"

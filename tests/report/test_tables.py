@@ -1,0 +1,202 @@
+"""Rows: who is in the Pareto set, what counts once, how failures and effort add up."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.report.runs import (
+    REWARD,
+    make_failure,
+    make_latency,
+    make_run,
+    make_success,
+    sample_architectures,
+)
+from tvm_mnas.models.cost import count_cost
+from tvm_mnas.report.tables import (
+    Counts,
+    best_record,
+    candidate_row,
+    candidate_rows,
+    count_trials,
+    effort_rows,
+    effort_summary,
+    failure_rows,
+    kernel_rows,
+    pareto_records,
+    pareto_rows,
+    provenance_rows,
+)
+from tvm_mnas.search.evaluation import Effort
+from tvm_mnas.search.run import TrialRecord
+from tvm_mnas.space.architecture import Architecture
+
+
+def naive_pareto(records: list[TrialRecord]) -> set[int]:
+    """Trials of distinct candidates that no other candidate dominates, by comparing all with all."""
+    points = {
+        r.number: r.evaluation.objectives
+        for r in records
+        if r.evaluation.objectives is not None and r.repeats is None
+    }
+    return {
+        number
+        for number, (accuracy, latency_ms) in points.items()
+        if not any(
+            other_accuracy >= accuracy
+            and other_ms <= latency_ms
+            and (other_accuracy, other_ms) != (accuracy, latency_ms)
+            for other_accuracy, other_ms in points.values()
+        )
+    }
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_pareto_rows_are_the_naive_pareto_set_fastest_first(seed: int) -> None:
+    records = make_run(40, seed=seed)
+    rows = pareto_rows(records)
+    assert {row["trial"] for row in rows} == naive_pareto(records)
+    assert [row["latency_ms"] for row in rows] == sorted(row["latency_ms"] for row in rows)
+
+
+def test_equal_points_are_all_in_the_pareto_set_and_repeats_are_not() -> None:
+    first, second, third = sample_architectures(3)
+    records = [
+        make_success(0, first, 0.7, make_latency(0.05)),
+        make_success(1, second, 0.7, make_latency(0.05)),
+        make_success(2, first, 0.7, make_latency(0.05), repeats=0),
+        make_success(3, third, 0.6, make_latency(0.05)),
+    ]
+    assert [record.number for record in pareto_records(records)] == [0, 1]
+    assert count_trials(records) == Counts(trials=4, candidates=3, measured=3, failed=0)
+
+
+def test_a_candidate_row_has_units_and_reads_back() -> None:
+    (architecture,) = sample_architectures(1)
+    record = make_success(7, architecture, 0.75, make_latency(0.05, spread=0.02))
+    row = candidate_row(record)
+    cost = count_cost(architecture)
+    assert row["trial"] == 7
+    assert row["accuracy_percent"] == 75.0
+    assert row["accuracy_error_percent"] == pytest.approx(100 * (0.75 * 0.25 / 2000) ** 0.5)
+    assert row["latency_ms"] == 0.05
+    assert row["spread_percent"] == pytest.approx(2.0)
+    assert row["reward"] == REWARD(0.75, 0.05)
+    assert (row["parameters"], row["mult_adds"]) == (cost.parameters, cost.mult_adds)
+    assert Architecture.parse(row["architecture"]) == architecture
+    assert (row["noisy"], row["emulated"]) == (False, False)
+
+
+def test_a_row_of_an_emulated_time_says_so() -> None:
+    (architecture,) = sample_architectures(1)
+    record = make_success(0, architecture, 0.75, make_latency(0.05, emulated=True))
+    assert candidate_row(record)["emulated"] is True
+
+
+def test_a_failed_candidate_has_no_row_of_numbers() -> None:
+    (architecture,) = sample_architectures(1)
+    with pytest.raises(ValueError, match="trial 3"):
+        candidate_row(make_failure(3, architecture))
+
+
+def test_all_candidates_come_with_the_highest_reward_first() -> None:
+    records = make_run(30)
+    rows = candidate_rows(records)
+    assert len(rows) == count_trials(records).measured
+    assert [row["reward"] for row in rows] == sorted((r["reward"] for r in rows), reverse=True)
+
+
+def test_the_best_is_the_one_asked_for_or_the_highest_reward() -> None:
+    records = make_run(30)
+    highest = max((r for r in records if r.reward is not None), key=lambda r: r.reward or 0.0)
+    other = next(r for r in records if r.reward is not None and r.number != highest.number)
+    failed = next(r for r in records if r.reward is None)
+    assert best_record(records) is highest
+    assert best_record(records, other.number) is other
+    assert best_record(records, failed.number) is highest
+    assert best_record([failed]) is None
+
+
+def test_failures_are_grouped_by_stage_and_reason_with_counts() -> None:
+    a, b, c, d = sample_architectures(4)
+    records = [
+        make_failure(0, a, "measuring", "no answer"),
+        make_failure(1, b, "training", "the loss is NaN"),
+        make_failure(2, c, "training", "out of memory"),
+        make_failure(3, d, "training", "out of memory"),
+        TrialRecord(4, make_failure(3, d, "training", "out of memory").evaluation, None, 3),
+    ]
+    rows = failure_rows(records)
+    assert [(row["stage"], row["reason"], row["count"], row["trials"]) for row in rows] == [
+        ("training", "out of memory", 2, [2, 3]),
+        ("training", "the loss is NaN", 1, [1]),
+        ("measuring", "no answer", 1, [0]),
+    ]
+    assert count_trials(records) == Counts(trials=5, candidates=4, measured=0, failed=4)
+
+
+def test_effort_adds_up_over_distinct_candidates() -> None:
+    a, b = sample_architectures(2)
+    latency = make_latency(0.05)
+    first = Effort(training_s=3.0, tuning_s=5.0, kernels=10, kernels_tuned=8, tuning_trials=64)
+    second = Effort(training_s=1.0, measuring_s=1.0, kernels=10)
+    records = [
+        make_success(0, a, 0.7, latency, effort=first),
+        make_success(1, b, 0.7, latency, effort=second),
+        make_success(2, a, 0.7, latency, effort=first, repeats=0),
+    ]
+    by_stage = {row["stage"]: row for row in effort_rows(records)}
+    assert list(by_stage) == ["training", "tuning", "compiling", "measuring"]
+    assert by_stage["training"]["total_s"] == 4.0
+    assert by_stage["training"]["per_candidate_s"] == 2.0
+    assert by_stage["tuning"]["share_percent"] == 50.0
+    assert effort_summary(records) == {
+        "candidates": 2,
+        "total_s": 10.0,
+        "kernels_tuned": 8,
+        "kernels_tuned_per_candidate": 4.0,
+        "tuning_s_per_candidate": 2.5,
+        "kernels_reused_percent": 60.0,
+        "tuning_trials": 64,
+    }
+    assert [row["kernels_tuned"] for row in kernel_rows(records)] == [8, 0]
+
+
+def test_provenance_keeps_what_must_not_be_compared_apart() -> None:
+    a, b, c = sample_architectures(3)
+    records = [
+        make_success(0, a, 0.7, make_latency(0.05)),
+        make_success(1, b, 0.7, make_latency(0.06, spread=0.5)),
+        make_success(2, c, 0.7, make_latency(0.05, device_key="pixel1", emulated=True)),
+    ]
+    here, there = provenance_rows(records)
+    assert (here["device"], here["latencies"], here["noisy"]) == ("local", 2, 1)
+    assert here["samples"] == [5, 5]
+    assert here["trials_per_kernel"] == [8.0, 8.0]
+    assert here["tuned_share_percent"] == [97.0, 97.0]
+    assert here["worst_spread_percent"] == pytest.approx(50.0)
+    assert (there["device"], there["emulated"]) == ("pixel1", True)
+
+
+def test_every_row_is_plain_json() -> None:
+    records = make_run(20)
+    for rows in (
+        pareto_rows(records),
+        candidate_rows(records),
+        failure_rows(records),
+        effort_rows(records),
+        kernel_rows(records),
+        provenance_rows(records),
+        [effort_summary(records)],
+    ):
+        assert rows
+        assert json.loads(json.dumps(rows, allow_nan=False)) == rows
+
+
+def test_an_empty_run_has_empty_tables() -> None:
+    assert pareto_rows([]) == candidate_rows([]) == failure_rows([]) == provenance_rows([]) == []
+    assert count_trials([]) == Counts(0, 0, 0, 0)
+    assert all(row["total_s"] == 0 for row in effort_rows([]))
+    assert effort_summary([])["kernels_reused_percent"] is None

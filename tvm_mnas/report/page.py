@@ -1,0 +1,368 @@
+"""The page about a run: one HTML document that needs nothing else.
+
+No script runs and nothing is loaded: pictures are embedded, and the page's own policy forbids the rest. All
+values go through `markup.py`, which escapes them.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+from tvm_mnas import __version__
+from tvm_mnas.config import SearchConfig
+from tvm_mnas.report.markup import Column, Markup, code, element, join, pairs, section, table
+from tvm_mnas.report.tables import (
+    EMULATED,
+    Row,
+    best_record,
+    candidate_row,
+    candidate_rows,
+    count_trials,
+    effort_rows,
+    effort_summary,
+    failure_rows,
+    is_emulated,
+    pareto_rows,
+    provenance_rows,
+)
+from tvm_mnas.search.reward import Reward
+from tvm_mnas.search.run import TrialRecord
+
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+_MOST_CANDIDATES = 500
+
+
+class Picture(NamedTuple):
+    """A picture as PNG bytes, for a light and for a dark page, and what it shows in words."""
+
+    light: bytes
+    dark: bytes
+    description: str
+
+
+def build_page(
+    records: Sequence[TrialRecord],
+    reward: Reward,
+    config: SearchConfig,
+    pictures: Sequence[Picture],
+    *,
+    title: str,
+    best: int | None = None,
+    manifest: Mapping[str, Any] | None = None,
+) -> str:
+    """Return the page: one HTML document with the `pictures` and everything else in it.
+
+    `best` is a trial number; `manifest` the one of the exported network, empty or None if there is none.
+    """
+    star = best_record(records, best)
+    parts = [
+        _header(title, config, reward),
+        _warning(records),
+        _tiles(records, star, reward),
+        _best_section(star),
+        _export_section(manifest or {}),
+        section(
+            "Pictures",
+            element("div", *(_picture(p) for p in pictures), attributes={"class": "figures"}),
+        ),
+        _pareto_section(records),
+        _failure_section(records),
+        _effort_section(records),
+        _provenance_section(records),
+        section("Configuration", pairs((k, code(f"{v}")) for k, v in asdict(config).items())),
+        _candidates_section(records),
+        element(
+            "footer",
+            f"tvm-mnas {__version__}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        ),
+    ]
+    style = Markup(files("tvm_mnas.report").joinpath("page.css").read_text(encoding="utf-8"))
+    meta = [
+        {"charset": "utf-8"},
+        {"name": "viewport", "content": "width=device-width, initial-scale=1"},
+        {"name": "color-scheme", "content": "light dark"},
+        {"http-equiv": "Content-Security-Policy", "content": _POLICY},
+    ]
+    head = element(
+        "head",
+        *(element("meta", attributes=attributes) for attributes in meta),
+        element("title", f"{title}: tvm-mnas"),
+        element("style", style),
+    )
+    body = element("body", *(join([part, "\n"]) for part in parts if part))
+    document = element("html", head, "\n", body, attributes={"lang": "en"})
+    return f"<!DOCTYPE html>\n{document}\n"
+
+
+def _header(title: str, config: SearchConfig, reward: Reward) -> Markup:
+    return element(
+        "header",
+        element("h1", title),
+        element(
+            "p",
+            f"{config.algorithm} over the space {config.space}, data {config.data}, device "
+            f"{config.device}; target {reward.target_latency_ms:g} ms, "
+            f"alpha = {reward.alpha:g}, beta = {reward.beta:g}",
+        ),
+    )
+
+
+def _warning(records: Sequence[TrialRecord]) -> Markup:
+    if not is_emulated(records):
+        return Markup()
+    text = f"Times on this page come from an emulator ({EMULATED}); they rank nothing."
+    return element("p", text, attributes={"class": "warning"})
+
+
+def _tiles(records: Sequence[TrialRecord], star: TrialRecord | None, reward: Reward) -> Markup:
+    counts = count_trials(records)
+    summary = effort_summary(records)
+    tiles: list[tuple[str, str]] = []
+    if star is not None:
+        row = candidate_row(star)
+        share = row["latency_ms"] / reward.target_latency_ms
+        tiles += [
+            (f"{row['accuracy_percent']:.2f}%", "accuracy of the best, in the search"),
+            (_show_ms(row["latency_ms"]), f"{_time_word(row)}, {share:.0%} of the target"),
+            (f"{row['reward']:.4f}", "its reward"),
+        ]
+    tiles += [
+        (f"{counts.candidates:,}", f"distinct candidates in {counts.trials:,} trials"),
+        (f"{counts.failed:,}", "of them failed"),
+        (f"{summary['kernels_tuned']:,}", "kernels tuned"),
+    ]
+    items = [element("li", element("b", value), element("span", name)) for value, name in tiles]
+    return element("ul", *items, attributes={"class": "tiles"})
+
+
+def _best_section(star: TrialRecord | None) -> Markup:
+    if star is None:
+        return section("Best candidate", element("p", "No candidate was measured yet."))
+    row = candidate_row(star)
+    return section(
+        f"Best candidate: trial {star.number}",
+        pairs(
+            [
+                ("architecture", code(row["architecture"])),
+                ("id", code(row["id"])),
+                ("accuracy in the search", _show_accuracy(row)),
+                (_time_word(row), f"{_show_ms(row['latency_ms'])}, spread {_show_spread(row)}"),
+                ("reward", f"{row['reward']:.4f}"),
+                ("parameters", f"{row['parameters']:,}"),
+                ("mult-adds", f"{row['mult_adds']:,}"),
+            ]
+        ),
+    )
+
+
+def _export_section(manifest: Mapping[str, Any]) -> Markup:
+    """What the manifest of the exported network says; what it lacks is left out."""
+    emulated = dig(manifest, "latency", "emulated")
+    entries: list[tuple[str, tuple[str, ...], Callable[[Any], str]]] = [
+        ("accuracy, test split", ("accuracy", "test", "top1"), lambda v: f"{v:.2%}"),
+        ("images in the test split", ("accuracy", "test", "samples"), lambda v: f"{v:,}"),
+        ("accuracy, validation", ("accuracy", "validation", "top1"), lambda v: f"{v:.2%}"),
+        ("training steps", ("accuracy", "validation", "steps"), lambda v: f"{v:,}"),
+        (EMULATED if emulated else "latency", ("latency", "latency_ms"), _show_ms),
+        ("spread", ("latency", "spread"), lambda v: f"{v:.1%}"),
+        ("largest difference from torch", ("agreement", "largest_relative_difference"), _show_tiny),
+        ("size", ("artifact", "size_bytes"), lambda v: f"{v / 1e6:.2f} MB"),
+        ("kernels", ("artifact", "kernels"), str),
+        ("schedules measured for them", ("artifact", "tuning_trials"), str),
+        ("created", ("created",), str),
+    ]
+    shown: list[tuple[str, str]] = []
+    for name, path, show in entries:
+        value = dig(manifest, *path)
+        if value is not None:
+            try:
+                shown.append((name, show(value)))
+            except (TypeError, ValueError):
+                # The manifest is a file, and a page without one line is better than no page.
+                continue
+    versions = dig(manifest, "versions")
+    if isinstance(versions, Mapping):
+        shown.append(("versions", ", ".join(f"{name} {v}" for name, v in versions.items())))
+    return section("Exported network", pairs(shown)) if shown else Markup()
+
+
+def _pareto_section(records: Sequence[TrialRecord]) -> Markup:
+    rows = pareto_rows(records)
+    if not rows:
+        return section("Pareto set", element("p", "No candidate was measured yet."))
+    note = "No other candidate is both faster and more accurate. The fastest first."
+    return section(
+        "Pareto set",
+        element("p", note, attributes={"class": "note"}),
+        _candidate_table(rows),
+    )
+
+
+def _candidates_section(records: Sequence[TrialRecord]) -> Markup:
+    rows = candidate_rows(records)
+    if not rows:
+        return Markup()
+    summary = element("summary", f"All {len(rows):,} measured, the highest reward first")
+    return section(
+        "Candidates", element("details", summary, _candidate_table(rows, most=_MOST_CANDIDATES))
+    )
+
+
+def _candidate_table(rows: Sequence[Row], *, most: int = _MOST_CANDIDATES) -> Markup:
+    columns = (
+        Column("trial", "trial"),
+        Column("accuracy", "accuracy_text"),
+        Column(
+            f"time ({EMULATED})" if any(row["emulated"] for row in rows) else "latency",
+            "latency_ms",
+            _show_ms,
+        ),
+        Column("spread (IQR)", "spread_text"),
+        Column("reward", "reward", lambda value: f"{value:.4f}"),
+        Column("parameters", "parameters", lambda value: f"{value:,}"),
+        Column("mult-adds", "mult_adds", lambda value: f"{value:,}"),
+        Column("architecture", "architecture", code, number=False),
+    )
+    shown = [
+        {**row, "accuracy_text": _show_accuracy(row), "spread_text": _show_spread(row)}
+        for row in rows
+    ]
+    return table(columns, shown, most=most)
+
+
+def _failure_section(records: Sequence[TrialRecord]) -> Markup:
+    rows = failure_rows(records)
+    if not rows:
+        return section("Failures", element("p", "No candidate failed."))
+    columns = (
+        Column("stage", "stage", number=False),
+        Column("candidates", "count"),
+        Column("error", "error", number=False),
+        Column("reason", "reason", number=False),
+        Column("trials", "trials", _show_trials, number=False),
+    )
+    note = "A failed candidate has no reward at all, not a bad one."
+    return section(
+        "Failures", element("p", note, attributes={"class": "note"}), table(columns, rows)
+    )
+
+
+def _effort_section(records: Sequence[TrialRecord]) -> Markup:
+    summary = effort_summary(records)
+    columns = (
+        Column("stage", "stage", number=False),
+        Column("in all", "total_s", _show_seconds),
+        Column("share", "share_percent", lambda value: f"{value:.0f}%"),
+        Column("per candidate", "per_candidate_s", _show_seconds),
+    )
+    reused = summary["kernels_reused_percent"]
+    text = (
+        f"{summary['kernels_tuned']:,} kernels tuned with {summary['tuning_trials']:,} measured "
+        f"schedules: {summary['kernels_tuned_per_candidate']:.2f} kernels per candidate"
+    )
+    if reused is not None:
+        text += f"; {reused:.1f}% of the candidates' kernels had a record already"
+    return section("Effort", element("p", f"{text}."), table(columns, effort_rows(records)))
+
+
+def _provenance_section(records: Sequence[TrialRecord]) -> Markup:
+    rows = provenance_rows(records)
+    title = "How the latencies were measured"
+    if not rows:
+        return section(title, element("p", "No latency was measured yet."))
+    parts: list[str] = []
+    if len(rows) > 1:
+        warning = (
+            f"The latencies were measured in {len(rows)} different ways and do not compare: "
+            "device, fingerprint, target or version changed during the run."
+        )
+        parts.append(element("p", warning, attributes={"class": "warning"}))
+    parts += [_provenance(row) for row in rows]
+    return section(title, *parts)
+
+
+def _provenance(row: Row) -> Markup:
+    spread = (
+        f"median {row['median_spread_percent']:.1f}%, worst {row['worst_spread_percent']:.1f}%; "
+        f"{row['noisy']} beyond the bound of the device's profile"
+    )
+    first, last = row["measured_at"]
+    values: list[tuple[str, str]] = [
+        ("device", row["device"]),
+        ("fingerprint", code(row["fingerprint"])),
+        ("TVM target", code(row["target"])),
+        ("TVM version", row["tvm_version"]),
+        ("method", row["method"]),
+        ("latencies", f"{row['latencies']:,}"),
+        ("samples per latency", _show_range(row["samples"], "")),
+        ("spread (IQR / median)", spread),
+        ("schedules per tuned kernel", _show_range(row["trials_per_kernel"], "")),
+        ("run time in tuned kernels", _show_range(row["tuned_share_percent"], "%")),
+        ("measured", first if first == last else f"{first} to {last}"),
+    ]
+    if row["emulated"]:
+        values.insert(1, ("device kind", element("span", EMULATED, attributes={"class": "flag"})))
+    return pairs(values)
+
+
+def _picture(picture: Picture) -> Markup:
+    dark = {"srcset": _data_url(picture.dark), "media": "(prefers-color-scheme: dark)"}
+    image = element("img", attributes={"src": _data_url(picture.light), "alt": picture.description})
+    return element("figure", element("picture", element("source", attributes=dark), image))
+
+
+def _data_url(content: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def dig(values: object, *keys: str) -> Any:
+    """Return what lies under `keys` in nested mappings, None where there is nothing."""
+    for key in keys:
+        if not isinstance(values, Mapping):
+            return None
+        values = values.get(key)
+    return values
+
+
+def _show_ms(value: float) -> str:
+    return f"{value:.4g} ms"
+
+
+def _show_tiny(value: float) -> str:
+    return f"{value:.1e}"
+
+
+def _show_seconds(value: float) -> str:
+    if value >= 6000:
+        return f"{value / 3600:.1f} h"
+    return f"{value / 60:.1f} min" if value >= 100 else f"{value:.1f} s"
+
+
+def _show_accuracy(row: Row) -> str:
+    return f"{row['accuracy_percent']:.2f} ± {row['accuracy_error_percent']:.2f}%"
+
+
+def _show_spread(row: Row) -> str:
+    return f"{row['spread_percent']:.1f}%{' noisy' if row['noisy'] else ''}"
+
+
+def _show_trials(numbers: Sequence[int], *, most: int = 12) -> str:
+    text = ", ".join(str(number) for number in numbers[:most])
+    return f"{text}, …" if len(numbers) > most else text
+
+
+def _show_range(values: Sequence[float] | None, unit: str) -> str:
+    if values is None:
+        return "unknown"
+    least, most = (f"{value:.4g}" for value in values)
+    return f"{least}{unit}" if least == most else f"{least} to {most}{unit}"
+
+
+def _time_word(row: Row) -> str:
+    return EMULATED if row["emulated"] else "latency"
