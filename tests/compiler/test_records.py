@@ -1,0 +1,247 @@
+"""Records outlive crashes, are shared between processes, and never cross targets."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.compiler.conftest import Tuned
+from tvm_mnas.compiler.lowering import Kernel, LoweredNetwork
+from tvm_mnas.compiler.metaschedule import EQUALITY, load_meta_schedule
+from tvm_mnas.compiler.records import FAILED_S, RecordStore
+from tvm_mnas.errors import RecordsError
+
+TARGET = '{"kind": "llvm", "num-cores": 1}'
+RECORDS = "database_tuning_record.json"
+ROOT = Path(__file__).parents[2]
+
+
+def _kernel(number: int = 1) -> Kernel:
+    """Return a kernel whose workload no test asks TVM to read."""
+    return Kernel(f"kernel{number}", f"{number:016x}", 1, 10, json.dumps([str(number), "code"]))
+
+
+def _record(*seconds: float) -> str:
+    return json.dumps([[["trace"]], list(seconds), {"kind": "llvm"}, []])
+
+
+def _add(store: RecordStore, kernel: Kernel, records: Sequence[str], budget: int = 4) -> None:
+    store.add(kernel, records, budget=budget, failures={}, duration_s=1.0)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> RecordStore:
+    return RecordStore.open(tmp_path / "records", target=TARGET)
+
+
+def _reopened(store: RecordStore) -> RecordStore:
+    return RecordStore.open(store.directory, target=TARGET)
+
+
+def test_a_new_store_knows_nothing(store: RecordStore) -> None:
+    kernel = _kernel()
+    assert not store.has(kernel.key)
+    assert store.trials(kernel.key) == 0
+    assert store.best_us(kernel.key) is None
+    assert store.records_of(kernel.key) == []
+    assert store.missing([kernel]) == [kernel]
+    assert len(store) == 0
+
+
+def test_what_was_added_is_there_at_once_and_after_opening_again(store: RecordStore) -> None:
+    one, two = _kernel(1), _kernel(2)
+    _add(store, one, [_record(3e-6, 5e-6), _record(2e-6)])
+    _add(store, two, [_record(7e-6)])
+    _add(store, one, [_record(9e-6)])
+    for known in (store, _reopened(store)):
+        assert known.trials(one.key) == 3
+        assert known.best_us(one.key) == pytest.approx(2.0)
+        assert known.best_us(two.key) == pytest.approx(7.0)
+        assert [json.loads(record)[1] for record in known.records_of(one.key)] == [
+            [3e-6, 5e-6],
+            [2e-6],
+            [9e-6],
+        ]
+        assert len(known) == 2
+
+
+def test_failed_schedules_count_as_trials_but_are_no_result(store: RecordStore) -> None:
+    kernel = _kernel()
+    _add(store, kernel, [_record(FAILED_S), _record(FAILED_S)])
+    assert store.trials(kernel.key) == 2
+    assert not store.has(kernel.key)
+    assert store.best_us(kernel.key) is None
+    assert len(store) == 0
+
+
+def test_a_kernel_is_missing_until_its_budget_was_spent(store: RecordStore) -> None:
+    kernel = _kernel()
+    _add(store, kernel, [_record(1e-6)], budget=8)
+    for known in (store, _reopened(store)):
+        # It has fewer schedules than its budget: that is all there are.
+        assert known.missing([kernel], trials_per_kernel=8) == []
+        assert known.missing([kernel], trials_per_kernel=9) == [kernel]
+
+
+@pytest.mark.parametrize(
+    "other", ['{"kind": "llvm", "num-cores": 2}', '{"kind": "llvm", "mcpu": "cortex-a72"}']
+)
+def test_records_of_another_target_are_refused(store: RecordStore, other: str) -> None:
+    with pytest.raises(RecordsError, match="target") as caught:
+        RecordStore.open(store.directory, target=other)
+    assert "--records" in str(caught.value)
+
+
+def test_records_of_another_tvm_are_refused(store: RecordStore) -> None:
+    manifest = store.directory / "manifest.json"
+    values = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**values, "tvm": "0.26.0"}))
+    with pytest.raises(RecordsError, match=r"0\.26\.0"):
+        _reopened(store)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "null"])
+def test_a_damaged_manifest_is_one_clear_error(store: RecordStore, content: str) -> None:
+    (store.directory / "manifest.json").write_text(content)
+    with pytest.raises(RecordsError) as caught:
+        _reopened(store)
+    assert str(store.directory) in str(caught.value)
+
+
+@pytest.mark.parametrize("cut", [1, 10, 40])
+def test_a_torn_last_line_is_dropped_with_a_warning(
+    store: RecordStore, cut: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    kernel = _kernel()
+    _add(store, kernel, [_record(3e-6), _record(2e-6)])
+    path = store.directory / RECORDS
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-cut])
+    reopened = _reopened(store)
+    assert "torn" in caplog.text
+    assert reopened.trials(kernel.key) == 1
+    assert reopened.best_us(kernel.key) == pytest.approx(3.0)
+    # The next record starts on a line of its own.
+    _add(reopened, kernel, [_record(1e-6)])
+    assert _reopened(store).best_us(kernel.key) == pytest.approx(1.0)
+    assert [json.loads(line)[0] for line in path.read_text().splitlines()] == [0, 0]
+
+
+def test_damage_in_the_middle_is_an_error_that_names_the_line(store: RecordStore) -> None:
+    kernel = _kernel()
+    _add(store, kernel, [_record(3e-6), _record(2e-6), _record(1e-6)])
+    path = store.directory / RECORDS
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text(lines[0] + lines[1][:20] + "\n" + lines[2])
+    with pytest.raises(RecordsError, match="line 2"):
+        _reopened(store)
+
+
+def test_a_record_of_a_kernel_that_is_not_there_is_an_error(store: RecordStore) -> None:
+    _add(store, _kernel(), [_record(3e-6)])
+    with (store.directory / RECORDS).open("a") as file:
+        file.write(f"[7, {_record(1e-6)}]\n")
+    with pytest.raises(RecordsError, match="7"):
+        _reopened(store)
+
+
+def test_a_directory_that_cannot_be_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RecordsError, match="--records"):
+        RecordStore.open(tmp_path / "file" / "records", target=TARGET)
+
+
+def test_two_stores_of_one_directory_see_each_other(store: RecordStore) -> None:
+    other = _reopened(store)
+    one, two = _kernel(1), _kernel(2)
+    _add(store, one, [_record(3e-6)])
+    _add(other, two, [_record(4e-6)])
+    _add(other, one, [_record(2e-6)])
+    assert other.best_us(one.key) == pytest.approx(2.0)
+    assert len((store.directory / "database_workload.json").read_text().splitlines()) == 2
+    assert _reopened(store).best_us(two.key) == pytest.approx(4.0)
+
+
+_WRITER = """
+import json, sys
+from pathlib import Path
+from tests.compiler.test_records import TARGET, _add, _kernel, _record
+from tvm_mnas.compiler.records import RecordStore
+store = RecordStore.open(Path(sys.argv[1]), target=TARGET)
+for number in range(int(sys.argv[2])):
+    _add(store, _kernel(number % 7 + 1), [_record((number + 1) * 1e-6)] * 3)
+    print(number, flush=True)
+"""
+
+
+def _start_writer(store: RecordStore, rounds: int) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", _WRITER, str(store.directory), str(rounds)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_parallel_writers_lose_nothing(store: RecordStore) -> None:
+    rounds = 40
+    writers = [_start_writer(store, rounds) for _ in range(3)]
+    for writer in writers:
+        writer.communicate(timeout=120)
+        assert writer.returncode == 0
+    reopened = _reopened(store)
+    kernels = [_kernel(number) for number in range(1, 8)]
+    assert sum(reopened.trials(kernel.key) for kernel in kernels) == len(writers) * rounds * 3
+    assert len((store.directory / "database_workload.json").read_text().splitlines()) == 7
+
+
+def test_a_killed_writer_loses_nothing_that_it_had_reported(store: RecordStore) -> None:
+    writer = _start_writer(store, 1_000_000)
+    assert writer.stdout is not None
+    reported = 0
+    while reported < 25:
+        reported = int(writer.stdout.readline()) + 1
+    writer.send_signal(signal.SIGKILL)
+    writer.wait(timeout=30)
+    reported += len(writer.stdout.read().split())
+    reopened = _reopened(store)
+    kernels = [_kernel(number) for number in range(1, 8)]
+    assert sum(reopened.trials(kernel.key) for kernel in kernels) >= 3 * reported
+    _add(reopened, kernels[0], [_record(1e-9)])
+    assert _reopened(store).best_us(kernels[0].key) == pytest.approx(1e-3)
+
+
+def test_a_subset_holds_the_best_record_of_each_kernel(
+    tuned: Tuned, lowered: LoweredNetwork, target: str, tmp_path: Path
+) -> None:
+    some = lowered.kernels[:3]
+    tuned.store.subset(some, tmp_path / "subset")
+    subset = RecordStore.open(tmp_path / "subset", target=target)
+    assert len(subset) == 3
+    for kernel in some:
+        assert subset.trials(kernel.key) == 1
+        assert subset.best_us(kernel.key) == tuned.store.best_us(kernel.key)
+    assert not subset.has(lowered.kernels[3].key)
+
+
+def test_metaschedule_reads_the_files_and_finds_the_same_best(
+    tuned: Tuned, lowered: LoweredNetwork
+) -> None:
+    database = load_meta_schedule().database
+    theirs = database.JSONDatabase(
+        work_dir=os.fspath(tuned.store.directory), module_equality=EQUALITY
+    )
+    assert len(theirs) == sum(tuned.store.trials(kernel.key) for kernel in lowered.kernels)
+    for kernel in lowered.kernels:
+        workload = database.Workload.from_json(json.loads(kernel.workload))
+        assert theirs.has_workload(workload.mod)
+        (best,) = theirs.get_top_k(theirs.commit_workload(workload.mod), 1)
+        mean_us = 1e6 * sum(float(run) for run in best.run_secs) / len(best.run_secs)
+        assert mean_us == pytest.approx(tuned.store.best_us(kernel.key))
