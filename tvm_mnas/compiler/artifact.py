@@ -61,7 +61,9 @@ def compile_network(
     except Exception as error:
         # TVM raises what it likes; to the caller this network did not compile.
         reason = str(error).strip().splitlines()[-1:] or ["no message"]
-        raise BuildError(f"TVM compiles a tuned network, not: {reason[0][:300]}") from error
+        raise BuildError(
+            f"TVM compiles a tuned network, not: {type(error).__name__}: {reason[0][:300]}"
+        ) from error
     return CompiledArtifact(
         path=path,
         kernels=len(lowered.kernels),

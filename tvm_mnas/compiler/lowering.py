@@ -19,6 +19,7 @@ from tvm import relax
 
 from tvm_mnas.compiler.folding import fold_layouts
 from tvm_mnas.compiler.metaschedule import EQUALITY, key_of, load_meta_schedule, load_target
+from tvm_mnas.compiler.naming import describe_kernel, name_blocks
 from tvm_mnas.errors import LoweringError
 from tvm_mnas.models.network import fold_batch_norm
 
@@ -127,6 +128,7 @@ def _lower(module: Any, input_shape: tuple[int, int, int, int], target: str) -> 
                 transform.AttachAttrLayoutFreeBuffers(),
             ]
         )(module)
+        module = name_blocks(module)
     return LoweredNetwork(input_shape, target, _kernels_of(module, tvm_target), module)
 
 
@@ -144,7 +146,9 @@ def _kernels_of(module: Any, target: Any) -> tuple[Kernel, ...]:
         workload = json.dumps([str(entry[0]), str(entry[1])])
         kernels.append(
             Kernel(
-                name=str(task.task_name),
+                name=describe_kernel(
+                    str(task.task_name), meta_schedule.arg_info.ArgInfo.from_entry_func(code)
+                ),
                 key=key_of(str(entry[0])),
                 calls=int(task.weight),
                 flops=int(estimate_tir_flops(code)),

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -163,7 +164,9 @@ class RunDirectory:
                 sampler=sampler,
                 load_if_exists=True,
             )
-            study.set_metric_names(["accuracy", "latency_ms"])
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                study.set_metric_names(["accuracy", "latency_ms"])
         except Exception as error:
             # A journal can be damaged in any way, and Optuna has no error of its own for that.
             raise RunError(

@@ -22,7 +22,7 @@ from tvm_mnas.search.export import export_network
 from tvm_mnas.search.loop import run_trials
 from tvm_mnas.search.pipeline import CandidatePipeline
 from tvm_mnas.search.run import RunDirectory, TrialRecord
-from tvm_mnas.search.sampler import make_sampler
+from tvm_mnas.search.evolution import make_sampler
 from tvm_mnas.search.selection import pick_finalists, training_seed
 from tvm_mnas.search.trainer import TrainTask, train
 from tvm_mnas.search.workbench import Workbench, open_workbench

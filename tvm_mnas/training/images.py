@@ -264,3 +264,18 @@ def network_input(
         for channel in range(len(normalization.mean))
     ]
     return np.stack(channels, axis=1)
+
+
+def class_names(spec: str) -> tuple[str, ...]:
+    """Return the names of the classes of a data spec, in the order of their labels.
+
+    Raises:
+        DataError: the spec is wrong, or what it names is missing.
+    """
+    source = DataSource.parse(spec)
+    if source.kind == "embedded":
+        return embedded_class_names()
+    if source.kind == "idx":
+        return tuple(str(label) for label in range(read_idx(source.path)[0].classes))
+    train, _ = folder_parts(source.path)
+    return tuple(sorted(entry.name for entry in train.iterdir() if entry.is_dir()))

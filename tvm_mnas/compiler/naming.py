@@ -1,0 +1,56 @@
+"""Names in lowered code: the same for equal kernels, so that their records fit, and readable for people.
+
+Equal kernels of two networks differ in the names of their blocks (a mean after the ninth layer is `lv9_red`). TVM
+takes them for equal, yet a schedule finds its blocks by name: a record from one network would not apply to the
+other. Here every block gets a name by its place.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import tvm
+from tvm import relax
+
+_ROOT = "root"
+
+
+def name_blocks(module: Any) -> Any:
+    """Return `module` with the blocks of every kernel renamed to `block0`, `block1`, ... by their place."""
+    renamed = tvm.IRModule(
+        {
+            variable: function if isinstance(function, relax.Function) else _rename(function)
+            for variable, function in module.functions_items()
+        },
+        attrs=module.attrs,
+    )
+    return renamed
+
+
+def _rename(function: Any) -> Any:
+    # Through TVM's own serialization, which keeps what is shared shared; a rewrite of the tree would not.
+    graph = json.loads(tvm.ir.save_json(function))
+    nodes = graph["nodes"]
+    count = 0
+    for node in list(nodes):
+        if not node["type"].endswith("SBlock"):
+            continue
+        if nodes[node["data"]["name_hint"]]["data"] == _ROOT:
+            continue
+        node["data"]["name_hint"] = len(nodes)
+        nodes.append({"type": "ffi.String", "data": f"block{count}"})
+        count += 1
+    return tvm.ir.load_json(json.dumps(graph))
+
+
+def describe_kernel(function_name: str, arguments: Any) -> str:
+    """Return a name for people: the operations, then the shapes of the first two `arguments` (ArgInfo).
+
+    `fused_conv2d4_add3_relu2` of an image and its weights becomes `conv2d_add_relu 1x56x56x24 1x1x24x72`.
+    """
+    parts = function_name.removeprefix("fused_").split("_")
+    operations = [re.sub(r"^(conv2d|pool2d|\D+)\d*$", r"\1", part) for part in parts]
+    shapes = ["x".join(str(int(extent)) for extent in info.as_json()[2]) for info in arguments[:2]]
+    return " ".join(["_".join(operation for operation in operations if operation), *shapes])
