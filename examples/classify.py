@@ -1,7 +1,7 @@
 """Classify images with an exported network, by TVM's runtime alone: no torch, no search, no compiler.
 
-    python examples/classify.py runs/NAME/best                 # the test images that the manifest's accuracy is of
-    python examples/classify.py runs/NAME/best shoe.png ...    # images of your own
+python examples/classify.py runs/NAME/best                 # the test images that the manifest's accuracy is of
+python examples/classify.py runs/NAME/best shoe.png ...    # images of your own
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.exceptions import TyperException
 from typer.main import get_command
 
 from tvm_mnas import __version__
@@ -26,7 +27,7 @@ from tvm_mnas.console import (
     print_json,
     print_table,
 )
-from tvm_mnas.errors import ConfigError, RunError, TvmMnasError
+from tvm_mnas.errors import ConfigError, TvmMnasError
 
 if TYPE_CHECKING:
     from tvm_mnas.search.run import RunDirectory
@@ -228,7 +229,7 @@ def _print_pareto(rows: list[dict[str, Any]]) -> None:
         Column("reward", "reward"),
         Column("params", "parameters"),
         Column("mult-adds", "mult_adds"),
-        Column("architecture", "architecture", number=False),
+        Column("id", "id", number=False),
     )
     print_table("Pareto set", columns, rows, as_json=False)
 
@@ -309,7 +310,7 @@ def space(
             }
             for known in spaces
         ]
-        columns = (
+        columns: tuple[Column, ...] = (
             Column("name", "name", number=False),
             Column("architectures", "size"),
             Column("decisions", "decisions"),
@@ -334,13 +335,16 @@ def space(
                     "architecture": architecture.notation,
                 }
             )
-        columns = (
-            Column("id", "id", number=False),
-            Column("params", "parameters"),
-            Column("mult-adds", "mult_adds"),
-            Column("architecture", "architecture", number=False),
-        )
-        print_table(f"{sample} of {chosen.name}", columns, rows, as_json=as_json)
+        if as_json:
+            print_json(rows)
+            return
+        for row in rows:
+            # A notation is typed again elsewhere: it stays on one line, whatever the width.
+            OUTPUT.print(
+                f"{row['id']}  {row['parameters']:>10,} parameters  {row['mult_adds']:>13,} mult-adds  "
+                f"{row['architecture']}",
+                markup=False,
+            )
         return
     decisions: list[dict[str, Any]] = [
         {
@@ -353,7 +357,9 @@ def space(
         Column("decision", "decision", number=False),
         Column("choices", "choices", number=False),
     )
-    print_table(f"{chosen.name}: {chosen.size:,} architectures", columns, decisions, as_json=as_json)
+    print_table(
+        f"{chosen.name}: {chosen.size:,} architectures", columns, decisions, as_json=as_json
+    )
 
 
 @app.command()
@@ -416,7 +422,7 @@ def devices(
                 }
                 for status in client.devices()
             ]
-        columns = (
+        columns: tuple[Column, ...] = (
             Column("key", "key", number=False),
             Column("host", "host", number=False),
             Column("port", "port"),
@@ -448,28 +454,26 @@ def devices(
 
 def main() -> None:
     """Run the command line; ends the process with 0, 1, 2 or 130."""
-    import click
-
     command = get_command(app)
     try:
         code = command(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
-    except click.exceptions.NoArgsIsHelpError as error:
-        OUTPUT.print(error.format_message(), markup=False)
+    except typer.Exit as error:
+        sys.exit(error.exit_code)
+    except TyperException as error:
+        # Without arguments this is the help text itself, which typer has printed then.
+        message = " ".join(error.format_message().split())
+        if message:
+            _fail(
+                f"{message}; `tvm-mnas --help` and `tvm-mnas COMMAND --help` show what is taken", 2
+            )
         sys.exit(2)
-    except click.ClickException as error:
-        _fail(f"{error.format_message()}; `{_command_path(error)} --help` shows what is taken", 2)
     except TvmMnasError as error:
         _fail(str(error), error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted; what was finished is saved", INTERRUPTED)
     except BrokenPipeError:
         sys.exit(1)
-
-
-def _command_path(error: object) -> str:
-    context = getattr(error, "ctx", None)
-    return context.command_path if context is not None else "tvm-mnas"
 
 
 def _fail(message: str, code: int) -> None:

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from tvm_mnas.errors import ConfigError
 
-ALGORITHMS = ("ppo", "random", "evolution", "tpe", "nsga2")
-"""Names that `--algorithm` takes."""
+ALGORITHMS = ("ppo", "evolution", "random", "tpe", "nsga2")
+"""Names that `--algorithm` takes. The first three resume bit for bit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

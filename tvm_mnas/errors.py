@@ -6,7 +6,7 @@
     |   |-- ConfigError              a flag, a setting or a unit is wrong
     |   |-- ProfileError             a device profile is unknown or wrong
     |   `-- DataError                training data is missing or malformed
-    |-- RunError                     not retried    exit 1   a run directory is corrupt, in use or of another search
+    |-- RunError                     not retried    exit 1   a run is corrupt, in use or of another search
     |-- RecordsError                 not retried    exit 1   tuning records are unreadable or of another target
     |-- CandidateError               not retried             this candidate failed; the search goes on
     |   |-- TrainingError            the short training diverged

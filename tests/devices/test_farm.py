@@ -18,12 +18,12 @@ import pytest
 from tvm_mnas.devices.channel import Status
 from tvm_mnas.devices.farm import Farm, open_farm
 from tvm_mnas.devices.host import available_cores, reserved_core
-from tvm_mnas.devices.processes import Spawner, kill_group
 from tvm_mnas.devices.profile import DeviceProfile, Timing
 from tvm_mnas.devices.runner import measure_kernel
 from tvm_mnas.devices.serve import free_port
 from tvm_mnas.devices.tracker import TrackerAddress, TrackerClient
 from tvm_mnas.errors import LeaseTimeoutError, TrackerError
+from tvm_mnas.processes import Spawner, kill_group
 
 ARGUMENTS = [("float32", (8, 8)), ("float32", (8, 8))]
 QUICK = Timing(repeat=2, number=1, min_repeat_ms=1, warmup=0, attempts=1)

@@ -179,8 +179,8 @@ def test_an_interrupted_ppo_search_equals_the_uninterrupted_one_bit_for_bit(
     checkpoint = tmp_path / "controller.safetensors" if checkpointed else None
     order = random.Random(1) if shuffled else None
     for tells in interruptions:
+        study = open_study(tmp_path / "study.log", ppo_sampler(checkpoint))
         with pytest.raises(Killed):
-            study = open_study(tmp_path / "study.log", ppo_sampler(checkpoint))
             search(study, tells=tells, shuffle=order)
     sampler = ppo_sampler(checkpoint)
     study = open_study(tmp_path / "study.log", sampler)

@@ -90,9 +90,7 @@ def lower_onnx(path: Path, target: str) -> LoweredNetwork:
     try:
         model = onnx.load(str(path))
         (source,) = model.graph.input
-        shape = tuple(
-            dimension.dim_value for dimension in source.type.tensor_type.shape.dim
-        )
+        shape = tuple(dimension.dim_value for dimension in source.type.tensor_type.shape.dim)
         if len(shape) != 4 or not all(shape):
             raise LoweringError(f"{path}: an input has a fixed shape N,C,H,W, not {shape}")
         module = from_onnx(model, keep_params_in_input=False)

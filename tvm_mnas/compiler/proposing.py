@@ -148,9 +148,7 @@ def _records_of(meta_schedule: Any, records: list[Any], module: Any) -> list[lis
     Only its own database writes every part of a trace, so it does, into a directory that is then read back.
     """
     with tempfile.TemporaryDirectory(prefix="records-", dir=".") as directory:
-        database = meta_schedule.database.JSONDatabase(
-            work_dir=directory, module_equality=EQUALITY
-        )
+        database = meta_schedule.database.JSONDatabase(work_dir=directory, module_equality=EQUALITY)
         database.commit_workload(module)
         for record in records:
             database.commit_tuning_record(record)

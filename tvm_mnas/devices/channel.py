@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from tvm_mnas.devices.processes import kill_group
+from tvm_mnas.processes import kill_group
 
 _FRAME = struct.Struct("<IQ")
 _MAX_HEADER_BYTES = 1 << 24

@@ -19,12 +19,12 @@ from typing import Any, TypeVar
 
 from tvm_mnas.devices.channel import Reply, Status, WorkerHandle
 from tvm_mnas.devices.host import Fingerprint, available_cores
-from tvm_mnas.devices.processes import Spawner
 from tvm_mnas.devices.profile import DeviceProfile, Timing
 from tvm_mnas.devices.serve import runtime_environment
 from tvm_mnas.devices.services import LocalServices
 from tvm_mnas.devices.tracker import DeviceStatus, TrackerAddress, TrackerClient
 from tvm_mnas.errors import DeviceLostError, LeaseTimeoutError, TrackerError
+from tvm_mnas.processes import Spawner
 
 _LOCAL_WAIT_S = 3.0
 """A local device that is ours alone answers in 0.1 s; after this its server is taken for broken."""

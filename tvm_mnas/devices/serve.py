@@ -23,9 +23,9 @@ from pathlib import Path
 from types import FrameType
 
 from tvm_mnas.devices.host import device_facts
-from tvm_mnas.devices.processes import ask_to_be_killed, die_with_parent
 from tvm_mnas.devices.tracker import TrackerAddress, TrackerClient
 from tvm_mnas.errors import TrackerError
+from tvm_mnas.processes import ask_to_be_killed, die_with_parent
 
 FACTS_FUNCTION = "tvm_mnas.device_facts"
 """What our server answers beside TVM's own functions: the device's facts as JSON."""

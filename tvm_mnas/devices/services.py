@@ -12,11 +12,11 @@ import threading
 import time
 from pathlib import Path
 
-from tvm_mnas.devices.processes import Spawner, kill_group, tail
 from tvm_mnas.devices.profile import DeviceProfile
 from tvm_mnas.devices.serve import free_port, runtime_environment
 from tvm_mnas.devices.tracker import TrackerAddress, TrackerClient
 from tvm_mnas.errors import TrackerError
+from tvm_mnas.processes import Spawner, kill_group, tail
 
 _HOST = "127.0.0.1"
 _POLL_S = 0.05

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from tvm_mnas.devices.channel import Status, read_frame, write_frame
-from tvm_mnas.devices.processes import die_with_parent
 from tvm_mnas.devices.serve import FACTS_FUNCTION, block_torch
 from tvm_mnas.devices.tracker import TrackerAddress, TrackerClient
 from tvm_mnas.errors import LeaseTimeoutError, TrackerError
+from tvm_mnas.processes import die_with_parent
 
 _ENTRY = "main"
 

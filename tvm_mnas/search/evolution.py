@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 from optuna.study import Study
 
+from tvm_mnas.config import ALGORITHMS
 from tvm_mnas.errors import ConfigError
 from tvm_mnas.search.reward import Reward
 from tvm_mnas.search.sampler import BatchSampler, Observation, PPOSampler
@@ -23,9 +24,6 @@ from tvm_mnas.space.space import Decision
 
 if TYPE_CHECKING:
     from tvm_mnas.search.ppo import PPOSettings
-
-ALGORITHMS = ("ppo", "evolution", "random", "tpe", "nsga2")
-"""What :func:`make_sampler` takes. The first three resume bit for bit."""
 
 
 class UniformSampler(BatchSampler):
@@ -104,7 +102,7 @@ def make_sampler(
     settings: PPOSettings | None = None,
     checkpoint: Path | None = None,
 ) -> BaseSampler:
-    """Return the sampler called `name`: one of :data:`ALGORITHMS`.
+    """Return the sampler called `name`: one of `tvm_mnas.config.ALGORITHMS`.
 
     `reward` is `None` for a study whose one objective is the reward. `population` is evolution's
     (its tournament is a quarter of it) and NSGA-II's; `settings` and `checkpoint` are PPO's. TPE

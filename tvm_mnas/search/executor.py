@@ -17,11 +17,11 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from tvm_mnas.errors import TrainingError, TvmMnasError
+from tvm_mnas.processes import ask_to_be_killed
 
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
 
-_PR_SET_PDEATHSIG = 1
 _POLL_S = 0.25
 _SLOTS = 4096
 
@@ -145,9 +145,11 @@ class _Worker:
 def _start_worker(progress: Any, parent: int) -> None:
     # An interrupt is the parent's to handle: it ends the workers when it has saved what it needs.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    ask_to_be_killed()
     if os.getppid() != parent:
         os._exit(1)
+    # Read by torch when the first task imports it: one training a core, each on one thread.
+    os.environ["OMP_NUM_THREADS"] = "1"
     _Worker.progress = progress
 
 

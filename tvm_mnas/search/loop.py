@@ -53,7 +53,7 @@ def run_trials(
         DeviceError: if the device stays lost; what was finished is kept.
         RunError: if the study holds something that cannot be read.
     """
-    from tvm_mnas.search.sampler import distributions_of
+    from tvm_mnas.search.sampler import PPOSampler, distributions_of
 
     distributions = distributions_of(space.decisions)
     known: dict[str, _Known] = {}
@@ -70,6 +70,9 @@ def run_trials(
         fresh = batch.unknown()
         for index, evaluation in evaluator.evaluate(fresh):
             batch.learn(fresh[index], evaluation)
+    if isinstance(study.sampler, PPOSampler):
+        # The last batch teaches too: whoever extends the search starts from there.
+        study.sampler.catch_up(study)
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,9 +50,7 @@ class _Candidate:
 
     def failed(self, stage: str, error: CandidateError) -> tuple[int, Evaluation]:
         failure = Failure.of(stage, error)
-        return self.index, Evaluation.failed(
-            self.architecture, failure, self.effort, self.accuracy
-        )
+        return self.index, Evaluation.failed(self.architecture, failure, self.effort, self.accuracy)
 
 
 @dataclass(frozen=True)

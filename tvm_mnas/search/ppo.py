@@ -43,11 +43,11 @@ class PPOSettings:
     rewards.
     """
 
-    learning_rate: float = 0.01
+    learning_rate: float = 0.007
     epochs: int = 5
     clip: float = 0.2
-    entropy_weight: float = 0.1
-    baseline_decay: float = 0.8
+    entropy_weight: float = 0.08
+    baseline_decay: float = 0.5
     gradient_norm: float = 1.0
     hidden_size: int = 64
 

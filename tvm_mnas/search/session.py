@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tvm_mnas.errors import CandidateError, ConfigError, RunError
 from tvm_mnas.search.evaluation import Observer
+from tvm_mnas.search.evolution import make_sampler
 from tvm_mnas.search.executor import LocalExecutor
 from tvm_mnas.search.export import export_network
 from tvm_mnas.search.loop import run_trials
 from tvm_mnas.search.pipeline import CandidatePipeline
 from tvm_mnas.search.run import RunDirectory, TrialRecord
-from tvm_mnas.search.evolution import make_sampler
 from tvm_mnas.search.selection import pick_finalists, training_seed
 from tvm_mnas.search.trainer import TrainTask, train
 from tvm_mnas.search.workbench import Workbench, open_workbench
@@ -142,9 +142,7 @@ class Session:
         config = self.directory.config
         with self._bench(config.trials_per_kernel) as workbench, self._executor() as executor:
             with tempfile.TemporaryDirectory(dir=self.directory.path, prefix="tmp-") as artifacts:
-                pipeline = CandidatePipeline(
-                    config, workbench, executor, Path(artifacts), observer
-                )
+                pipeline = CandidatePipeline(config, workbench, executor, Path(artifacts), observer)
                 run_trials(
                     self.directory, self.space, self.study, pipeline, on_trial=observer.trial
                 )

@@ -33,7 +33,7 @@ class TrainTask:
 
 
 def train(task: TrainTask, report: Callable[[int], None]) -> Accuracy:
-    """Train the network of `task` on one thread and return its accuracy on the validation split.
+    """Train the network of `task` and return its accuracy on the validation split.
 
     A weights file that is there already, with its accuracy beside it, is not trained again.
 
@@ -43,19 +43,14 @@ def train(task: TrainTask, report: Callable[[int], None]) -> Accuracy:
     """
     if task.weights is not None and _accuracy_file(task.weights).is_file():
         return read_accuracy(task.weights)
-    import torch
-
     from tvm_mnas.training.proxy import ProxyRecipe, train_proxy
     from tvm_mnas.training.weights import save_weights
 
-    torch.set_num_threads(1)
     architecture = Architecture.parse(task.notation)
     trained = train_proxy(
         architecture,
         load_splits(task.data, architecture.input_size, task.data_seed),
-        ProxyRecipe(
-            steps=task.steps, batch_size=task.batch_size, learning_rate=task.learning_rate
-        ),
+        ProxyRecipe(steps=task.steps, batch_size=task.batch_size, learning_rate=task.learning_rate),
         seed=task.seed,
         on_step=lambda done, total: report(done),
     )

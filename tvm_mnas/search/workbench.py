@@ -20,8 +20,6 @@ from numpy.typing import NDArray
 from tvm_mnas.errors import DeviceError, MeasurementError
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from tvm_mnas.compiler.artifact import CompiledArtifact
     from tvm_mnas.compiler.lowering import Kernel, LoweredNetwork
     from tvm_mnas.compiler.records import RecordStore
@@ -30,6 +28,7 @@ if TYPE_CHECKING:
     from tvm_mnas.devices.farm import Farm
     from tvm_mnas.devices.latency import Latency
     from tvm_mnas.devices.profile import DeviceProfile
+    from tvm_mnas.models.network import Network
 
 DEVICE_ATTEMPTS = 3
 """How often work is given to the device again after the device, not the work, failed."""
@@ -52,7 +51,12 @@ class Workbench:
     trials_per_kernel: int
     seed: int
 
-    def lower(self, network: nn.Module, shape: Shape) -> LoweredNetwork:
+    @property
+    def overlap(self) -> bool:
+        """Whether kernels can be built while others are measured: not where they would share a core."""
+        return not self.profile.is_local or self.profile.core not in _building_cores(self.profile)
+
+    def lower(self, network: Network, shape: Shape) -> LoweredNetwork:
         """Return `network` lowered to the device's kernels; `shape` is its input's (N,C,H,W).
 
         Raises:
@@ -86,7 +90,7 @@ class Workbench:
             self.store,
             target=self.profile.target,
             builder=self.builder,
-            runner=KernelRunner(self.farm),
+            runner=KernelRunner(self.farm, overlap=self.overlap),
             budget=TuningBudget(trials_per_kernel=self.trials_per_kernel),
             seed=self.seed,
             on_progress=on_progress,
@@ -137,7 +141,8 @@ class Workbench:
         """
         from tvm_mnas.devices.timing import run_network
 
-        (outputs,) = _retried(lambda: run_network(artifact.path, images, self.farm, batch_size=1))
+        (raw,) = _retried(lambda: run_network(artifact.path, images, self.farm, batch_size=1))
+        outputs = raw.astype(np.float32)
         if outputs.shape != expected.shape or not np.isfinite(outputs).all():
             raise MeasurementError(
                 f"the outputs on the device are finite and of shape {expected.shape}, "
@@ -190,10 +195,11 @@ def _building_cores(profile: DeviceProfile) -> list[int]:
     """Every core that this process may use, except the one that measures."""
     from tvm_mnas.devices.host import available_cores
 
-    cores = available_cores()
+    cores = list(available_cores())
     if profile.is_local and profile.core is not None:
-        cores = [core for core in cores if core != profile.core] or cores
-    return list(cores)
+        # A machine with a single core builds on it too; then nothing is measured meanwhile.
+        return [core for core in cores if core != profile.core] or cores
+    return cores
 
 
 def _retried(work: Callable[[], _Result]) -> _Result:

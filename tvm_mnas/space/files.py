@@ -126,8 +126,7 @@ def _read_block(block: _Table, defaults: _Table, resolution: int) -> BlockSpace:
             skip_ops=tuple(str(value) for value in choices("skip_op", (str,))),
             se_ratios=tuple(float(value) for value in choices("se_ratio", (int, float))),
             filters=_unique(
-                filters if scale == 1 else round_filters(filters * float(scale))
-                for scale in scales
+                filters if scale == 1 else round_filters(filters * float(scale)) for scale in scales
             ),
             layers=_unique(max(1, layers + int(delta)) for delta in deltas),
         )

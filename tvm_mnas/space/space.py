@@ -64,7 +64,9 @@ class BlockSpace:
                 raise SpaceError(f"{name} has one or more different values, not {list(values)}")
         for operation in self.operations:
             if not _OPERATION.fullmatch(operation):
-                raise SpaceError(f"conv_op is conv, sepconv or mbconv2..mbconv10, not {operation!r}")
+                raise SpaceError(
+                    f"conv_op is conv, sepconv or mbconv2..mbconv10, not {operation!r}"
+                )
         for skip_op in self.skip_ops:
             if skip_op not in {op.value for op in SkipOp}:
                 raise SpaceError(
@@ -165,7 +167,10 @@ class SearchSpace:
             self.head_filters,
             self.classes,
             self.depth_multiplier,
-            [[block.stride, *(list(values) for _, values in block.fields)] for block in self.blocks],
+            [
+                [block.stride, *(list(values) for _, values in block.fields)]
+                for block in self.blocks
+            ],
         ]
         return hashlib.sha256(json.dumps(skeleton).encode()).hexdigest()[:16]
 
