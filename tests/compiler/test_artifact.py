@@ -108,6 +108,40 @@ def test_the_subset_of_its_records_compiles_the_same_network(
     np.testing.assert_array_equal(_run(again.path, tmp_path), _run(artifact.path, tmp_path))
 
 
+def test_a_record_made_in_one_network_fits_another(
+    builder: WarmBuilder, target: str, tmp_path: Path
+) -> None:
+    """TVM names a reduction's block after what comes before it, and traces find blocks by name."""
+
+    def head(depth: int) -> torch.nn.Module:
+        torch.manual_seed(depth)
+        layers = [torch.nn.Conv2d(8, 8, 1) for _ in range(depth)]
+        return torch.nn.Sequential(
+            *layers, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+        ).eval()
+
+    shape = (1, 8, 6, 6)
+    store = RecordStore.open(tmp_path / "records", target=target)
+    runner = FixedRunner(lambda run: run * 1e-6)
+    tuned = []
+    for depth in (1, 3):
+        lowered = lower_network(head(depth), shape, target)
+        report = tune_kernels(
+            lowered.kernels,
+            store,
+            target=target,
+            builder=builder,
+            runner=runner,
+            budget=TuningBudget(trials_per_kernel=2),
+            seed=0,
+        )
+        tuned.append(report.kernels)
+        artifact = compile_network(lowered, store, tmp_path / f"{depth}.so")
+        assert artifact.tuned_kernels == len(lowered.kernels)
+    assert any("mean" in kernel.name for kernel in tuned[0])
+    assert tuned[1] == ()
+
+
 def test_a_kernel_without_a_record_is_named_and_nothing_is_written(
     lowered: LoweredNetwork, tuned: Tuned, target: str, tmp_path: Path
 ) -> None:
