@@ -155,7 +155,7 @@ class PPO:
         weight, first, second = self._moments.tolist()
         mean = first / weight
         deviation = math.sqrt(max(0.0, second / weight - mean * mean))
-        # Rewards that are all equal teach nothing, and nor may the rounding errors of their variance.
+        # Rewards that are all equal teach nothing, nor may the rounding errors of their variance.
         return mean, deviation if deviation > _ROUNDING * abs(mean) else math.inf
 
     def tensors(self) -> dict[str, Tensor]:
