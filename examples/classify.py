@@ -21,9 +21,8 @@ sys.modules["torch"] = None  # type: ignore[assignment]
 os.environ["TVM_USE_RUNTIME_LIB"] = "1"
 
 import tvm
-from tvm import relax
 
-from tvm_mnas.training.images import Normalization, load_test_images, network_input
+from tvm_mnas.training.images import Normalization, read_test_images, network_input
 
 
 class ExportedNetwork:
@@ -36,13 +35,16 @@ class ExportedNetwork:
         self.input_size: int = self.manifest["input"]["shape"][2]
         self.normalization = Normalization(tuple(data["mean"]), tuple(data["std"]))
         library = tvm.runtime.load_module(str(directory / "net.so"))
-        self._machine = relax.VirtualMachine(library, tvm.cpu())
+        # The runtime's virtual machine, on device 0 of kind CPU (1) with its pooled allocator (2).
+        machine = library["vm_load_executable"]()
+        machine["vm_initialization"](1, 0, 2)
+        self._run = machine["main"]
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         """Return logits (N,classes) for uint8 images (N,H,W) or (N,H,W,3)."""
         images = network_input(pixels, self.input_size, self.normalization)
         rows = [
-            self._machine["main"](tvm.runtime.tensor(images[index : index + 1])).numpy()
+            self._run(tvm.runtime.tensor(images[index : index + 1])).numpy()
             for index in range(len(images))
         ]
         return np.concatenate(rows)
@@ -61,7 +63,7 @@ def main() -> None:
             label = int(network.logits(pixels[np.newaxis]).argmax())
             print(f"{path}: {network.classes[label]}")
         return
-    test = load_test_images(network.manifest["data"]["spec"])
+    test = read_test_images(network.manifest["data"]["spec"])
     correct = int((network.logits(test.pixels).argmax(axis=1) == test.labels).sum())
     stated = network.manifest["accuracy"]["test"]["top1"]
     print(f"accuracy {correct / len(test):.4f} on {len(test)} test images")

@@ -23,6 +23,7 @@ from tvm_mnas.console import (
     OUTPUT,
     Column,
     SearchDisplay,
+    format_count,
     format_ms,
     print_json,
     print_table,
@@ -223,15 +224,28 @@ def _show_result(directory: RunDirectory, result: SearchResult, *, as_json: bool
 def _print_pareto(rows: list[dict[str, Any]]) -> None:
     columns = (
         Column("trial", "trial"),
-        Column("accuracy %", "accuracy_percent"),
-        Column("latency ms", "latency_ms"),
-        Column("spread %", "spread_percent"),
-        Column("reward", "reward"),
-        Column("params", "parameters"),
-        Column("mult-adds", "mult_adds"),
         Column("id", "id", number=False),
+        Column("accuracy", "accuracy"),
+        Column("latency", "latency"),
+        Column("spread", "spread"),
+        Column("reward", "reward"),
+        Column("params", "params"),
+        Column("mult-adds", "mult_adds"),
     )
-    print_table("Pareto set", columns, rows, as_json=False)
+    shown = [
+        {
+            "trial": row["trial"],
+            "id": row["id"],
+            "accuracy": f"{row['accuracy_percent']:.2f} %",
+            "latency": format_ms(row["latency_ms"]) + (" emulated" if row["emulated"] else ""),
+            "spread": f"{row['spread_percent']:.1f} %" + (" !" if row["noisy"] else ""),
+            "reward": f"{row['reward']:.4f}",
+            "params": format_count(row["parameters"]),
+            "mult_adds": format_count(row["mult_adds"]),
+        }
+        for row in rows
+    ]
+    print_table("Pareto set (! marks a spread beyond the profile's)", columns, shown, as_json=False)
 
 
 @app.command()
@@ -355,7 +369,7 @@ def space(
     ]
     columns = (
         Column("decision", "decision", number=False),
-        Column("choices", "choices", number=False),
+        Column("choices", "choices", number=False, wraps=True),
     )
     print_table(
         f"{chosen.name}: {chosen.size:,} architectures", columns, decisions, as_json=as_json
@@ -389,7 +403,7 @@ def bench(
         print_json(result.to_json())
         return
     columns = (
-        Column("kernel", "kernel", number=False),
+        Column("kernel", "kernel", number=False, wraps=True),
         Column("times", "times"),
         Column("us each", "best_us"),
         Column("share %", "share_percent"),
@@ -447,7 +461,7 @@ def devices(
         Column("threads", "threads"),
         Column("core", "core"),
         Column("reached", "reached", number=False),
-        Column("description", "description", number=False),
+        Column("description", "description", number=False, wraps=True),
     )
     print_table("Device profiles", columns, profiles, as_json=as_json)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -35,13 +36,22 @@ def format_ms(latency_ms: float) -> str:
     return f"{latency_ms:.3g} ms" if latency_ms < 100 else f"{latency_ms:.0f} ms"
 
 
+def format_count(count: int) -> str:
+    """Return a count with three significant digits in thousands, millions or billions."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g}{unit}"
+    return str(count)
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column: its heading, the key of its value in a row, and whether it holds numbers."""
+    """A column: its heading, the key of its value in a row, whether it holds numbers, whether it may wrap."""
 
     heading: str
     key: str
     number: bool = True
+    wraps: bool = False
 
 
 def print_table(
@@ -51,13 +61,13 @@ def print_table(
     if as_json:
         print_json(rows)
         return
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         table.add_column(
             column.heading,
             justify="right" if column.number else "left",
             overflow="fold",
-            no_wrap=column.number,
+            no_wrap=not column.wraps,
         )
     for row in rows:
         table.add_row(*(_cell(row.get(column.key)) for column in columns))

@@ -30,7 +30,7 @@ from tvm_mnas.search.evaluation import Observer
 from tvm_mnas.search.pipeline import input_shape
 from tvm_mnas.search.trainer import load_splits, read_accuracy
 from tvm_mnas.search.workbench import Workbench
-from tvm_mnas.training.images import class_names
+from tvm_mnas.training.images import DataSource, class_names
 
 if TYPE_CHECKING:
     from tvm_mnas.space.architecture import Architecture
@@ -141,6 +141,7 @@ def _write_files(
             "mean": list(splits.normalization.mean),
             "std": list(splits.normalization.std),
             "class_names": list(class_names(config.data)),
+            "grey": DataSource.parse(config.data).kind != "imagefolder",
         },
         "accuracy": {"validation": validation.to_json(), "test": test.to_json()},
         "latency": latency.to_dict(),

@@ -279,3 +279,19 @@ def class_names(spec: str) -> tuple[str, ...]:
         return tuple(str(label) for label in range(read_idx(source.path)[0].classes))
     train, _ = folder_parts(source.path)
     return tuple(sorted(entry.name for entry in train.iterdir() if entry.is_dir()))
+
+
+def read_test_images(spec: str) -> ImageSet:
+    """Return the test images of a data spec whose images fit in memory: embedded or idx:PATH.
+
+    Raises:
+        DataError: the spec is of another kind or wrong, or what it names is missing.
+    """
+    source = DataSource.parse(spec)
+    if source.kind == "embedded":
+        return read_embedded()[1]
+    if source.kind == "idx":
+        return read_idx(source.path)[1]
+    raise DataError(
+        f"test images are read from embedded or idx:PATH, not {spec!r}; name image files"
+    )
