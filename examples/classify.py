@@ -22,7 +22,7 @@ os.environ["TVM_USE_RUNTIME_LIB"] = "1"
 
 import tvm
 
-from tvm_mnas.training.images import Normalization, read_test_images, network_input
+from tvm_mnas.training.images import Normalization, network_input, read_test_images
 
 
 class ExportedNetwork:

@@ -2,8 +2,8 @@
 
     python examples/own_study.py
 
-Here the objective is a formula with a known optimum (`tvm_mnas.testing`) over the paper's space, so that one sees how
-near the search comes; put your own accuracy and latency in its place.
+Here the objective is a formula with a known optimum (`tvm_mnas.testing`) over the paper's space, so that one sees
+how near the search comes; put your own accuracy and latency in its place.
 """
 
 from __future__ import annotations
