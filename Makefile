@@ -6,7 +6,8 @@
 #   make bench             the scripts behind the README's figures
 #   make clean             remove .venv, caches and builds; runs/ and your records stay
 #
-# Variables: PYTHON (3.11 or newer), SEARCH_ARGS, PYTEST_ARGS, TORCH_INDEX (empty: pip's own index only).
+# Variables: PYTHON (3.11 or newer), ARGS (make search ARGS='--trials 50', make test ARGS=tests/space),
+# TORCH_INDEX (empty: pip's own index only).
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -15,8 +16,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules
 
 PYTHON ?= python3
-SEARCH_ARGS ?=
-PYTEST_ARGS ?=
+ARGS ?=
 # PyPI's torch for Linux brings gigabytes of CUDA libraries; this index has the CPU build.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
@@ -32,10 +32,10 @@ help:
 	@sed -n '2,/^$$/s/^# \{0,1\}//p' Makefile
 
 search: $(INSTALLED)
-	$(BIN)/tvm-mnas search $(SEARCH_ARGS)
+	$(BIN)/tvm-mnas search $(ARGS)
 
 test: $(INSTALLED_DEV)
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
 lint: $(INSTALLED_DEV)
 	$(BIN)/ruff format --check .
@@ -73,10 +73,15 @@ $(INSTALLED): .venv/pyvenv.cfg pyproject.toml constraints.txt
 	  index=(--extra-index-url "$(TORCH_INDEX)")
 	fi
 	echo "installing into .venv: about 1 GB to fetch the first time, a few minutes"
+	SECONDS=0
 	$(PIP) install -qq -c constraints.txt "$${index[@]}" torch
 	$(PIP) install -qq -c constraints.txt -e .
 	touch $@
+	echo "installed in $$SECONDS s"
 
 $(INSTALLED_DEV): $(INSTALLED)
-	@$(PIP) install -qq -c constraints.txt -e ".[dev]"
+	@echo "installing the tools for checks"
+	SECONDS=0
+	$(PIP) install -qq -c constraints.txt -e ".[dev]"
 	touch $@
+	echo "installed in $$SECONDS s"

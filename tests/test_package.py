@@ -195,7 +195,7 @@ def test_a_start_imports_nothing_heavy(arguments: list[str]) -> None:
 @pytest.mark.parametrize("arguments", STARTS, ids=["import", "help"])
 def test_a_start_is_quick(arguments: list[str]) -> None:
     """Processor time, which other work on the machine hardly changes: a start waits for nothing."""
-    best_s = min(processor_time_s([sys.executable, *arguments]) for _ in range(3))
+    best_s = min(processor_time_s([sys.executable, *arguments]) for _ in range(5))
     assert best_s < START_LIMIT_S
 
 
