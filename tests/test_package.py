@@ -29,6 +29,16 @@ START_LIMIT_S = 0.5
 HEAVY = {"torch", "tvm", "tvm_ffi", "optuna", "matplotlib", "onnx", "scipy"}
 """What must not be imported before a command needs it: each costs from half a second to several."""
 
+IMPORTED_BY_OTHERS = {
+    "apache-tvm-ffi": "TVM, and only one version of it works",
+    "cloudpickle": "TVM's worker pools",
+    "onnxscript": "torch.onnx.export",
+    "psutil": "TVM's RPC server and worker pools",
+    "tornado": "TVM's tracker",
+    "xgboost": "MetaSchedule's cost model",
+}
+"""Dependencies that we don't import ourselves, and who does."""
+
 IMPORT_NAMES = {"apache-tvm": "tvm", "apache-tvm-ffi": "tvm_ffi", "pillow": "PIL"}
 """Distributions that are imported under another name."""
 
@@ -159,6 +169,30 @@ def test_every_import_is_a_declared_dependency() -> None:
     imported = imported_packages((ROOT / "tvm_mnas").rglob("*.py"))
     known = declared | set(sys.stdlib_module_names) | {"tvm_mnas"}
     assert {name: place for name, place in imported.items() if name not in known} == {}
+
+
+def test_every_dependency_is_imported() -> None:
+    imported = imported_packages((ROOT / "tvm_mnas").rglob("*.py"))
+    wanted = set(requirements(PYPROJECT["project"]["dependencies"]))
+    assert set(IMPORTED_BY_OTHERS) - wanted == set()
+    unused = {
+        name
+        for name in wanted - set(IMPORTED_BY_OTHERS)
+        if IMPORT_NAMES.get(name, name.replace("-", "_")) not in imported
+    }
+    assert unused == set()
+
+
+def test_the_picture_of_the_house_names_every_module() -> None:
+    """CONTRIBUTING.md: the picture is true or it is a bug."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    _, _, section = text.partition("## The house")
+    drawn = set(re.findall(r"\b\w+\.py\b", section.split("```")[1]))
+    package = ROOT / "tvm_mnas"
+    rooms = {room.parent for room in package.glob("*/__init__.py")} | {package}
+    modules = {module.name for room in rooms for module in room.glob("[!_]*.py")}
+    assert modules - drawn == set(), "missing from the picture"
+    assert drawn - modules == set(), "in the picture, but gone"
 
 
 def test_the_constraints_pin_every_dependency_within_its_bounds() -> None:
