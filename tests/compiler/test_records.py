@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -200,6 +202,20 @@ def test_parallel_writers_lose_nothing(store: RecordStore) -> None:
     kernels = [_kernel(number) for number in range(1, 8)]
     assert sum(reopened.trials(kernel.key) for kernel in kernels) == len(writers) * rounds * 3
     assert len((store.directory / "database_workload.json").read_text().splitlines()) == 7
+
+
+def test_a_writer_waits_for_the_one_before_it(store: RecordStore) -> None:
+    kernel = _kernel()
+    writing = threading.Thread(target=_add, args=(store, kernel, [_record(3e-6)]))
+    with (store.directory / ".lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        writing.start()
+        writing.join(timeout=0.5)
+        assert writing.is_alive()
+        assert not (store.directory / RECORDS).exists()
+    writing.join(timeout=30)
+    assert not writing.is_alive()
+    assert store.best_us(kernel.key) == pytest.approx(3.0)
 
 
 def test_a_killed_writer_loses_nothing_that_it_had_reported(store: RecordStore) -> None:

@@ -205,6 +205,50 @@ def test_workers_end_with_the_process_that_started_them(
     assert alive == []
 
 
+_BUILDING = """
+import sys, time
+from pathlib import Path
+from tvm_mnas.compiler.linking import Linker
+from tvm_mnas.compiler.workers import Round, WarmBuilder
+core, target, log, linker, workload = sys.argv[1:]
+with WarmBuilder(cores=[int(core)], linker=Linker((linker,)), log=Path(log), build_deadline_s=60) as b:
+    b.submit(Round(workload=workload, target=target, records=(), trials=1, seed=1))
+    time.sleep(120)
+"""
+
+
+def test_a_build_under_way_ends_with_the_process_that_wanted_it(
+    kernel: Kernel, core: int, target: str, tmp_path: Path, script_linker: Callable[[str], Linker]
+) -> None:
+    (linker,) = script_linker(
+        f"echo $PPID > {tmp_path}/part; mv {tmp_path}/part {tmp_path}/pid; sleep 15"
+    ).command
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            _BUILDING,
+            str(core),
+            target,
+            str(tmp_path / "log"),
+            linker,
+            kernel.workload,
+        ],
+        cwd=Path(__file__).parents[2],
+    )
+    try:
+        end = time.monotonic() + 90
+        while not (tmp_path / "pid").exists():
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        build = psutil.Process(int((tmp_path / "pid").read_text()))
+    finally:
+        holder.kill()
+        holder.wait(timeout=30)
+    _, alive = psutil.wait_procs([build], timeout=5)
+    assert alive == []
+
+
 def test_closing_leaves_no_process_and_no_file(
     core: int, target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
