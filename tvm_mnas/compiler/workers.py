@@ -69,17 +69,22 @@ class WarmBuilder:
         cores: Sequence[int],
         linker: Linker,
         log: Path,
+        scratch: Path | None = None,
         build_deadline_s: float = 20.0,
         rounds_per_worker: int = 200,
     ) -> None:
-        """Start the workers, which import TVM in the background; `log` takes what they print."""
+        """Start the workers, which import TVM in the background.
+
+        `log` takes what they print; what they build goes below `scratch`, the system's directory for temporary
+        files if None, and is removed at the end, unless the end is a `kill -9`.
+        """
         self._linker = linker
         self._log = log
         self._build_deadline_s = build_deadline_s
         self._rounds_per_worker = rounds_per_worker
         self._tickets = 0
         log.parent.mkdir(parents=True, exist_ok=True)
-        self._directory = Path(tempfile.mkdtemp(prefix="tvm-mnas-build-"))
+        self._directory = Path(tempfile.mkdtemp(prefix="tvm-mnas-build-", dir=scratch))
         self._spawner = Spawner()
         self._workers = [_Worker(core) for core in cores]
         for worker in self._workers:

@@ -87,6 +87,7 @@ def bench_model(
             profile,
             records=records,
             logs=Path(directory),
+            scratch=Path(directory),
             trials_per_kernel=trials_per_kernel,
             seed=seed,
         ) as workbench,

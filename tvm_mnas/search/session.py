@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +30,12 @@ from tvm_mnas.space.space import SearchSpace
 
 if TYPE_CHECKING:
     import optuna
+
+MIN_POPULATION = 8
+MAX_POPULATION = 64
+
+_SCRATCH = "scratch"
+"""Below the run directory: files that pass between the processes of one command."""
 
 
 class SearchObserver(Observer, Protocol):
@@ -122,6 +127,8 @@ class Session:
             reward=self.directory.reward,
             seed=config.seed,
             batch_size=config.batch,
+            # Until a population is full, evolution is random search: a short one gets a small population.
+            population=max(MIN_POPULATION, min(MAX_POPULATION, config.trials // 4)),
             checkpoint=self.directory.controller,
         )
         return self.directory.study(sampler)
@@ -315,14 +322,20 @@ class Session:
         from tvm_mnas.devices.profile import load_profile
 
         config = self.directory.config
+        scratch = self.directory.path / _SCRATCH
+        # A process that was killed leaves files there; we hold the run's lock, so nobody needs them.
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir()
         with open_workbench(
             load_profile(config.device),
             records=Path(config.records),
             logs=self.directory.logs,
+            scratch=scratch,
             trials_per_kernel=trials_per_kernel,
             seed=config.seed,
         ) as workbench:
             yield workbench
+        shutil.rmtree(scratch, ignore_errors=True)
 
     def _executor(self) -> LocalExecutor:
         from tvm_mnas.devices.host import available_cores

@@ -162,12 +162,14 @@ def open_workbench(
     *,
     records: Path,
     logs: Path,
+    scratch: Path,
     trials_per_kernel: int,
     seed: int,
 ) -> Iterator[Workbench]:
     """Yield a workbench for `profile`; its processes end with the context.
 
-    `records` is the directory under which each profile and target has its store.
+    `records` is the directory under which each profile and target has its store; `scratch` is for files that
+    nobody needs afterwards.
 
     Raises:
         RecordsError: if the records there are unreadable or of another target.
@@ -186,6 +188,7 @@ def open_workbench(
             cores=_building_cores(profile),
             linker=find_linker(profile.target),
             log=logs / "builders.log",
+            scratch=scratch,
         ) as builder,
     ):
         yield Workbench(profile, farm, store, builder, trials_per_kernel, seed)
