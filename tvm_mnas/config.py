@@ -58,6 +58,12 @@ class SearchConfig:
             value = getattr(self, name)
             if not value > 0:
                 raise ConfigError(f"{name} is above 0, not {value}")
+        for name in ("alpha", "beta"):
+            value = getattr(self, name)
+            if value > 0:
+                raise ConfigError(
+                    f"{name} is at most 0 (the paper takes -0.07, 0 or -1), not {value}"
+                )
         if self.algorithm not in ALGORITHMS:
             raise ConfigError(
                 f"the algorithm is one of {', '.join(ALGORITHMS)}, not {self.algorithm!r}"
@@ -65,8 +71,7 @@ class SearchConfig:
 
     def to_toml(self) -> str:
         """Return the configuration as TOML, which `from_mapping` reads back to an equal one."""
-        # JSON's texts and numbers are TOML's too, as long as every value is a plain scalar.
-        return "".join(f"{name} = {json.dumps(value)}\n" for name, value in asdict(self).items())
+        return "".join(f"{name} = {_toml(value)}\n" for name, value in asdict(self).items())
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, object], *, source: str) -> SearchConfig:
@@ -110,6 +115,12 @@ def _check_type(name: str, kind: str, value: object) -> None:
     if not legal:
         words = {"str": "a text that is not empty", "int": "a whole number", "float": "a number"}
         raise ConfigError(f"{name} is {words[kind]}, not {value!r}")
+
+
+def _toml(value: object) -> str:
+    # JSON's numbers are TOML's too, and so are its texts once nothing but control characters is escaped:
+    # TOML knows no surrogate pairs.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _at_least(config: SearchConfig, least: int, *names: str) -> None:

@@ -11,10 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tvm_mnas.errors import RunError
 from tvm_mnas.search.evaluation import Evaluation, Evaluator
 from tvm_mnas.search.run import (
     EVALUATION_ATTRIBUTE,
     REPEATS_ATTRIBUTE,
+    SPACE_ATTRIBUTE,
     RunDirectory,
     TrialRecord,
     read_evaluation,
@@ -51,10 +53,11 @@ def run_trials(
 
     Raises:
         DeviceError: if the device stays lost; what was finished is kept.
-        RunError: if the study holds something that cannot be read.
+        RunError: if the study holds something that cannot be read, or is of another space.
     """
     from tvm_mnas.search.sampler import PPOSampler, distributions_of
 
+    _check_space(run, space, study)
     distributions = distributions_of(space.decisions)
     known: dict[str, _Known] = {}
     for trial in study.get_trials(deepcopy=False):
@@ -70,6 +73,11 @@ def run_trials(
         fresh = batch.unknown()
         for index, evaluation in evaluator.evaluate(fresh):
             batch.learn(fresh[index], evaluation)
+        if left := batch.unknown():
+            raise RunError(
+                f"an evaluator evaluates every candidate that it is given, and {left[0].id} was left "
+                f"out; `tvm-mnas search --resume {run.path}` tries it again"
+            )
     if isinstance(study.sampler, PPOSampler):
         # The last batch teaches too: whoever extends the search starts from there.
         study.sampler.catch_up(study)
@@ -121,6 +129,19 @@ class _Batch:
         self.on_trial(TrialRecord(trial.number, evaluation, reward, repeats))
 
 
+def _check_space(run: RunDirectory, space: SearchSpace, study: optuna.Study) -> None:
+    """Refuse to go on in another space: its file may have been edited since the run began."""
+    stored = study.user_attrs.get(SPACE_ATTRIBUTE)
+    if stored is None:
+        study.set_user_attr(SPACE_ATTRIBUTE, space.fingerprint)
+    elif stored != space.fingerprint:
+        raise RunError(
+            f"{run.path}: a run goes on in the space that it began in, and {run.config.space} has "
+            f"changed since ({stored} is now {space.fingerprint}); restore it, or start a new search "
+            f"with `tvm-mnas search`"
+        )
+
+
 def _pending_trials(
     study: optuna.Study,
     numbers: range,
@@ -132,9 +153,10 @@ def _pending_trials(
     existing = study.get_trials(deepcopy=False)
     pending: list[tuple[optuna.Trial, Architecture]] = []
     for number in numbers:
-        if number < len(existing):
-            if existing[number].state.is_finished():
-                continue
+        state = existing[number].state if number < len(existing) else None
+        if state is not None and state.is_finished():
+            continue
+        if state is optuna.trial.TrialState.RUNNING:
             # A process that was killed left it; its parameters are stored, or are sampled again alike.
             trial = optuna.Trial(study, existing[number]._trial_id)
             for name, distribution in distributions.items():

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import warnings
 from collections.abc import Iterator, Mapping
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 STUDY_NAME = "tvm-mnas"
 EVALUATION_ATTRIBUTE = "evaluation"
+SPACE_ATTRIBUTE = "space_fingerprint"
 REPEATS_ATTRIBUTE = "repeats_trial"
 
 
@@ -124,14 +126,28 @@ class RunDirectory:
         """The file with the controller's parameters."""
         return self.path / "controller.safetensors"
 
+    @property
+    def journal(self) -> Path:
+        """The file with the study."""
+        return self.path / "study.journal"
+
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the run for this process; the kernel lets go of it however the process ends.
 
+        What a killed process left half done in the journal is put in order first.
+
         Raises:
-            RunError: if another process works on the run.
+            RunError: if another process works on the run, or the journal's end is damaged.
         """
-        with (self.path / "run.lock").open("w") as file:
+        try:
+            file = (self.path / "run.lock").open("w")
+        except OSError as error:
+            raise RunError(
+                f"{self.path}: a run goes on where files can be written, not where {error.strerror}; "
+                f"`ls -ld {self.path}` shows whose it is"
+            ) from error
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
@@ -141,11 +157,15 @@ class RunDirectory:
                 ) from error
             # Optuna's own lock is a link that outlives a killed process; nobody else can hold it now.
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(self.path / "study.journal.lock")
+                os.unlink(self.journal.with_name(self.journal.name + ".lock"))
+            _cut_torn_line(self.journal)
             yield
 
     def study(self, sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study:
         """Return the run's Optuna study with two objectives: accuracy (max) and latency in ms (min).
+
+        It is made if there is none; hold the run's lock then. One that is there is opened without a write,
+        so that it can be read while a search goes on.
 
         Raises:
             RunError: if the journal cannot be read.
@@ -155,29 +175,31 @@ class RunDirectory:
         from optuna.storages.journal import JournalFileBackend
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        journal = self.path / "study.journal"
         try:
-            study = optuna.create_study(
-                storage=JournalStorage(JournalFileBackend(str(journal))),
-                study_name=STUDY_NAME,
-                directions=["maximize", "minimize"],
-                sampler=sampler,
-                load_if_exists=True,
-            )
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                study.set_metric_names(["accuracy", "latency_ms"])
+            storage = JournalStorage(JournalFileBackend(str(self.journal)))
+            if STUDY_NAME in optuna.get_all_study_names(storage):
+                study = optuna.load_study(study_name=STUDY_NAME, storage=storage, sampler=sampler)
+            elif self.journal.stat().st_size:
+                raise ValueError("it holds no study of a search")
+            else:
+                study = optuna.create_study(
+                    storage=storage,
+                    study_name=STUDY_NAME,
+                    directions=["maximize", "minimize"],
+                    sampler=sampler,
+                )
+            if study.metric_names is None:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                    study.set_metric_names(["accuracy", "latency_ms"])
         except Exception as error:
             # A journal can be damaged in any way, and Optuna has no error of its own for that.
-            raise RunError(
-                f"{journal}: a study is an Optuna journal, and this one cannot be read "
-                f"({type(error).__name__}: {error}); restore it from a copy, or start a new search"
-            ) from error
+            raise _damaged(self.journal, f"{type(error).__name__}: {error}") from error
         return study
 
     def finished_trials(self) -> tuple[TrialRecord, ...]:
-        """Return the finished trials, read from disk; see `trials`."""
-        return self.trials(self.study())
+        """Return the finished trials, read from disk; see `trials`. Writes nothing."""
+        return self.trials(self.study()) if self.journal.is_file() else ()
 
     def trials(self, study: optuna.Study) -> tuple[TrialRecord, ...]:
         """Return the finished trials of `study` in the order of their numbers.
@@ -218,11 +240,33 @@ def read_evaluation(trial: optuna.trial.FrozenTrial, path: Path) -> Evaluation |
         return None
     try:
         return Evaluation.from_json(values)
-    except (KeyError, TypeError, ValueError, TvmMnasError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, TvmMnasError) as error:
         raise RunError(
             f"{path}: the evaluation of trial {trial.number} cannot be read "
             f"({type(error).__name__}: {error}); restore study.journal from a copy"
         ) from error
+
+
+def _cut_torn_line(journal: Path) -> None:
+    """Remove a last line without an end, which Optuna would write on in, and refuse one that is no JSON."""
+    with contextlib.suppress(FileNotFoundError), journal.open("rb+") as file:
+        whole, newline, torn = file.read().rpartition(b"\n")
+        if torn:
+            if not newline and not torn.startswith(b"{"):
+                raise _damaged(journal, "it has no line of a journal")
+            file.truncate(len(whole) + len(newline))
+        last = whole.rpartition(b"\n")[2]
+        try:
+            json.loads(last or b"{}")
+        except ValueError as error:
+            raise _damaged(journal, f"its last line: {error}") from error
+
+
+def _damaged(journal: Path, reason: str) -> RunError:
+    return RunError(
+        f"{journal}: a study is an Optuna journal, and this one cannot be read ({reason}); "
+        f"restore it from a copy, or start a new search with `tvm-mnas search`"
+    )
 
 
 def _write_atomically(path: Path, text: str) -> None:

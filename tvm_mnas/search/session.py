@@ -148,11 +148,10 @@ class Session:
         """
         config = self.directory.config
         with self._bench(config.trials_per_kernel) as workbench, self._executor() as executor:
-            with tempfile.TemporaryDirectory(dir=self.directory.path, prefix="tmp-") as artifacts:
-                pipeline = CandidatePipeline(config, workbench, executor, Path(artifacts), observer)
-                run_trials(
-                    self.directory, self.space, self.study, pipeline, on_trial=observer.trial
-                )
+            pipeline = CandidatePipeline(
+                config, workbench, executor, self.directory.path / _SCRATCH, observer
+            )
+            run_trials(self.directory, self.space, self.study, pipeline, on_trial=observer.trial)
             records = self.directory.trials(self.study)
             finished = self._finished_export(records)
             if finished is not None:
