@@ -1,0 +1,262 @@
+"""The whole product as its users run it: a search that is interrupted and resumed, its export, the example.
+
+One small search through a real tracker serves all tests here; each looks at another side of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from tvm_mnas.models.inference import predict
+from tvm_mnas.search.run import RunDirectory
+from tvm_mnas.training.images import FASHION_NORMALIZATION, network_input, read_embedded
+from tvm_mnas.training.weights import load_network
+
+ROOT = Path(__file__).resolve().parents[2]
+TRIALS = 4
+SETTINGS = (
+    *("--trials", str(TRIALS), "--batch", "2", "--train-steps", "12", "--final-steps", "20"),
+    *("--trials-per-kernel", "2", "--target-latency", "0.2ms", "--seed", "3"),
+)
+INTERRUPTIONS = 3
+DEADLINE_S = 280
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What the interrupted and resumed search left."""
+
+    directory: Path
+    records: Path
+    output: dict[str, Any]
+    interrupted: list[int]
+    survivors: list[int]
+
+    @property
+    def run(self) -> Path:
+        return self.directory / "run"
+
+    @property
+    def best(self) -> Path:
+        return self.run / "best"
+
+
+def _command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "tvm_mnas", *arguments]
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def _search(directory: Path, *arguments: str) -> dict[str, Any]:
+    done = subprocess.run(
+        _command("search", *arguments, "--json"),
+        cwd=directory,
+        env=_environment(),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    output: dict[str, Any] = json.loads(done.stdout)
+    return output
+
+
+def _interrupt(directory: Path, *arguments: str, after_s: float, how: signal.Signals) -> list[int]:
+    """Start a search, end it with `how` after a while; return its process ids that outlive it."""
+    process = subprocess.Popen(
+        _command("search", *arguments),
+        cwd=directory,
+        env=_environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    end = time.monotonic() + after_s
+    while time.monotonic() < end and process.poll() is None:
+        time.sleep(0.05)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(how)
+    code = process.wait(timeout=60)
+    if how is signal.SIGINT:
+        assert code in (0, 130)
+    _, alive = psutil.wait_procs(children, timeout=10)
+    return [child.pid for child in alive if child.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
+    directory = tmp_path_factory.mktemp("search")
+    rng = random.Random(os.getpid())
+    survivors: list[int] = []
+    interrupted: list[int] = []
+    start = (*SETTINGS, "--run", "run", "--records", "records")
+    moments = [rng.uniform(8.0, 25.0) for _ in range(INTERRUPTIONS)]
+    print(f"interrupted after {[round(moment, 2) for moment in moments]} s")
+    hows = [signal.SIGKILL, signal.SIGINT, signal.SIGKILL]
+    for moment, how in zip(moments, hows, strict=True):
+        resumed = (directory / "run" / "config.toml").is_file()
+        arguments = ("--resume", "run") if resumed else start
+        survivors += _interrupt(directory, *arguments, after_s=moment, how=how)
+        interrupted.append(len(_finished_numbers(directory / "run")))
+    output = _search(directory, "--resume", "run")
+    yield Finished(directory, directory / "records", output, interrupted, survivors)
+
+
+def _finished_numbers(run: Path) -> list[int]:
+    return [record.number for record in RunDirectory.open(run).finished_trials()]
+
+
+def test_an_interrupted_search_ends_with_exactly_the_trials_asked_for(finished: Finished) -> None:
+    assert finished.output["trials"] == TRIALS
+    assert _finished_numbers(finished.run) == list(range(TRIALS))
+    assert finished.interrupted == sorted(finished.interrupted), "a finished trial was lost"
+    assert finished.survivors == []
+
+
+def test_every_candidate_was_trained_tuned_and_measured(finished: Finished) -> None:
+    for record in RunDirectory.open(finished.run).finished_trials():
+        evaluation = record.evaluation
+        assert evaluation.failure is None
+        assert evaluation.accuracy is not None
+        assert evaluation.latency is not None
+        assert evaluation.accuracy.steps == 12
+        assert evaluation.accuracy.split == "validation"
+        assert evaluation.latency.method == "rpc time_evaluator"
+        assert evaluation.latency.coverage.tuned_kernels == evaluation.effort.kernels > 10
+        assert evaluation.latency.coverage.trials >= evaluation.effort.kernels
+        assert len(evaluation.latency.samples_ms) >= 10
+
+
+def test_resuming_a_finished_search_changes_nothing(finished: Finished) -> None:
+    before = {path.name: path.stat().st_mtime_ns for path in finished.best.iterdir()}
+    again = _search(finished.directory, "--resume", "run")
+    assert again["best_trial"] == finished.output["best_trial"]
+    assert {path.name: path.stat().st_mtime_ns for path in finished.best.iterdir()} == before
+
+
+def test_the_export_is_whole_and_says_how_it_was_measured(finished: Finished) -> None:
+    names = {path.name for path in finished.best.iterdir()}
+    assert names == {
+        "net.so",
+        "weights.safetensors",
+        "net.onnx",
+        "architecture.json",
+        "records",
+        "manifest.json",
+    }
+    manifest = json.loads((finished.best / "manifest.json").read_text())
+    assert manifest["latency"]["device_key"] == "local"
+    assert manifest["latency"]["fingerprint"]
+    assert manifest["accuracy"]["test"]["split"] == "test"
+    assert manifest["agreement"]["largest_relative_difference"] < 1e-4
+    assert manifest["versions"]["apache-tvm"].startswith("0.27")
+    assert manifest["origin"]["trial"] == finished.output["best_trial"]
+
+
+def test_the_example_classifies_with_the_stated_accuracy_and_without_torch(
+    finished: Finished,
+) -> None:
+    script = (
+        "import runpy, sys; sys.argv = ['classify.py', sys.argv[1]];"
+        f"runpy.run_path({str(ROOT / 'examples' / 'classify.py')!r}, run_name='__main__');"
+        "print('torch', sys.modules.get('torch'))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(finished.best)],
+        env=_environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    words = done.stdout.split()
+    accuracy, stated = float(words[1]), float(words[words.index("manifest") + 1])
+    assert abs(accuracy - stated) <= 0.005
+    assert accuracy > 0.2
+    assert words[-2:] == ["torch", "None"]
+
+
+def test_the_exported_library_agrees_with_torch_on_test_images(
+    finished: Finished, tmp_path: Path
+) -> None:
+    script = (
+        "import runpy, sys, numpy;"
+        f"names = runpy.run_path({str(ROOT / 'examples' / 'classify.py')!r});"
+        "from tvm_mnas.training.images import read_embedded; from pathlib import Path;"
+        "network = names['ExportedNetwork'](Path(sys.argv[1]));"
+        "numpy.save(sys.argv[2], network.logits(read_embedded()[1].pixels[::100]))"
+    )
+    output = tmp_path / "logits.npy"
+    subprocess.run(
+        [sys.executable, "-c", script, str(finished.best), str(output)],
+        env=_environment(),
+        check=True,
+        timeout=120,
+    )
+    logits = np.load(output)
+    images = network_input(read_embedded()[1].pixels[::100], 32, FASHION_NORMALIZATION)
+    expected = predict(load_network(finished.best / "weights.safetensors"), images)
+    assert expected.std() > 0.1
+    np.testing.assert_allclose(logits, expected, atol=1e-4 * max(1.0, np.abs(expected).max()))
+
+
+def test_a_second_search_with_the_records_there_tunes_nothing_again(finished: Finished) -> None:
+    output = _search(
+        finished.directory, *SETTINGS, "--run", "second", "--records", "records", "--trials", "2"
+    )
+    assert output["candidates"] == 2
+    assert output["kernels_tuned"] == 0
+    assert output["tuning_trials"] == 0
+
+
+def test_a_trial_can_be_exported_later(finished: Finished) -> None:
+    done = subprocess.run(
+        _command("export", "run", "--trial", "0", "-o", "out", "--steps", "12", "--json"),
+        cwd=finished.directory,
+        env=_environment(),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout)["origin"]["trial"] == 0
+    assert (finished.directory / "out" / "net.so").is_file()
+
+
+def test_bench_shows_a_network_and_its_kernels(finished: Finished) -> None:
+    done = subprocess.run(
+        _command(
+            *("bench", "run:0", "--records", "records", "--trials-per-kernel", "2", "--json")
+        ),
+        cwd=finished.directory,
+        env=_environment(),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads(done.stdout)
+    assert result["largest_relative_difference"] < 1e-4
+    assert sum(row["share_percent"] for row in result["kernels"]) == pytest.approx(100)
+    assert all(row["trials"] >= 1 for row in result["kernels"])
