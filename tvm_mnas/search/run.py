@@ -251,15 +251,15 @@ def _cut_torn_line(journal: Path) -> None:
     """Remove a last line without an end, which Optuna would write on in, and refuse one that is no JSON."""
     with contextlib.suppress(FileNotFoundError), journal.open("rb+") as file:
         whole, newline, torn = file.read().rpartition(b"\n")
-        if torn:
-            if not newline and not torn.startswith(b"{"):
-                raise _damaged(journal, "it has no line of a journal")
-            file.truncate(len(whole) + len(newline))
-        last = whole.rpartition(b"\n")[2]
+        last = whole.rpartition(b"\n")[2] if newline else b"{}"
         try:
-            json.loads(last or b"{}")
+            json.loads(last)
         except ValueError as error:
             raise _damaged(journal, f"its last line: {error}") from error
+        if torn and not newline and not torn.startswith(b"{"):
+            raise _damaged(journal, "no line of it is one of a journal")
+        if torn:
+            file.truncate(len(whole) + len(newline))
 
 
 def _damaged(journal: Path, reason: str) -> RunError:
