@@ -161,9 +161,8 @@ def test_a_run_is_worked_on_by_one_process(searched: RunDirectory) -> None:
 
 
 def test_a_run_is_locked_once_within_a_process_too(run: RunDirectory) -> None:
-    with run.lock():
-        with pytest.raises(RunError), run.lock():
-            pass
+    with run.lock(), pytest.raises(RunError), run.lock():
+        pass
     with run.lock():
         pass
 

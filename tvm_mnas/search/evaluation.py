@@ -68,8 +68,11 @@ class Evaluation:
     effort: Effort
 
     def __post_init__(self) -> None:
-        succeeded = self.accuracy is not None and self.latency is not None
-        if succeeded == (self.failure is not None):
+        if self.failure is None:
+            legal = self.accuracy is not None and self.latency is not None
+        else:
+            legal = self.latency is None
+        if not legal:
             raise ValueError("an evaluation has accuracy and latency, or a failure, and never both")
 
     @classmethod
