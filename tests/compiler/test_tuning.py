@@ -11,6 +11,7 @@ import pytest
 
 from tests.compiler.conftest import TRIALS, FixedRunner, Tuned
 from tvm_mnas.compiler.lowering import Kernel, LoweredNetwork
+from tvm_mnas.compiler.metaschedule import load_meta_schedule
 from tvm_mnas.compiler.records import RecordStore
 from tvm_mnas.compiler.tuning import TuningBudget, TuningReport, tune_kernels
 from tvm_mnas.compiler.workers import WarmBuilder
@@ -119,7 +120,6 @@ def test_progress_only_grows(dense: Kernel, store: RecordStore, builder: WarmBui
     assert {0, 2} <= {done for done, _ in progress}
 
 
-@pytest.mark.xfail(raises=AssertionError, reason="the step that ends a tuning is not reported")
 def test_progress_reaches_what_was_planned(
     transpose: Kernel, store: RecordStore, builder: WarmBuilder
 ) -> None:
@@ -236,3 +236,34 @@ def test_run_times_in_records_are_those_that_were_measured(
     _tune([dense], store, builder, FixedRunner(lambda run: run * 1e-6), trials=3)
     runs = [json.loads(item)[1] for item in store.records_of(dense.key)]
     assert all(math.isclose(run[0], n * 1e-6) for n, run in enumerate(runs, 1))
+
+
+def test_failures_of_the_machine_do_not_spend_a_kernels_budget(
+    transpose: Kernel, store: RecordStore, builder: WarmBuilder, target: str
+) -> None:
+    class NoDevice:
+        def run(self, runner_inputs: list[Any]) -> list[Any]:
+            result = load_meta_schedule().runner.RunnerResult(None, "no-device: all are gone")
+
+            class Future:
+                def done(self) -> bool:
+                    return True
+
+                def result(self) -> Any:
+                    return result
+
+            return [Future() for _ in runner_inputs]
+
+    report = tune_kernels(
+        [transpose],
+        store,
+        target=target,
+        builder=builder,
+        runner=NoDevice(),
+        budget=TuningBudget(trials_per_kernel=4),
+        seed=0,
+    )
+    assert set(report.kernels[0].failures) == {"no-device"}
+    assert report.kernels[0].best_us is None
+    assert store.trials(transpose.key) == 0
+    assert store.missing([transpose], trials_per_kernel=4) == [transpose]

@@ -80,7 +80,7 @@ def _build(lowered: LoweredNetwork, store: RecordStore, path: Path, linker: Link
         module = relax.transform.MetaScheduleApplyDatabase()(lowered.module)
         _check_scheduled(module)
         module = relax.transform.SplitLayoutRewritePreproc()(module)
-        module = fold_packing(module, target)
+        module = fold_packing(module)
         executable = tvm.compile(module, target=target)
 
     def link(output: str, objects: Sequence[str], **_: Any) -> None:

@@ -25,10 +25,10 @@ def fold_layouts(module: Any) -> Any:
     return mutator.builder_.get()
 
 
-def fold_packing(module: Any, target: Any) -> Any:
+def fold_packing(module: Any) -> Any:
     """Return `module` with the packing of its weights, split off by SplitLayoutRewritePreproc, carried out.
 
-    The functions that pack are compiled together, run on the constants, and dropped.
+    The functions that pack are compiled together for this machine, run on the constants, and dropped.
     """
     packers = {
         variable.name_hint: function
@@ -41,7 +41,8 @@ def fold_packing(module: Any, target: Any) -> Any:
         tvm.IRModule(
             {name: function.with_attr("global_symbol", name) for name, function in packers.items()}
         ),
-        target=target,
+        # This machine's, whatever the network is compiled for: the packing happens here and now.
+        target=tvm.target.Target("llvm"),
     )
     mutator = _PackingFolder(module, library)
     for variable, function in module.functions_items():

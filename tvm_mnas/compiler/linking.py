@@ -7,6 +7,7 @@ lld from LLVM or from the pip package `ziglang`.
 from __future__ import annotations
 
 import importlib.util
+import json
 import platform
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from tvm_mnas.errors import BuildError
 
+_DEADLINE_S = 60.0
 _CROSS_PREFIX = {"aarch64": "aarch64-linux-gnu-", "armv7l": "arm-linux-gnueabihf-", "x86_64": ""}
 
 
@@ -34,7 +36,13 @@ class Linker:
         """
         command = [*self.command, "-shared", "-o", str(output), *map(str, objects)]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=False, timeout=_DEADLINE_S
+            )
+        except subprocess.TimeoutExpired as error:
+            raise BuildError(
+                f"{self.command[0]} links {output.name} within {_DEADLINE_S:g} s, and it did not"
+            ) from error
         except OSError as error:
             raise BuildError(f"{self.command[0]} can be started, not {error.strerror}") from error
         if done.returncode:
@@ -59,15 +67,14 @@ def find_linker(target: str) -> Linker:
             return Linker((found,))
     if importlib.util.find_spec("ziglang") is not None:
         return Linker((sys.executable, "-m", "ziglang", "ld.lld"))
+    package = "binutils" if machine == platform.machine() else f"binutils-{names[0][:-3]}"
     raise BuildError(
-        f"linking for {machine} needs {names[-1]} or ld.lld, and neither is there; "
-        f"`apt-get install binutils` or `pip install ziglang` brings one"
+        f"linking for {machine} needs {names[0]} or ld.lld, and neither is there; "
+        f"`apt-get install {package}` or `pip install ziglang` brings one"
     )
 
 
 def _machine_of(target: str) -> str:
-    import json
-
     attributes = json.loads(target) if target.lstrip().startswith("{") else {}
     triple = str(attributes.get("mtriple", ""))
     return triple.split("-")[0] if triple else platform.machine()

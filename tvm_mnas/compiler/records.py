@@ -53,6 +53,7 @@ class _Entry:
     budget: int = 0
     best_s: float = math.inf
     best: str | None = None
+    places: list[tuple[int, int]] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -63,8 +64,11 @@ class _Reader:
     offset: int = 0
     line: int = 0
 
-    def fresh(self) -> Iterator[Any]:
-        """Yield what the lines appended since the last call hold. The store's lock must be held."""
+    def fresh(self) -> Iterator[tuple[Any, tuple[int, int]]]:
+        """Yield what the lines appended since the last call hold, each with its place (offset, size).
+
+        The store's lock must be held.
+        """
         if not self.path.exists():
             return
         with self.path.open("rb+") as file:
@@ -87,8 +91,9 @@ class _Reader:
                     file.truncate(self.offset)
                     self.line -= 1
                     return
+                place = (self.offset, len(text))
                 self.offset += len(text)
-                yield value
+                yield value, place
 
 
 @dataclass
@@ -161,11 +166,10 @@ class RecordStore:
         if entry is None:
             return []
         found: list[str] = []
-        with (self.directory / _RECORDS).open(encoding="utf-8") as file:
-            for text in file:
-                line, record = json.loads(text)
-                if line == entry.line:
-                    found.append(json.dumps(record))
+        with (self.directory / _RECORDS).open("rb") as file:
+            for offset, size in entry.places:
+                file.seek(offset)
+                found.append(json.dumps(json.loads(file.read(size))[1]))
         return found
 
     def add(
@@ -268,11 +272,11 @@ class RecordStore:
         """Take in what this or another process appended. The lock must be held."""
         from tvm_mnas.compiler.metaschedule import key_of
 
-        for value in self._workloads.fresh():
+        for value, _ in self._workloads.fresh():
             key = key_of(value[0])
             self._entries.setdefault(key, _Entry(json.dumps(value), len(self._lines)))
             self._lines.append(key)
-        for line, record in self._records.fresh():
+        for (line, record), place in self._records.fresh():
             if not 0 <= line < len(self._lines):
                 raise RecordsError(
                     f"{self.directory}: a record names the line of its kernel, and there is no line "
@@ -280,10 +284,11 @@ class RecordStore:
                 )
             entry = self._entries[self._lines[line]]
             entry.trials += 1
+            entry.places.append(place)
             mean_s = _mean_s(record)
             if mean_s < entry.best_s:
                 entry.best_s, entry.best = mean_s, json.dumps(record)
-        for event in self._history.fresh():
+        for event, _ in self._history.fresh():
             if event["key"] in self._entries:
                 entry = self._entries[event["key"]]
                 entry.budget = max(entry.budget, int(event["budget"]))

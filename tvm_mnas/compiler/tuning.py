@@ -22,6 +22,8 @@ from tvm_mnas.errors import DeviceError
 
 _POLL_S = 0.01
 _ROUND_ATTEMPTS = 2
+_NO_DEVICE = "no-device"
+_MACHINE_FAILURES = {_NO_DEVICE, "build-error", "worker-died", "worker-hung"}
 _LOST_IN_A_ROW = 8
 """So many trials without a device mean that it is gone, not that the schedules are bad."""
 
@@ -78,10 +80,16 @@ class _Task:
     failures: Counter[str] = field(default_factory=Counter)
     pending: list[tuple[Built, Any]] = field(default_factory=list)
     asked: int = 0
+    lost: int = 0
+
+    @property
+    def ran(self) -> bool:
+        """Whether any schedule ran."""
+        return any(json.loads(record)[1] != [FAILED_S] for record in self.measured)
 
     @property
     def left(self) -> int:
-        return self.budget - len(self.records) - len(self.measured)
+        return self.budget - len(self.records) - len(self.measured) - self.lost
 
 
 def tune_kernels(
@@ -113,6 +121,8 @@ def tune_kernels(
     planned = sum(task.left for task in tasks)
     while tuner.step():
         on_progress(min(tuner.done, planned), planned)
+    # Kernels with fewer schedules than planned would leave the count short.
+    on_progress(planned, planned)
     return TuningReport(tuple(tuner.tuned), time.monotonic() - started)
 
 
@@ -187,6 +197,12 @@ class _Tuner:
             error = None if outcome.error_msg is None else str(outcome.error_msg)
             runs = None if error is not None else [float(run) for run in outcome.run_secs]
             self._watch_device(error)
+            if error is not None and error.startswith(_NO_DEVICE):
+                # Says nothing of the schedule: it is not recorded, and the kernel is tuned again some day.
+                task.failures[_NO_DEVICE] += 1
+                task.lost += 1
+                self.done += 1
+                continue
             self._record(task, built, runs, error)
         task.pending = []
         if task.left > 0:
@@ -205,7 +221,7 @@ class _Tuner:
             task.failures[error.partition(":")[0]] += 1
 
     def _watch_device(self, error: str | None) -> None:
-        self.lost = self.lost + 1 if error is not None and error.startswith("no-device") else 0
+        self.lost = self.lost + 1 if error is not None and error.startswith(_NO_DEVICE) else 0
         if self.lost >= _LOST_IN_A_ROW:
             raise DeviceError(
                 f"tuning needs a device that answers, and {self.lost} schedules in a row found none: "
@@ -213,10 +229,17 @@ class _Tuner:
             )
 
     def _finish(self, task: _Task) -> None:
+        spent = self.budget.trials_per_kernel
+        records = task.measured
+        if not task.ran and set(task.failures) <= _MACHINE_FAILURES:
+            # No linker, a full disk, no device: the machine's failures, so the kernel keeps its budget.
+            spent, records = 0, []
+        elif task.lost:
+            spent = len(task.records) + len(task.measured)
         self.store.add(
             task.kernel,
-            task.measured,
-            budget=self.budget.trials_per_kernel,
+            records,
+            budget=spent,
             failures=task.failures,
             duration_s=time.monotonic() - task.started,
         )
