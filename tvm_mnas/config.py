@@ -32,7 +32,7 @@ class SearchConfig:
     space: str = "quickstart"
     device: str = "local"
     data: str = "embedded"
-    target_latency_ms: float = 0.15
+    target_latency_ms: float = 0.1
     alpha: float = -0.07
     beta: float = -0.07
     algorithm: str = "ppo"
@@ -87,7 +87,9 @@ class SearchConfig:
         try:
             return cls(**values)  # type: ignore[arg-type]  # checked in __post_init__
         except ConfigError as error:
-            raise ConfigError(f"{source}: {error}") from error
+            raise ConfigError(
+                f"{source}: {error}; `tvm-mnas search --help` says what each setting is"
+            ) from error
 
 
 def read_settings(path: Path) -> dict[str, object]:
@@ -99,9 +101,15 @@ def read_settings(path: Path) -> dict[str, object]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"{path}: a settings file can be read, not {error.strerror}") from error
+        raise ConfigError(
+            f"{path}: a settings file can be read, and this one cannot ({error.strerror}); "
+            f"`ls -l {path}` shows what is there"
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: a settings file is valid TOML: {error}") from error
+        raise ConfigError(
+            f"{path}: a settings file is valid TOML, and this one is not ({error}); "
+            f"correct that place, or restore the file"
+        ) from error
 
 
 def _check_type(name: str, kind: str, value: object) -> None:

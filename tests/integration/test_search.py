@@ -245,9 +245,7 @@ def test_a_trial_can_be_exported_later(finished: Finished) -> None:
 
 def test_bench_shows_a_network_and_its_kernels(finished: Finished) -> None:
     done = subprocess.run(
-        _command(
-            *("bench", "run:0", "--records", "records", "--trials-per-kernel", "2", "--json")
-        ),
+        _command(*("bench", "run:0", "--records", "records", "--trials-per-kernel", "2", "--json")),
         cwd=finished.directory,
         env=_environment(),
         capture_output=True,

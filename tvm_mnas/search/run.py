@@ -69,10 +69,17 @@ class RunDirectory:
         except FileExistsError as error:
             raise RunError(
                 f"a new run needs a directory of its own, not the existing {path}; "
-                f"`tvm-mnas search --resume {path}` goes on with it"
+                + (
+                    f"`tvm-mnas search --resume {path}` goes on with it"
+                    if (path / "config.toml").is_file()
+                    else "name another one with --run"
+                )
             ) from error
         except OSError as error:
-            raise RunError(f"{path}: a run directory can be made, not {error.strerror}") from error
+            raise RunError(
+                f"{path}: a run directory can be made, and this one cannot ({error.strerror}); "
+                f"name another one with --run"
+            ) from error
         _write_atomically(path / "config.toml", config.to_toml())
         return cls(path, config)
 
