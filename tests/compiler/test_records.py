@@ -261,3 +261,18 @@ def test_metaschedule_reads_the_files_and_finds_the_same_best(
         (best,) = theirs.get_top_k(theirs.commit_workload(workload.mod), 1)
         mean_us = 1e6 * sum(float(run) for run in best.run_secs) / len(best.run_secs)
         assert mean_us == pytest.approx(tuned.store.best_us(kernel.key))
+
+
+def test_a_writer_killed_after_the_kernels_line_leaves_a_kernel_without_records(
+    store: RecordStore,
+) -> None:
+    kernel = _kernel()
+    workloads = store.directory / "database_workload.json"
+    workloads.write_text(kernel.workload + "\n")
+    reopened = _reopened(store)
+    assert not (store.directory / RECORDS).exists()
+    assert reopened.records_of(kernel.key) == []
+    assert reopened.missing([kernel]) == [kernel]
+    _add(reopened, kernel, [_record(1e-6)])
+    assert _reopened(store).best_us(kernel.key) == pytest.approx(1.0)
+    assert len(workloads.read_text().splitlines()) == 1

@@ -262,3 +262,23 @@ def test_closing_leaves_no_process_and_no_file(
     _, alive = psutil.wait_procs(workers, timeout=10)
     assert alive == []
     assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_a_relative_scratch_directory_is_the_callers(
+    kernel: Kernel, core: int, target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("scratch").mkdir()
+    with WarmBuilder(
+        cores=[core], linker=find_linker(target), log=Path("log"), scratch=Path("scratch")
+    ) as opened:
+        opened.submit(Round(workload=kernel.workload, target=target, records=(), trials=1, seed=1))
+        results: list[RoundResult] = []
+        end = time.monotonic() + 90
+        while not results and time.monotonic() < end:
+            results = opened.poll(0.1)
+        (built,) = results[0].built
+        assert built.failure is None
+        assert built.path.is_relative_to(tmp_path / "scratch")
+        assert built.path.is_file()
+    assert list(Path("scratch").iterdir()) == []

@@ -58,6 +58,8 @@ def _answer(request: Mapping[str, Any]) -> dict[str, Any]:
     for number, (record, module) in enumerate(candidates):
         path = Path(f"{request['prefix']}-{number}.so")
         failure = _build_apart(module, request["target"], path, linker, request["deadline_s"])
+        if failure is not None:
+            print(f"{path.name}: {failure}", file=sys.stderr, flush=True)
         built.append({"record": record, "path": str(path), "failure": failure})
     return {"error": None, "built": built}
 

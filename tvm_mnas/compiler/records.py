@@ -163,7 +163,8 @@ class RecordStore:
     def records_of(self, key: str) -> list[str]:
         """Return every record of the kernel as MetaSchedule's JSON, failed ones included."""
         entry = self._entries.get(key)
-        if entry is None:
+        # A writer killed after the kernel's line leaves a kernel without records, or even without their file.
+        if entry is None or not entry.places:
             return []
         found: list[str] = []
         with (self.directory / _RECORDS).open("rb") as file:

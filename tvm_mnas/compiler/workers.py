@@ -79,12 +79,13 @@ class WarmBuilder:
         files if None, and is removed at the end, unless the end is a `kill -9`.
         """
         self._linker = linker
-        self._log = log
+        # The workers run in a directory of their own, where a relative path would mean another place.
+        self._log = log.resolve()
         self._build_deadline_s = build_deadline_s
         self._rounds_per_worker = rounds_per_worker
         self._tickets = 0
         log.parent.mkdir(parents=True, exist_ok=True)
-        self._directory = Path(tempfile.mkdtemp(prefix="tvm-mnas-build-", dir=scratch))
+        self._directory = Path(tempfile.mkdtemp(prefix="tvm-mnas-build-", dir=scratch)).resolve()
         self._spawner = Spawner()
         self._workers = [_Worker(core) for core in cores]
         for worker in self._workers:
