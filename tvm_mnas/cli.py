@@ -28,7 +28,7 @@ from tvm_mnas.console import (
     print_json,
     print_table,
 )
-from tvm_mnas.errors import ConfigError, TvmMnasError
+from tvm_mnas.errors import ConfigError, RecordsError, TvmMnasError
 
 if TYPE_CHECKING:
     from tvm_mnas.search.run import RunDirectory
@@ -135,12 +135,10 @@ def search(
         if alpha is not None or beta is not None:
             raise ConfigError("--hard sets alpha and beta itself; leave out --alpha and --beta")
         flags |= {"alpha": 0.0, "beta": -1.0}
-    directory = (
-        _start_run(flags, config, run)
-        if resume is None
-        else _resume_run(resume, flags, config, run)
-    )
-    _search(directory, as_json=as_json)
+    if resume is None:
+        _search(_start_run(flags, config, run), {}, as_json=as_json)
+    else:
+        _search(_resume_run(resume, flags, config, run), flags, as_json=as_json)
 
 
 def _start_run(flags: dict[str, Any], config: Path | None, run: Path | None) -> RunDirectory:
@@ -173,28 +171,38 @@ def _resume_run(
             "taken; leave out the others, or start a new run"
         )
     directory = RunDirectory.open(path)
-    if flags:
-        directory = directory.changed(flags)
     _check_inputs(directory.config)
     return directory
 
 
 def _check_inputs(config: SearchConfig) -> None:
-    """Find out now, not minutes later, whether space, device and data are there."""
+    """Find out now, not minutes later, whether space, device, data and the place for records are there."""
     from tvm_mnas.devices.profile import read_profile
+    from tvm_mnas.devices.tracker import TrackerClient
     from tvm_mnas.space.files import load_space
     from tvm_mnas.training.images import check_data
 
     load_space(config.space)
-    read_profile(config.device)
+    profile = read_profile(config.device)
     check_data(config.data)
+    records = Path(config.records)
+    if records.exists() and not records.is_dir():
+        raise RecordsError(
+            f"{records}: tuning records are kept in a directory, and this is a file; "
+            f"name another place with --records"
+        )
+    if profile.tracker is not None:
+        with TrackerClient(profile.tracker):
+            pass
 
 
-def _search(directory: RunDirectory, *, as_json: bool) -> None:
+def _search(directory: RunDirectory, changes: dict[str, Any], *, as_json: bool) -> None:
     from tvm_mnas.report.html import write_report
     from tvm_mnas.search.session import Session
 
     with directory.lock():
+        if changes:
+            directory = directory.changed(changes)
         session = Session.open(directory)
         config = directory.config
         MESSAGES.print(
@@ -303,7 +311,7 @@ def export(
 @app.command()
 def space(
     name: Annotated[str | None, typer.Argument(help="A space by name, or a TOML file.")] = None,
-    sample: Annotated[int, typer.Option(help="Print this many random architectures.")] = 0,
+    sample: Annotated[int, typer.Option(min=0, help="Print this many random architectures.")] = 0,
     seed: Annotated[int, typer.Option(help="The seed of the sample.")] = 0,
     as_json: AsJson = False,
 ) -> None:

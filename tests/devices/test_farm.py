@@ -44,7 +44,12 @@ def works(farm: Farm, kernel: Path) -> None:
 
 def service(farm: Farm, name: str) -> psutil.Process:
     assert farm._services is not None
-    return psutil.Process(farm._services.pids()[name])
+    end = time.monotonic() + RECOVERY_S
+    while time.monotonic() < end:
+        # Killed, it is listed until its replacement is.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return psutil.Process(farm._services.pids()[name])
+    pytest.fail(f"no {name} came back")
 
 
 def serving(farm: Farm) -> list[psutil.Process]:
@@ -124,10 +129,12 @@ def test_a_service_killed_while_idle_comes_back(
     victim = service(farm, name)
     victim.kill()
     started = time.monotonic()
+    # The session that is open may serve one more measurement; the next has to find a new service.
+    while service(farm, name).pid == victim.pid:
+        assert time.monotonic() - started < RECOVERY_S
+        time.sleep(0.01)
     works(farm, kernels["good"])
     assert time.monotonic() - started < RECOVERY_S
-    if name == "server":
-        assert service(farm, name).pid != victim.pid
 
 
 def test_every_process_of_the_server_may_be_killed(farm: Farm, kernels: dict[str, Path]) -> None:
