@@ -6,7 +6,6 @@ Everything heavy is imported inside a command, so that `--help` and a wrong flag
 
 from __future__ import annotations
 
-import random
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +16,10 @@ from typer.exceptions import TyperException
 from typer.main import get_command
 
 from tvm_mnas import __version__
+from tvm_mnas.commands.bench import bench
+from tvm_mnas.commands.devices import devices
+from tvm_mnas.commands.options import DEFAULTS, AsJson
+from tvm_mnas.commands.space import space
 from tvm_mnas.config import SearchConfig, read_settings
 from tvm_mnas.console import (
     MESSAGES,
@@ -43,12 +46,6 @@ app = typer.Typer(
     help="Search for a network whose measured, auto-scheduled latency on your device is part of the "
     "reward, and get the compiled .so.",
 )
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Records = Annotated[
-    str, typer.Option(help="Where tuning records are kept, from one run to the next.")
-]
-DEFAULTS = SearchConfig()
 
 
 def _show_version(value: bool) -> None:
@@ -308,170 +305,8 @@ def export(
         OUTPUT.print(f"{target}/net.so", markup=False)
 
 
-@app.command()
-def space(
-    name: Annotated[str | None, typer.Argument(help="A space by name, or a TOML file.")] = None,
-    sample: Annotated[int, typer.Option(min=0, help="Print this many random architectures.")] = 0,
-    seed: Annotated[int, typer.Option(help="The seed of the sample.")] = 0,
-    as_json: AsJson = False,
-) -> None:
-    """List the spaces that ship, describe one, or sample from it."""
-    from tvm_mnas.models.cost import count_cost
-    from tvm_mnas.space.files import load_space, space_names
-
-    if name is None:
-        spaces = [load_space(known) for known in space_names()]
-        overview: list[dict[str, Any]] = [
-            {
-                "name": known.name,
-                "size": known.size,
-                "decisions": len(known.decisions),
-                "blocks": len(known.blocks),
-                "input": known.input_size,
-                "classes": known.classes,
-            }
-            for known in spaces
-        ]
-        columns: tuple[Column, ...] = (
-            Column("name", "name", number=False),
-            Column("architectures", "size"),
-            Column("decisions", "decisions"),
-            Column("blocks", "blocks"),
-            Column("input", "input"),
-            Column("classes", "classes"),
-        )
-        print_table("Spaces", columns, overview, as_json=as_json)
-        return
-    chosen = load_space(name)
-    if sample:
-        rng = random.Random(seed)
-        rows: list[dict[str, Any]] = []
-        for _ in range(sample):
-            architecture = chosen.decode(chosen.sample(rng))
-            cost = count_cost(architecture)
-            rows.append(
-                {
-                    "id": architecture.id,
-                    "parameters": cost.parameters,
-                    "mult_adds": cost.mult_adds,
-                    "architecture": architecture.notation,
-                }
-            )
-        if as_json:
-            print_json(rows)
-            return
-        for row in rows:
-            # A notation is typed again elsewhere: it stays on one line, whatever the width.
-            OUTPUT.print(
-                f"{row['id']}  {row['parameters']:>10,} parameters  {row['mult_adds']:>13,} mult-adds  "
-                f"{row['architecture']}",
-                markup=False,
-            )
-        return
-    decisions: list[dict[str, Any]] = [
-        {
-            "decision": decision.name,
-            "choices": list(decision.choices) if as_json else ", ".join(map(str, decision.choices)),
-        }
-        for decision in chosen.decisions
-    ]
-    columns = (
-        Column("decision", "decision", number=False),
-        Column("choices", "choices", number=False, wraps=True),
-    )
-    print_table(
-        f"{chosen.name}: {chosen.size:,} architectures", columns, decisions, as_json=as_json
-    )
-
-
-@app.command()
-def bench(
-    model: Annotated[str, typer.Argument(help="A notation, an .onnx file, or RUN:TRIAL.")],
-    device: Annotated[str, typer.Option(help="A device profile by name, or a file.")] = "local",
-    trials_per_kernel: Annotated[
-        int, typer.Option(help="Schedules to measure for a kernel without records.")
-    ] = 32,
-    records: Records = DEFAULTS.records,
-    seed: Annotated[int, typer.Option(help="The seed of weights and tuning.")] = 0,
-    as_json: AsJson = False,
-) -> None:
-    """Tune what has no records, then time a network end to end and show its kernels."""
-    from tvm_mnas.search.bench import bench_model
-
-    with SearchDisplay(1) as display:
-        result = bench_model(
-            model,
-            device=device,
-            records=Path(records),
-            trials_per_kernel=trials_per_kernel,
-            seed=seed,
-            observer=display,
-        )
-    if as_json:
-        print_json(result.to_json())
-        return
-    columns = (
-        Column("kernel", "kernel", number=False, wraps=True),
-        Column("times", "times"),
-        Column("us each", "best_us"),
-        Column("share %", "share_percent"),
-        Column("GFLOP/s", "gflops"),
-        Column("trials", "trials"),
-    )
-    print_table("Kernels, from their records", columns, result.kernels, as_json=False)
-    OUTPUT.print(result.line, markup=False)
-
-
-@app.command()
-def devices(
-    tracker: Annotated[
-        str | None, typer.Option(help="Ask this tracker, host:port, what is registered.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show the device profiles that ship, or the devices that a tracker knows."""
-    from tvm_mnas.devices.profile import parse_tracker, read_profile, shipped_profiles
-    from tvm_mnas.devices.tracker import TrackerClient
-
-    if tracker is not None:
-        with TrackerClient(parse_tracker(tracker)) as client:
-            rows: list[dict[str, Any]] = [
-                {
-                    "key": status.key,
-                    "host": status.host,
-                    "port": status.port,
-                    "state": {True: "free", False: "busy", None: "unknown"}[status.free],
-                }
-                for status in client.devices()
-            ]
-        columns: tuple[Column, ...] = (
-            Column("key", "key", number=False),
-            Column("host", "host", number=False),
-            Column("port", "port"),
-            Column("state", "state", number=False),
-        )
-        print_table(f"Devices of tracker {tracker}", columns, rows, as_json=as_json)
-        return
-    profiles: list[dict[str, Any]] = []
-    for key in shipped_profiles():
-        profile = read_profile(key)
-        profiles.append(
-            {
-                "key": key,
-                "description": profile.description,
-                "threads": profile.threads,
-                "core": profile.core,
-                "reached": "started on demand" if profile.is_local else str(profile.tracker),
-            }
-        )
-    columns = (
-        Column("key", "key", number=False),
-        Column("threads", "threads"),
-        Column("core", "core"),
-        Column("reached", "reached", number=False),
-        Column("description", "description", number=False, wraps=True),
-    )
-    print_table("Device profiles", columns, profiles, as_json=as_json)
+for _command in (space, bench, devices):
+    app.command()(_command)
 
 
 def main() -> None:

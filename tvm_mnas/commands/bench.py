@@ -1,0 +1,48 @@
+"""`tvm-mnas bench`: one network end to end, and kernel by kernel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tvm_mnas.commands.options import DEFAULTS, AsJson, Records
+from tvm_mnas.console import OUTPUT, Column, SearchDisplay, print_json, print_table
+
+
+def bench(
+    model: Annotated[str, typer.Argument(help="A notation, an .onnx file, or RUN:TRIAL.")],
+    device: Annotated[str, typer.Option(help="A device profile by name, or a file.")] = "local",
+    trials_per_kernel: Annotated[
+        int, typer.Option(help="Schedules to measure for a kernel without records.")
+    ] = 32,
+    records: Records = DEFAULTS.records,
+    seed: Annotated[int, typer.Option(help="The seed of weights and tuning.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Tune what has no records, then time a network end to end and show its kernels."""
+    from tvm_mnas.search.bench import bench_model
+
+    with SearchDisplay(1) as display:
+        result = bench_model(
+            model,
+            device=device,
+            records=Path(records),
+            trials_per_kernel=trials_per_kernel,
+            seed=seed,
+            observer=display,
+        )
+    if as_json:
+        print_json(result.to_json())
+        return
+    columns = (
+        Column("kernel", "kernel", number=False, wraps=True),
+        Column("times", "times"),
+        Column("us each", "best_us"),
+        Column("share %", "share_percent"),
+        Column("GFLOP/s", "gflops"),
+        Column("trials", "trials"),
+    )
+    print_table("Kernels, from their records", columns, result.kernels, as_json=False)
+    OUTPUT.print(result.line, markup=False)

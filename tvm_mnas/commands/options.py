@@ -1,0 +1,16 @@
+"""Options that several commands take, and their defaults."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tvm_mnas.config import SearchConfig
+
+DEFAULTS = SearchConfig()
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Records = Annotated[
+    str, typer.Option(help="Where tuning records are kept, from one run to the next.")
+]
