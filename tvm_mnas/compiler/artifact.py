@@ -15,7 +15,7 @@ from tvm_mnas.compiler.folding import fold_packing
 from tvm_mnas.compiler.linking import Linker, find_linker
 from tvm_mnas.compiler.lowering import LoweredNetwork
 from tvm_mnas.compiler.metaschedule import load_target
-from tvm_mnas.compiler.records import RecordStore
+from tvm_mnas.compiler.records import TuningRecords
 from tvm_mnas.errors import BuildError, TvmMnasError, UntunedKernelError
 
 _SCHEDULED = "tirx.is_scheduled"
@@ -38,7 +38,7 @@ class CompiledArtifact:
 
 
 def compile_network(
-    lowered: LoweredNetwork, store: RecordStore, path: Path, *, linker: Linker | None = None
+    lowered: LoweredNetwork, store: TuningRecords, path: Path, *, linker: Linker | None = None
 ) -> CompiledArtifact:
     """Compile `lowered` into the shared library `path`, every kernel from its best record in `store`.
 
@@ -74,7 +74,7 @@ def compile_network(
     )
 
 
-def _build(lowered: LoweredNetwork, store: RecordStore, path: Path, linker: Linker) -> None:
+def _build(lowered: LoweredNetwork, store: TuningRecords, path: Path, linker: Linker) -> None:
     target = load_target(lowered.target)
     with target, store.database(lowered.kernels), tvm.transform.PassContext(opt_level=3):
         module = relax.transform.MetaScheduleApplyDatabase()(lowered.module)

@@ -7,108 +7,184 @@ A store is a directory for one target and one version of TVM:
     history.jsonl                 one line per tuning of a kernel: the budget, what was measured, what failed
     manifest.json                 the target and the versions
 
-MetaSchedule's `JSONDatabase` opens the first two. Lines are only ever appended, under a lock, so that several
-processes can share a store; a last line torn by a crash or a full disk is dropped with a warning. MetaSchedule's
-own query ignores the target, hence one store for each.
+MetaSchedule's `JSONDatabase` opens the first two. Lines are appended under a lock, so that several processes can
+share a store; a last line torn by a crash or a full disk is dropped with a warning. Whoever takes lines out puts
+a new file in the place of the old one, which all others notice. MetaSchedule's own query ignores the target, hence
+one store for each.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
-import logging
 import math
-import os
+from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tvm_mnas.compiler.formats import (
+    HISTORY,
+    MANIFEST,
+    RECORDS,
+    WORKLOADS,
+    Event,
+    Manifest,
+    ScheduleParser,
+    parse_event,
+    parse_schedule,
+    parse_workload,
+)
+from tvm_mnas.compiler.lines import LineReader, Place, append_lines
 from tvm_mnas.errors import RecordsError
 
 if TYPE_CHECKING:
     from tvm_mnas.compiler.lowering import Kernel
 
-_LOGGER = logging.getLogger(__name__)
+_LOCK = ".lock"
 
-FORMAT = 1
-FAILED_S = 1e10
-"""The run time that MetaSchedule gives to a schedule that failed."""
 
-_WORKLOADS = "database_workload.json"
-_RECORDS = "database_tuning_record.json"
-_HISTORY = "history.jsonl"
-_MANIFEST = "manifest.json"
+@dataclass(frozen=True, slots=True)
+class KernelSummary:
+    """What is known of one kernel; `name` and `flops` are None where no tuning noted them.
+
+    `schedules` are those that are kept, `valid` those of them that ran, `budget` and `failures` (by reason) come
+    from the history.
+    """
+
+    key: str
+    name: str | None
+    flops: int | None
+    schedules: int
+    valid: int
+    budget: int
+    best_us: float | None
+    failures: Mapping[str, int]
+
+
+class TuningRecords(ABC):
+    """The records for one target, wherever they lie: what tuning asks for and adds to, and compiling takes."""
+
+    @property
+    @abstractmethod
+    def target(self) -> str:
+        """The JSON text of the TVM target that the records are for."""
+
+    @abstractmethod
+    def keys(self) -> frozenset[str]:
+        """Return the keys of the kernels that are known."""
+
+    @abstractmethod
+    def budget(self, key: str) -> int:
+        """Return the largest number of schedules that the kernel was tuned to, 0 if it was not."""
+
+    @abstractmethod
+    def trials(self, key: str) -> int:
+        """Return how many schedules were measured for the kernel, failed and pruned ones included."""
+
+    @abstractmethod
+    def best_us(self, key: str) -> float | None:
+        """Return the best run time of the kernel in microseconds, None if it has none."""
+
+    @abstractmethod
+    def best_record(self, key: str) -> str | None:
+        """Return the record of the kernel's best schedule as MetaSchedule's JSON, None if none ran."""
+
+    @abstractmethod
+    def records_of(self, key: str) -> list[str]:
+        """Return every record of the kernel as MetaSchedule's JSON, failed ones included."""
+
+    @abstractmethod
+    def add(
+        self,
+        kernel: Kernel,
+        records: Sequence[str],
+        *,
+        budget: int,
+        failures: Mapping[str, int],
+        duration_s: float,
+    ) -> None:
+        """Add the `records` (MetaSchedule's JSON) that tuning `kernel` to `budget` trials gave.
+
+        Raises:
+            RecordsError: if the disk does not take them; what was there before stays.
+        """
+
+    def __len__(self) -> int:
+        """The number of kernels with a valid record."""
+        return sum(self.has(key) for key in self.keys())
+
+    def has(self, key: str) -> bool:
+        """Whether the kernel with this key has a schedule that ran."""
+        return self.best_us(key) is not None
+
+    def missing(self, kernels: Iterable[Kernel], *, trials_per_kernel: int = 1) -> list[Kernel]:
+        """Return the kernels on which less than this budget was spent, in their order.
+
+        A kernel with fewer schedules than its budget counts as done: there were no more. One that was tuned and
+        never ran is not tried again with the same budget.
+        """
+        return [kernel for kernel in kernels if self.budget(kernel.key) < trials_per_kernel]
+
+    def database(self, kernels: Iterable[Kernel]) -> Any:
+        """Return a MetaSchedule database with the best record of each of `kernels` that has one."""
+        from tvm_mnas.compiler.metaschedule import EQUALITY, load_meta_schedule
+
+        database = load_meta_schedule().database
+        memory = database.MemoryDatabase(module_equality=EQUALITY)
+        for kernel in kernels:
+            best = self.best_record(kernel.key)
+            if best is None:
+                continue
+            loaded = database.Workload.from_json(json.loads(kernel.workload))
+            workload = memory.commit_workload(loaded.mod)
+            memory.commit_tuning_record(database.TuningRecord.from_json(json.loads(best), workload))
+        return memory
+
+    def subset(self, kernels: Sequence[Kernel], directory: Path) -> None:
+        """Write a store in `directory` with the best records of `kernels` alone: what an artifact is made of."""
+        other = RecordStore.open(directory, target=self.target)
+        for kernel in kernels:
+            best = self.best_record(kernel.key)
+            other.add(
+                kernel,
+                [] if best is None else [best],
+                budget=self.budget(kernel.key),
+                failures={},
+                duration_s=0.0,
+            )
 
 
 @dataclass(slots=True)
 class _Entry:
-    """What is known of one kernel."""
+    """What is known of one kernel: its line, the means in seconds and places of its schedules, its tunings."""
 
-    workload: str
     line: int
-    trials: int = 0
+    schedules: list[tuple[float, Place]] = field(default_factory=list)
+    best: tuple[float, Place] | None = None
     budget: int = 0
-    best_s: float = math.inf
-    best: str | None = None
-    places: list[tuple[int, int]] = field(default_factory=list)
+    measured: int = 0
+    name: str | None = None
+    flops: int | None = None
+    failures: Counter[str] = field(default_factory=Counter)
 
 
-@dataclass(slots=True)
-class _Reader:
-    """Reads a growing file of lines, each once; a torn last line is cut off."""
+class RecordStore(TuningRecords):
+    """The records of one target in one directory. Open with `RecordStore.open` or `RecordStore.read`."""
 
-    path: Path
-    offset: int = 0
-    line: int = 0
-
-    def fresh(self) -> Iterator[tuple[Any, tuple[int, int]]]:
-        """Yield what the lines appended since the last call hold, each with its place (offset, size).
-
-        The store's lock must be held.
-        """
-        if not self.path.exists():
-            return
-        with self.path.open("rb+") as file:
-            file.seek(self.offset)
-            for text in file:
-                self.line += 1
-                try:
-                    if not text.endswith(b"\n"):
-                        raise ValueError("it has no end")
-                    value = json.loads(text)
-                except ValueError as error:
-                    if file.read(1):
-                        raise RecordsError(
-                            f"{self.path}: each line is one JSON value, and line {self.line} is not "
-                            f"({error}); delete the line, or the directory to tune anew"
-                        ) from error
-                    _LOGGER.warning(
-                        "%s: the last line was torn and is dropped: one record lost", self.path
-                    )
-                    file.truncate(self.offset)
-                    self.line -= 1
-                    return
-                place = (self.offset, len(text))
-                self.offset += len(text)
-                yield value, place
-
-
-@dataclass
-class RecordStore:
-    """The records of one target in one directory. Open with `RecordStore.open`."""
-
-    directory: Path
-    target: str
-    _entries: dict[str, _Entry] = field(default_factory=dict)
-    _lines: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._workloads = _Reader(self.directory / _WORKLOADS)
-        self._records = _Reader(self.directory / _RECORDS)
-        self._history = _Reader(self.directory / _HISTORY)
+    def __init__(self, directory: Path, manifest: Manifest, *, writable: bool) -> None:
+        self.directory = directory
+        self.manifest = manifest
+        self.writable = writable
+        self._entries: dict[str, _Entry] = {}
+        self._lines: list[str] = []
+        self._workloads = LineReader(directory / WORKLOADS)
+        self._records = LineReader(directory / RECORDS)
+        self._history = LineReader(directory / HISTORY)
+        self._parse_schedule = ScheduleParser()
 
     @classmethod
     def open(cls, directory: Path, *, target: str) -> RecordStore:
@@ -117,12 +193,24 @@ class RecordStore:
         Raises:
             RecordsError: if it belongs to another target or TVM, is damaged, or cannot be written.
         """
-        store = cls(directory, target)
+        return cls.open_for(directory, Manifest.of_this(target))
+
+    @classmethod
+    def open_for(cls, directory: Path, manifest: Manifest) -> RecordStore:
+        """Return the store in `directory`, made if absent, for what `manifest` says.
+
+        Raises:
+            RecordsError: if it is for something else, is damaged, or cannot be written.
+        """
+        store = cls(directory, manifest, writable=True)
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            with store._locked():
-                store._check_manifest()
-                store._refresh()
+            with store.locked():
+                if (directory / MANIFEST).exists() or (directory / WORKLOADS).exists():
+                    store._check_manifest()
+                else:
+                    manifest.write(directory)
+                store.refresh()
         except OSError as error:
             raise RecordsError(
                 f"{directory}: tuning records can be read and written, not {error.strerror}; "
@@ -130,48 +218,86 @@ class RecordStore:
             ) from error
         return store
 
-    def __len__(self) -> int:
-        """The number of kernels with a valid record."""
-        return sum(entry.best is not None for entry in self._entries.values())
+    @classmethod
+    def read(cls, directory: Path, *, target: str | None = None) -> RecordStore:
+        """Return the store that lies in `directory`, to be read only: nothing there is changed.
 
-    def has(self, key: str) -> bool:
-        """Whether the kernel with this key has a schedule that ran."""
-        entry = self._entries.get(key)
-        return entry is not None and entry.best is not None
+        `target` is the one that is needed, with the TVM that is installed; without it, any does.
+
+        Raises:
+            RecordsError: if there is no store, it is for another target or TVM, is damaged or cannot be read.
+        """
+        manifest = Manifest.read(directory) if target is None else Manifest.of_this(target)
+        store = cls(directory, manifest, writable=False)
+        try:
+            with store.locked():
+                store._check_manifest()
+                store.refresh()
+        except OSError as error:
+            raise RecordsError(
+                f"{directory}: tuning records can be read, not {error.strerror}; "
+                f"see `ls -l {directory}`"
+            ) from error
+        return store
+
+    @property
+    def target(self) -> str:
+        """The JSON text of the TVM target that the records are for."""
+        return self.manifest.target
+
+    def keys(self) -> frozenset[str]:
+        """Return the keys of the kernels that are known."""
+        return frozenset(self._entries)
+
+    def budget(self, key: str) -> int:
+        """Return the largest number of schedules that the kernel was tuned to, 0 if it was not."""
+        return self._entries[key].budget if key in self._entries else 0
 
     def trials(self, key: str) -> int:
-        """How many schedules were measured for the kernel, failed ones included."""
-        return self._entries[key].trials if key in self._entries else 0
+        """Return how many schedules were measured for the kernel, failed and pruned ones included."""
+        if key not in self._entries:
+            return 0
+        # The history lacks what was measured last by a process that was killed, the records what was pruned.
+        return max(len(self._entries[key].schedules), self._entries[key].measured)
 
     def best_us(self, key: str) -> float | None:
-        """The best run time of the kernel in microseconds, None if it has none."""
-        return self._entries[key].best_s * 1e6 if self.has(key) else None
+        """Return the best run time of the kernel in microseconds, None if it has none."""
+        entry = self._entries.get(key)
+        return None if entry is None or entry.best is None else entry.best[0] * 1e6
 
-    def missing(self, kernels: Iterable[Kernel], *, trials_per_kernel: int = 1) -> list[Kernel]:
-        """Return the kernels on which less than this budget was spent, in their order.
+    def best_record(self, key: str) -> str | None:
+        """Return the record of the kernel's best schedule as MetaSchedule's JSON, None if none ran.
 
-        A kernel with fewer schedules than its budget counts as done: there were no more. One that was tuned and
-        never ran is not tried again with the same budget.
+        Raises:
+            RecordsError: if its line is damaged.
         """
-        return [
-            kernel
-            for kernel in kernels
-            if kernel.key not in self._entries
-            or self._entries[kernel.key].budget < trials_per_kernel
-        ]
+        entry = self._entries.get(key)
+        return None if entry is None or entry.best is None else self._record_at(entry.best[1])
 
     def records_of(self, key: str) -> list[str]:
-        """Return every record of the kernel as MetaSchedule's JSON, failed ones included."""
+        """Return every record of the kernel as MetaSchedule's JSON, failed ones included.
+
+        Raises:
+            RecordsError: if the line of one is damaged.
+        """
         entry = self._entries.get(key)
-        # A writer killed after the kernel's line leaves a kernel without records, or even without their file.
-        if entry is None or not entry.places:
-            return []
-        found: list[str] = []
-        with (self.directory / _RECORDS).open("rb") as file:
-            for offset, size in entry.places:
-                file.seek(offset)
-                found.append(json.dumps(json.loads(file.read(size))[1]))
-        return found
+        return [] if entry is None else [self._record_at(place) for _, place in entry.schedules]
+
+    def summaries(self) -> list[KernelSummary]:
+        """Return what is known of each kernel, in the order in which they were added."""
+        return [
+            KernelSummary(
+                key=key,
+                name=entry.name,
+                flops=entry.flops,
+                schedules=len(entry.schedules),
+                valid=sum(mean < math.inf for mean, _ in entry.schedules),
+                budget=entry.budget,
+                best_us=self.best_us(key),
+                failures=dict(entry.failures),
+            )
+            for key, entry in self._entries.items()
+        ]
 
     def add(
         self,
@@ -182,123 +308,126 @@ class RecordStore:
         failures: Mapping[str, int],
         duration_s: float,
     ) -> None:
-        """Append the `records` (MetaSchedule's JSON) that tuning `kernel` to `budget` trials gave.
+        """Add the `records` (MetaSchedule's JSON) that tuning `kernel` to `budget` trials gave.
 
         Raises:
             RecordsError: if the disk does not take them; what was there before stays.
         """
+        event = Event(
+            kernel.key, kernel.name, budget, len(records), failures, duration_s, kernel.flops
+        )
+        with self.changing():
+            self.append(kernel.key, kernel.workload, records, [event])
+
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[None]:
+        """Hold the lock, with everything taken in that other processes did, for changes by `append`.
+
+        Raises:
+            RecordsError: if the store is only to be read, or the disk does not take the change.
+        """
+        if not self.writable:
+            raise RecordsError(
+                f"{self.directory}: these records were opened to be read only; "
+                f"name another directory with --records"
+            )
         try:
-            with self._locked():
-                self._refresh()
-                if kernel.key not in self._entries:
-                    self._append(_WORKLOADS, [kernel.workload])
-                    self._refresh()
-                line = self._entries[kernel.key].line
-                self._append(_RECORDS, [f"[{line}, {record}]" for record in records])
-                history = {
-                    "key": kernel.key,
-                    "name": kernel.name,
-                    "budget": budget,
-                    "measured": len(records),
-                    "failures": dict(failures),
-                    "duration_s": round(duration_s, 3),
-                }
-                self._append(_HISTORY, [json.dumps(history)])
-                self._refresh()
+            with self.locked():
+                self.refresh()
+                yield
+                self.refresh()
         except OSError as error:
             raise RecordsError(
                 f"{self.directory}: tuning records can be written, not {error.strerror}; "
                 f"make room, then `tvm-mnas search --resume RUN`"
             ) from error
 
-    def database(self, kernels: Iterable[Kernel]) -> Any:
-        """Return a MetaSchedule database with the best record of each of `kernels` that has one."""
-        from tvm_mnas.compiler.metaschedule import EQUALITY, load_meta_schedule
+    def append(
+        self, key: str, workload: str, records: Sequence[str], events: Sequence[Event]
+    ) -> None:
+        """Append a kernel, should it be new, and records and events of it. The lock must be held (`changing`).
 
-        database = load_meta_schedule().database
-        memory = database.MemoryDatabase(module_equality=EQUALITY)
-        for kernel in kernels:
-            entry = self._entries.get(kernel.key)
-            if entry is None or entry.best is None:
-                continue
-            loaded = database.Workload.from_json(json.loads(kernel.workload))
-            workload = memory.commit_workload(loaded.mod)
-            memory.commit_tuning_record(
-                database.TuningRecord.from_json(json.loads(entry.best), workload)
-            )
-        return memory
+        Raises:
+            OSError: if the disk does not take them.
+        """
+        if key not in self._entries:
+            # On the disk before any record that names its line, whatever happens to the power.
+            append_lines(self._workloads.path, [f"{workload}\n".encode()], durable=True)
+            self.refresh()
+        line = self._entries[key].line
+        append_lines(self._records.path, [f"[{line}, {record}]\n".encode() for record in records])
+        append_lines(self._history.path, [event.to_line() for event in events])
 
-    def subset(self, kernels: Sequence[Kernel], directory: Path) -> None:
-        """Write a store in `directory` with the best records of `kernels` alone: what an artifact is made of."""
-        other = RecordStore.open(directory, target=self.target)
-        for kernel in kernels:
-            entry = self._entries[kernel.key]
-            records = [] if entry.best is None else [entry.best]
-            other.add(kernel, records, budget=entry.budget, failures={}, duration_s=0.0)
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        with (self.directory / ".lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the store's lock: alone to write, with other readers to read."""
+        path = self.directory / _LOCK
+        if self.writable:
+            with path.open("w") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                yield
+            return
+        # Nobody writes where there is no lock, or where it is not ours to open.
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(FileNotFoundError, PermissionError):
+                fcntl.flock(stack.enter_context(path.open("r")), fcntl.LOCK_SH)
             yield
 
-    def _check_manifest(self) -> None:
-        path = self.directory / _MANIFEST
-        mine = {"format": FORMAT, "target": self.target, "tvm": version("apache-tvm")}
-        if not path.exists():
-            part = path.with_name(path.name + ".part")
-            part.write_text(json.dumps(mine, indent=2) + "\n", encoding="utf-8")
-            os.replace(part, path)
-            return
-        try:
-            theirs = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise RecordsError(f"{path}: a manifest is JSON ({error}); delete the file") from error
-        for name, value in mine.items():
-            found = theirs.get(name) if isinstance(theirs, dict) else None
-            if found != value:
-                raise RecordsError(
-                    f"{self.directory}: these records are for {name} {found!r}, not {value!r}; "
-                    f"name another directory with --records"
-                )
+    def refresh(self) -> None:
+        """Take in what this or another process changed. The lock must be held.
 
-    def _append(self, name: str, lines: Sequence[str]) -> None:
-        if not lines:
-            return
-        data = "".join(f"{line}\n" for line in lines).encode()
-        with (self.directory / name).open("ab") as file:
-            file.write(data)
-
-    def _refresh(self) -> None:
-        """Take in what this or another process appended. The lock must be held."""
-        from tvm_mnas.compiler.metaschedule import key_of
-
-        for value, _ in self._workloads.fresh():
-            key = key_of(value[0])
-            self._entries.setdefault(key, _Entry(json.dumps(value), len(self._lines)))
+        Raises:
+            RecordsError: if a line is damaged, or a record names a kernel that is not there.
+        """
+        readers = (self._workloads, self._records, self._history)
+        if any(reader.replaced() for reader in readers):
+            for reader in readers:
+                reader.restart()
+            self._entries.clear()
+            self._lines.clear()
+        for key, _ in self._workloads.fresh(parse_workload, cut=self.writable):
+            self._entries.setdefault(key, _Entry(len(self._lines)))
             self._lines.append(key)
-        for (line, record), place in self._records.fresh():
+        for (line, mean), place in self._records.fresh(self._parse_schedule, cut=self.writable):
             if not 0 <= line < len(self._lines):
                 raise RecordsError(
-                    f"{self.directory}: a record names the line of its kernel, and there is no line "
-                    f"{line}; delete the directory to tune anew"
+                    f"{self._records.path}: a record names the line of its kernel, from 0, and line "
+                    f"{self._records.line} names {line} of {len(self._lines)}; drop it with "
+                    f"`tvm-mnas records check --repair {self.directory}`"
                 )
             entry = self._entries[self._lines[line]]
-            entry.trials += 1
-            entry.places.append(place)
-            mean_s = _mean_s(record)
-            if mean_s < entry.best_s:
-                entry.best_s, entry.best = mean_s, json.dumps(record)
-        for event, _ in self._history.fresh():
-            if event["key"] in self._entries:
-                entry = self._entries[event["key"]]
-                entry.budget = max(entry.budget, int(event["budget"]))
+            entry.schedules.append((mean, place))
+            if mean < (math.inf if entry.best is None else entry.best[0]):
+                entry.best = (mean, place)
+        for event, _ in self._history.fresh(parse_event, cut=self.writable):
+            if event.key in self._entries:
+                entry = self._entries[event.key]
+                entry.budget = max(entry.budget, event.budget)
+                entry.measured += event.measured
+                entry.failures.update(event.failures)
+                entry.name = event.name
+                entry.flops = event.flops if event.flops is not None else entry.flops
 
+    def schedules_of(self, key: str) -> list[tuple[float, Place]]:
+        """Return the mean run time in seconds and the place of each record of the kernel, in file order."""
+        return list(self._entries[key].schedules)
 
-def _mean_s(record: Sequence[Any]) -> float:
-    """Return the mean run time of a record, infinite for one that failed."""
-    runs = record[1]
-    if not runs:
-        return math.inf
-    mean = math.fsum(float(run) for run in runs) / len(runs)
-    return mean if mean < FAILED_S else math.inf
+    def line_at(self, place: Place) -> bytes:
+        """Return the line of the file of records at `place`."""
+        return self._records.read(place)
+
+    def _record_at(self, place: Place) -> str:
+        try:
+            return json.dumps(parse_schedule(self.line_at(place))[2])
+        except ValueError as error:
+            raise RecordsError(
+                f"{self._records.path}: each line is one record, and that at byte {place[0]} is not "
+                f"({error}); drop it with `tvm-mnas records check --repair {self.directory}`"
+            ) from error
+
+    def _check_manifest(self) -> None:
+        difference = self.manifest.difference(Manifest.read(self.directory))
+        if difference is not None:
+            raise RecordsError(
+                f"{self.directory}: these records are {difference}; name another directory with --records"
+            )

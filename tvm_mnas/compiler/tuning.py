@@ -14,9 +14,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from tvm_mnas.compiler.formats import FAILED_S
 from tvm_mnas.compiler.lowering import Kernel
 from tvm_mnas.compiler.metaschedule import load_meta_schedule
-from tvm_mnas.compiler.records import FAILED_S, RecordStore
+from tvm_mnas.compiler.records import TuningRecords
 from tvm_mnas.compiler.workers import Built, Round, RoundResult, WarmBuilder
 from tvm_mnas.errors import DeviceError
 
@@ -94,7 +95,7 @@ class _Task:
 
 def tune_kernels(
     kernels: Sequence[Kernel],
-    store: RecordStore,
+    store: TuningRecords,
     *,
     target: str,
     builder: WarmBuilder,
@@ -128,7 +129,7 @@ def tune_kernels(
 
 @dataclass
 class _Tuner:
-    store: RecordStore
+    store: TuningRecords
     target: str
     builder: WarmBuilder
     runner: Runner
