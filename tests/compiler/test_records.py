@@ -9,34 +9,20 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.compiler.conftest import Tuned
+from tests.compiler.stores import TARGET, add, make_kernel, make_record, reopened
 from tvm_mnas.compiler.formats import FAILED_S
-from tvm_mnas.compiler.lowering import Kernel, LoweredNetwork
+from tvm_mnas.compiler.lowering import LoweredNetwork
 from tvm_mnas.compiler.metaschedule import EQUALITY, load_meta_schedule
 from tvm_mnas.compiler.records import RecordStore
 from tvm_mnas.errors import RecordsError
 
-TARGET = '{"kind": "llvm", "num-cores": 1}'
 RECORDS = "database_tuning_record.json"
 ROOT = Path(__file__).parents[2]
-
-
-def _kernel(number: int = 1) -> Kernel:
-    """Return a kernel whose workload no test asks TVM to read."""
-    return Kernel(f"kernel{number}", f"{number:016x}", 1, 10, json.dumps([str(number), "code"]))
-
-
-def _record(*seconds: float) -> str:
-    return json.dumps([[["trace"]], list(seconds), {"kind": "llvm"}, []])
-
-
-def _add(store: RecordStore, kernel: Kernel, records: Sequence[str], budget: int = 4) -> None:
-    store.add(kernel, records, budget=budget, failures={}, duration_s=1.0)
 
 
 @pytest.fixture
@@ -44,12 +30,8 @@ def store(tmp_path: Path) -> RecordStore:
     return RecordStore.open(tmp_path / "records", target=TARGET)
 
 
-def _reopened(store: RecordStore) -> RecordStore:
-    return RecordStore.open(store.directory, target=TARGET)
-
-
 def test_a_new_store_knows_nothing(store: RecordStore) -> None:
-    kernel = _kernel()
+    kernel = make_kernel()
     assert not store.has(kernel.key)
     assert store.trials(kernel.key) == 0
     assert store.best_us(kernel.key) is None
@@ -59,11 +41,11 @@ def test_a_new_store_knows_nothing(store: RecordStore) -> None:
 
 
 def test_what_was_added_is_there_at_once_and_after_opening_again(store: RecordStore) -> None:
-    one, two = _kernel(1), _kernel(2)
-    _add(store, one, [_record(3e-6, 5e-6), _record(2e-6)])
-    _add(store, two, [_record(7e-6)])
-    _add(store, one, [_record(9e-6)])
-    for known in (store, _reopened(store)):
+    one, two = make_kernel(1), make_kernel(2)
+    add(store, one, [make_record(3e-6, 5e-6), make_record(2e-6)])
+    add(store, two, [make_record(7e-6)])
+    add(store, one, [make_record(9e-6)])
+    for known in (store, reopened(store)):
         assert known.trials(one.key) == 3
         assert known.best_us(one.key) == pytest.approx(2.0)
         assert known.best_us(two.key) == pytest.approx(7.0)
@@ -76,8 +58,8 @@ def test_what_was_added_is_there_at_once_and_after_opening_again(store: RecordSt
 
 
 def test_failed_schedules_count_as_trials_but_are_no_result(store: RecordStore) -> None:
-    kernel = _kernel()
-    _add(store, kernel, [_record(FAILED_S), _record(FAILED_S)])
+    kernel = make_kernel()
+    add(store, kernel, [make_record(FAILED_S), make_record(FAILED_S)])
     assert store.trials(kernel.key) == 2
     assert not store.has(kernel.key)
     assert store.best_us(kernel.key) is None
@@ -85,9 +67,9 @@ def test_failed_schedules_count_as_trials_but_are_no_result(store: RecordStore) 
 
 
 def test_a_kernel_is_missing_until_its_budget_was_spent(store: RecordStore) -> None:
-    kernel = _kernel()
-    _add(store, kernel, [_record(1e-6)], budget=8)
-    for known in (store, _reopened(store)):
+    kernel = make_kernel()
+    add(store, kernel, [make_record(1e-6)], budget=8)
+    for known in (store, reopened(store)):
         # It has fewer schedules than its budget: that is all there are.
         assert known.missing([kernel], trials_per_kernel=8) == []
         assert known.missing([kernel], trials_per_kernel=9) == [kernel]
@@ -107,14 +89,14 @@ def test_records_of_another_tvm_are_refused(store: RecordStore) -> None:
     values = json.loads(manifest.read_text())
     manifest.write_text(json.dumps({**values, "tvm": "0.26.0"}))
     with pytest.raises(RecordsError, match=r"0\.26\.0"):
-        _reopened(store)
+        reopened(store)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "null"])
 def test_a_damaged_manifest_is_one_clear_error(store: RecordStore, content: str) -> None:
     (store.directory / "manifest.json").write_text(content)
     with pytest.raises(RecordsError) as caught:
-        _reopened(store)
+        reopened(store)
     assert str(store.directory) in str(caught.value)
 
 
@@ -122,39 +104,39 @@ def test_a_damaged_manifest_is_one_clear_error(store: RecordStore, content: str)
 def test_a_torn_last_line_is_dropped_with_a_warning(
     store: RecordStore, cut: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    kernel = _kernel()
-    _add(store, kernel, [_record(3e-6), _record(2e-6)])
+    kernel = make_kernel()
+    add(store, kernel, [make_record(3e-6), make_record(2e-6)])
     path = store.directory / RECORDS
     whole = path.read_bytes()
     path.write_bytes(whole[:-cut])
-    reopened = _reopened(store)
+    again = reopened(store)
     assert "torn" in caplog.text
-    assert len(reopened.records_of(kernel.key)) == 1
+    assert len(again.records_of(kernel.key)) == 1
     # Two were measured; that one of them is lost changes nothing of it.
-    assert reopened.trials(kernel.key) == 2
-    assert reopened.best_us(kernel.key) == pytest.approx(3.0)
+    assert again.trials(kernel.key) == 2
+    assert again.best_us(kernel.key) == pytest.approx(3.0)
     # The next record starts on a line of its own.
-    _add(reopened, kernel, [_record(1e-6)])
-    assert _reopened(store).best_us(kernel.key) == pytest.approx(1.0)
+    add(again, kernel, [make_record(1e-6)])
+    assert reopened(store).best_us(kernel.key) == pytest.approx(1.0)
     assert [json.loads(line)[0] for line in path.read_text().splitlines()] == [0, 0]
 
 
 def test_damage_in_the_middle_is_an_error_that_names_the_line(store: RecordStore) -> None:
-    kernel = _kernel()
-    _add(store, kernel, [_record(3e-6), _record(2e-6), _record(1e-6)])
+    kernel = make_kernel()
+    add(store, kernel, [make_record(3e-6), make_record(2e-6), make_record(1e-6)])
     path = store.directory / RECORDS
     lines = path.read_text().splitlines(keepends=True)
     path.write_text(lines[0] + lines[1][:20] + "\n" + lines[2])
     with pytest.raises(RecordsError, match="line 2"):
-        _reopened(store)
+        reopened(store)
 
 
 def test_a_record_of_a_kernel_that_is_not_there_is_an_error(store: RecordStore) -> None:
-    _add(store, _kernel(), [_record(3e-6)])
+    add(store, make_kernel(), [make_record(3e-6)])
     with (store.directory / RECORDS).open("a") as file:
-        file.write(f"[7, {_record(1e-6)}]\n")
+        file.write(f"[7, {make_record(1e-6)}]\n")
     with pytest.raises(RecordsError, match="7"):
-        _reopened(store)
+        reopened(store)
 
 
 def test_a_directory_that_cannot_be_is_one_clear_error(tmp_path: Path) -> None:
@@ -164,24 +146,24 @@ def test_a_directory_that_cannot_be_is_one_clear_error(tmp_path: Path) -> None:
 
 
 def test_two_stores_of_one_directory_see_each_other(store: RecordStore) -> None:
-    other = _reopened(store)
-    one, two = _kernel(1), _kernel(2)
-    _add(store, one, [_record(3e-6)])
-    _add(other, two, [_record(4e-6)])
-    _add(other, one, [_record(2e-6)])
+    other = reopened(store)
+    one, two = make_kernel(1), make_kernel(2)
+    add(store, one, [make_record(3e-6)])
+    add(other, two, [make_record(4e-6)])
+    add(other, one, [make_record(2e-6)])
     assert other.best_us(one.key) == pytest.approx(2.0)
     assert len((store.directory / "database_workload.json").read_text().splitlines()) == 2
-    assert _reopened(store).best_us(two.key) == pytest.approx(4.0)
+    assert reopened(store).best_us(two.key) == pytest.approx(4.0)
 
 
 _WRITER = """
 import json, sys
 from pathlib import Path
-from tests.compiler.test_records import TARGET, _add, _kernel, _record
+from tests.compiler.stores import TARGET, add, make_kernel, make_record
 from tvm_mnas.compiler.records import RecordStore
 store = RecordStore.open(Path(sys.argv[1]), target=TARGET)
 for number in range(int(sys.argv[2])):
-    _add(store, _kernel(number % 7 + 1), [_record((number + 1) * 1e-6)] * 3)
+    add(store, make_kernel(number % 7 + 1), [make_record((number + 1) * 1e-6)] * 3)
     print(number, flush=True)
 """
 
@@ -201,15 +183,15 @@ def test_parallel_writers_lose_nothing(store: RecordStore) -> None:
     for writer in writers:
         writer.communicate(timeout=120)
         assert writer.returncode == 0
-    reopened = _reopened(store)
-    kernels = [_kernel(number) for number in range(1, 8)]
-    assert sum(reopened.trials(kernel.key) for kernel in kernels) == len(writers) * rounds * 3
+    again = reopened(store)
+    kernels = [make_kernel(number) for number in range(1, 8)]
+    assert sum(again.trials(kernel.key) for kernel in kernels) == len(writers) * rounds * 3
     assert len((store.directory / "database_workload.json").read_text().splitlines()) == 7
 
 
 def test_a_writer_waits_for_the_one_before_it(store: RecordStore) -> None:
-    kernel = _kernel()
-    writing = threading.Thread(target=_add, args=(store, kernel, [_record(3e-6)]))
+    kernel = make_kernel()
+    writing = threading.Thread(target=add, args=(store, kernel, [make_record(3e-6)]))
     with (store.directory / ".lock").open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         writing.start()
@@ -230,11 +212,11 @@ def test_a_killed_writer_loses_nothing_that_it_had_reported(store: RecordStore) 
     writer.send_signal(signal.SIGKILL)
     writer.wait(timeout=30)
     reported += len(writer.stdout.read().split())
-    reopened = _reopened(store)
-    kernels = [_kernel(number) for number in range(1, 8)]
-    assert sum(reopened.trials(kernel.key) for kernel in kernels) >= 3 * reported
-    _add(reopened, kernels[0], [_record(1e-9)])
-    assert _reopened(store).best_us(kernels[0].key) == pytest.approx(1e-3)
+    again = reopened(store)
+    kernels = [make_kernel(number) for number in range(1, 8)]
+    assert sum(again.trials(kernel.key) for kernel in kernels) >= 3 * reported
+    add(again, kernels[0], [make_record(1e-9)])
+    assert reopened(store).best_us(kernels[0].key) == pytest.approx(1e-3)
 
 
 def test_a_subset_holds_the_best_record_of_each_kernel(
@@ -269,13 +251,13 @@ def test_metaschedule_reads_the_files_and_finds_the_same_best(
 def test_a_writer_killed_after_the_kernels_line_leaves_a_kernel_without_records(
     store: RecordStore,
 ) -> None:
-    kernel = _kernel()
+    kernel = make_kernel()
     workloads = store.directory / "database_workload.json"
     workloads.write_text(kernel.workload + "\n")
-    reopened = _reopened(store)
+    again = reopened(store)
     assert not (store.directory / RECORDS).exists()
-    assert reopened.records_of(kernel.key) == []
-    assert reopened.missing([kernel]) == [kernel]
-    _add(reopened, kernel, [_record(1e-6)])
-    assert _reopened(store).best_us(kernel.key) == pytest.approx(1.0)
+    assert again.records_of(kernel.key) == []
+    assert again.missing([kernel]) == [kernel]
+    add(again, kernel, [make_record(1e-6)])
+    assert reopened(store).best_us(kernel.key) == pytest.approx(1.0)
     assert len(workloads.read_text().splitlines()) == 1

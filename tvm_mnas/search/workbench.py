@@ -8,7 +8,6 @@ in the same way: every kernel tuned, the outputs compared with torch's, then tim
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from tvm_mnas.errors import DeviceError, MeasurementError
 if TYPE_CHECKING:
     from tvm_mnas.compiler.artifact import CompiledArtifact
     from tvm_mnas.compiler.lowering import Kernel, LoweredNetwork
-    from tvm_mnas.compiler.records import RecordStore
+    from tvm_mnas.compiler.records import TuningRecords
     from tvm_mnas.compiler.tuning import TuningReport
     from tvm_mnas.compiler.workers import WarmBuilder
     from tvm_mnas.devices.farm import Farm
@@ -46,7 +45,7 @@ class Workbench:
 
     profile: DeviceProfile
     farm: Farm
-    store: RecordStore
+    store: TuningRecords
     builder: WarmBuilder
     trials_per_kernel: int
     seed: int
@@ -168,20 +167,21 @@ def open_workbench(
 ) -> Iterator[Workbench]:
     """Yield a workbench for `profile`; its processes end with the context.
 
-    `records` is the directory under which each profile and target has its store; `scratch` is for files that
-    nobody needs afterwards.
+    `records` is the directory under which each profile and target has its store, above the one that ships;
+    `scratch` is for files that nobody needs afterwards.
 
     Raises:
         RecordsError: if the records there are unreadable or of another target.
         DeviceError: if the device cannot be reached.
     """
+    from tvm_mnas.compiler.layers import open_records, shipped_directory
     from tvm_mnas.compiler.linking import find_linker
-    from tvm_mnas.compiler.records import RecordStore
     from tvm_mnas.compiler.workers import WarmBuilder
     from tvm_mnas.devices.farm import open_farm
 
-    digest = hashlib.sha256(profile.target.encode()).hexdigest()[:8]
-    store = RecordStore.open(records / f"{profile.key}-{digest}", target=profile.target)
+    store = open_records(
+        records, profile_key=profile.key, target=profile.target, shipped=shipped_directory()
+    )
     with (
         open_farm(profile, work_directory=logs) as farm,
         WarmBuilder(
