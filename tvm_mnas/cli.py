@@ -1,4 +1,4 @@
-"""The command line: `tvm-mnas search | report | export | space | bench | devices`.
+"""The command line: `tvm-mnas search | report | export | space | bench | devices | records`.
 
 The only module that ends the process. Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted (state saved).
 Everything heavy is imported inside a command, so that `--help` and a wrong flag answer at once.
@@ -19,6 +19,7 @@ from tvm_mnas import __version__
 from tvm_mnas.commands.bench import bench
 from tvm_mnas.commands.devices import devices
 from tvm_mnas.commands.options import DEFAULTS, AsJson
+from tvm_mnas.commands.records import records_app
 from tvm_mnas.commands.space import space
 from tvm_mnas.config import SearchConfig, read_settings
 from tvm_mnas.console import (
@@ -307,6 +308,7 @@ def export(
 
 for _command in (space, bench, devices):
     app.command()(_command)
+app.add_typer(records_app, name="records")
 
 
 def main() -> None:

@@ -6,8 +6,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from tvm_mnas.compiler.lookup import TuningRecords
 from tvm_mnas.compiler.lowering import Kernel
-from tvm_mnas.compiler.records import RecordStore, TuningRecords
+from tvm_mnas.compiler.records import RecordStore
 
 TARGET = '{"kind": "llvm", "num-cores": 1}'
 

@@ -18,8 +18,9 @@ from tvm_mnas.compiler.layers import (
     store_name,
     target_digest,
 )
+from tvm_mnas.compiler.lookup import TuningRecords
 from tvm_mnas.compiler.lowering import LoweredNetwork
-from tvm_mnas.compiler.records import RecordStore, TuningRecords
+from tvm_mnas.compiler.records import RecordStore
 from tvm_mnas.errors import RecordsError, TvmMnasError
 
 ONE, TWO, THREE = make_kernel(1), make_kernel(2), make_kernel(3)

@@ -13,9 +13,9 @@ from tvm import relax
 
 from tvm_mnas.compiler.folding import fold_packing
 from tvm_mnas.compiler.linking import Linker, find_linker
+from tvm_mnas.compiler.lookup import TuningRecords
 from tvm_mnas.compiler.lowering import LoweredNetwork
 from tvm_mnas.compiler.metaschedule import load_target
-from tvm_mnas.compiler.records import TuningRecords
 from tvm_mnas.errors import BuildError, TvmMnasError, UntunedKernelError
 
 _SCHEDULED = "tirx.is_scheduled"

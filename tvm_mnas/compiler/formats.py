@@ -76,6 +76,17 @@ class Manifest:
         part.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
         os.replace(part, path)
 
+    def target_values(self) -> dict[str, Any]:
+        """Return what the target's JSON text says.
+
+        Raises:
+            ValueError: if it is no JSON object.
+        """
+        values = json.loads(self.target)
+        if not isinstance(values, dict):
+            raise ValueError(f"not {self.target}")
+        return values
+
     def difference(self, other: Manifest) -> str | None:
         """Return how `other` differs from this, None if its records are for the same."""
         for name in ("format", "target", "tvm"):

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tvm_mnas.compiler.records import RecordStore, TuningRecords
+from tvm_mnas.compiler.lookup import TuningRecords
+from tvm_mnas.compiler.records import RecordStore, write_best
 from tvm_mnas.errors import RecordsError, TvmMnasError
 from tvm_mnas.resources import resource_directory
 
@@ -108,6 +109,14 @@ class LayeredRecords(TuningRecords):
             RecordsError: if the disk does not take them; what was there before stays.
         """
         self._top.add(kernel, records, budget=budget, failures=failures, duration_s=duration_s)
+
+    def subset(self, kernels: Sequence[Kernel], directory: Path) -> None:
+        """Write a store in `directory` with the best records of `kernels` alone: what an artifact is made of.
+
+        Raises:
+            RecordsError: if it cannot be written.
+        """
+        write_best(self, kernels, directory)
 
 
 def store_name(profile_key: str, target: str) -> str:

@@ -7,6 +7,7 @@ replaced by another of the same name, and it can tell that this happened.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import shutil
@@ -20,11 +21,31 @@ from tvm_mnas.errors import RecordsError
 _LOGGER = logging.getLogger(__name__)
 
 _BUFFER_BYTES = 1 << 20
+_LOCK = ".lock"
 
 Place = tuple[int, int]
 """Where a line lies in its file: offset and size in bytes."""
 
 _Value = TypeVar("_Value")
+
+
+@contextlib.contextmanager
+def hold_lock(directory: Path, *, alone: bool) -> Iterator[None]:
+    """Hold the lock of the files in `directory`: alone to change them, otherwise with other readers.
+
+    A reader makes no lock: where there is none, or none that it may open, it reads without.
+
+    Raises:
+        OSError: if `alone` and the lock cannot be made.
+    """
+    path = directory / _LOCK
+    with contextlib.ExitStack() as stack:
+        if alone:
+            fcntl.flock(stack.enter_context(path.open("w")), fcntl.LOCK_EX)
+        else:
+            with contextlib.suppress(FileNotFoundError, PermissionError):
+                fcntl.flock(stack.enter_context(path.open("r")), fcntl.LOCK_SH)
+        yield
 
 
 class LineReader:

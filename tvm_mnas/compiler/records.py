@@ -16,15 +16,13 @@ one store for each.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import math
-from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tvm_mnas.compiler.formats import (
     HISTORY,
@@ -38,13 +36,12 @@ from tvm_mnas.compiler.formats import (
     parse_schedule,
     parse_workload,
 )
-from tvm_mnas.compiler.lines import LineReader, Place, append_lines
+from tvm_mnas.compiler.lines import LineReader, Place, append_lines, hold_lock, replace_lines
+from tvm_mnas.compiler.lookup import TuningRecords
 from tvm_mnas.errors import RecordsError
 
 if TYPE_CHECKING:
     from tvm_mnas.compiler.lowering import Kernel
-
-_LOCK = ".lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,106 +62,15 @@ class KernelSummary:
     failures: Mapping[str, int]
 
 
-class TuningRecords(ABC):
-    """The records for one target, wherever they lie: what tuning asks for and adds to, and compiling takes."""
-
-    @property
-    @abstractmethod
-    def target(self) -> str:
-        """The JSON text of the TVM target that the records are for."""
-
-    @abstractmethod
-    def keys(self) -> frozenset[str]:
-        """Return the keys of the kernels that are known."""
-
-    @abstractmethod
-    def budget(self, key: str) -> int:
-        """Return the largest number of schedules that the kernel was tuned to, 0 if it was not."""
-
-    @abstractmethod
-    def trials(self, key: str) -> int:
-        """Return how many schedules were measured for the kernel, failed and pruned ones included."""
-
-    @abstractmethod
-    def best_us(self, key: str) -> float | None:
-        """Return the best run time of the kernel in microseconds, None if it has none."""
-
-    @abstractmethod
-    def best_record(self, key: str) -> str | None:
-        """Return the record of the kernel's best schedule as MetaSchedule's JSON, None if none ran."""
-
-    @abstractmethod
-    def records_of(self, key: str) -> list[str]:
-        """Return every record of the kernel as MetaSchedule's JSON, failed ones included."""
-
-    @abstractmethod
-    def add(
-        self,
-        kernel: Kernel,
-        records: Sequence[str],
-        *,
-        budget: int,
-        failures: Mapping[str, int],
-        duration_s: float,
-    ) -> None:
-        """Add the `records` (MetaSchedule's JSON) that tuning `kernel` to `budget` trials gave.
-
-        Raises:
-            RecordsError: if the disk does not take them; what was there before stays.
-        """
-
-    def __len__(self) -> int:
-        """The number of kernels with a valid record."""
-        return sum(self.has(key) for key in self.keys())
-
-    def has(self, key: str) -> bool:
-        """Whether the kernel with this key has a schedule that ran."""
-        return self.best_us(key) is not None
-
-    def missing(self, kernels: Iterable[Kernel], *, trials_per_kernel: int = 1) -> list[Kernel]:
-        """Return the kernels on which less than this budget was spent, in their order.
-
-        A kernel with fewer schedules than its budget counts as done: there were no more. One that was tuned and
-        never ran is not tried again with the same budget.
-        """
-        return [kernel for kernel in kernels if self.budget(kernel.key) < trials_per_kernel]
-
-    def database(self, kernels: Iterable[Kernel]) -> Any:
-        """Return a MetaSchedule database with the best record of each of `kernels` that has one."""
-        from tvm_mnas.compiler.metaschedule import EQUALITY, load_meta_schedule
-
-        database = load_meta_schedule().database
-        memory = database.MemoryDatabase(module_equality=EQUALITY)
-        for kernel in kernels:
-            best = self.best_record(kernel.key)
-            if best is None:
-                continue
-            loaded = database.Workload.from_json(json.loads(kernel.workload))
-            workload = memory.commit_workload(loaded.mod)
-            memory.commit_tuning_record(database.TuningRecord.from_json(json.loads(best), workload))
-        return memory
-
-    def subset(self, kernels: Sequence[Kernel], directory: Path) -> None:
-        """Write a store in `directory` with the best records of `kernels` alone: what an artifact is made of."""
-        other = RecordStore.open(directory, target=self.target)
-        for kernel in kernels:
-            best = self.best_record(kernel.key)
-            other.add(
-                kernel,
-                [] if best is None else [best],
-                budget=self.budget(kernel.key),
-                failures={},
-                duration_s=0.0,
-            )
-
-
 @dataclass(slots=True)
 class _Entry:
-    """What is known of one kernel: its line, the means in seconds and places of its schedules, its tunings."""
+    """What is known of one kernel: its line and place, the means (s) and places of its schedules, its tunings."""
 
     line: int
+    place: Place
     schedules: list[tuple[float, Place]] = field(default_factory=list)
     best: tuple[float, Place] | None = None
+    events: list[Place] = field(default_factory=list)
     budget: int = 0
     measured: int = 0
     name: str | None = None
@@ -205,7 +111,7 @@ class RecordStore(TuningRecords):
         store = cls(directory, manifest, writable=True)
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            with store.locked():
+            with hold_lock(directory, alone=store.writable):
                 if (directory / MANIFEST).exists() or (directory / WORKLOADS).exists():
                     store._check_manifest()
                 else:
@@ -230,7 +136,7 @@ class RecordStore(TuningRecords):
         manifest = Manifest.read(directory) if target is None else Manifest.of_this(target)
         store = cls(directory, manifest, writable=False)
         try:
-            with store.locked():
+            with hold_lock(directory, alone=store.writable):
                 store._check_manifest()
                 store.refresh()
         except OSError as error:
@@ -316,12 +222,22 @@ class RecordStore(TuningRecords):
         event = Event(
             kernel.key, kernel.name, budget, len(records), failures, duration_s, kernel.flops
         )
-        with self.changing():
+        with self.changing("tvm-mnas search --resume RUN"):
             self.append(kernel.key, kernel.workload, records, [event])
 
+    def subset(self, kernels: Sequence[Kernel], directory: Path) -> None:
+        """Write a store in `directory` with the best records of `kernels` alone: what an artifact is made of.
+
+        Raises:
+            RecordsError: if it cannot be written.
+        """
+        write_best(self, kernels, directory)
+
     @contextlib.contextmanager
-    def changing(self) -> Iterator[None]:
-        """Hold the lock, with everything taken in that other processes did, for changes by `append`.
+    def changing(self, command: str) -> Iterator[None]:
+        """Hold the lock, with everything taken in that other processes did, for changes to the store.
+
+        `command` is what the user types again after making room on a full disk.
 
         Raises:
             RecordsError: if the store is only to be read, or the disk does not take the change.
@@ -332,14 +248,14 @@ class RecordStore(TuningRecords):
                 f"name another directory with --records"
             )
         try:
-            with self.locked():
+            with hold_lock(self.directory, alone=True):
                 self.refresh()
                 yield
                 self.refresh()
         except OSError as error:
             raise RecordsError(
                 f"{self.directory}: tuning records can be written, not {error.strerror}; "
-                f"make room, then `tvm-mnas search --resume RUN`"
+                f"make room, then `{command}`"
             ) from error
 
     def append(
@@ -358,21 +274,6 @@ class RecordStore(TuningRecords):
         append_lines(self._records.path, [f"[{line}, {record}]\n".encode() for record in records])
         append_lines(self._history.path, [event.to_line() for event in events])
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the store's lock: alone to write, with other readers to read."""
-        path = self.directory / _LOCK
-        if self.writable:
-            with path.open("w") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                yield
-            return
-        # Nobody writes where there is no lock, or where it is not ours to open.
-        with contextlib.ExitStack() as stack:
-            with contextlib.suppress(FileNotFoundError, PermissionError):
-                fcntl.flock(stack.enter_context(path.open("r")), fcntl.LOCK_SH)
-            yield
-
     def refresh(self) -> None:
         """Take in what this or another process changed. The lock must be held.
 
@@ -385,8 +286,8 @@ class RecordStore(TuningRecords):
                 reader.restart()
             self._entries.clear()
             self._lines.clear()
-        for key, _ in self._workloads.fresh(parse_workload, cut=self.writable):
-            self._entries.setdefault(key, _Entry(len(self._lines)))
+        for key, place in self._workloads.fresh(parse_workload, cut=self.writable):
+            self._entries.setdefault(key, _Entry(len(self._lines), place))
             self._lines.append(key)
         for (line, mean), place in self._records.fresh(self._parse_schedule, cut=self.writable):
             if not 0 <= line < len(self._lines):
@@ -399,26 +300,45 @@ class RecordStore(TuningRecords):
             entry.schedules.append((mean, place))
             if mean < (math.inf if entry.best is None else entry.best[0]):
                 entry.best = (mean, place)
-        for event, _ in self._history.fresh(parse_event, cut=self.writable):
+        for event, place in self._history.fresh(parse_event, cut=self.writable):
             if event.key in self._entries:
                 entry = self._entries[event.key]
+                entry.events.append(place)
                 entry.budget = max(entry.budget, event.budget)
                 entry.measured += event.measured
                 entry.failures.update(event.failures)
                 entry.name = event.name
                 entry.flops = event.flops if event.flops is not None else entry.flops
 
-    def schedules_of(self, key: str) -> list[tuple[float, Place]]:
-        """Return the mean run time in seconds and the place of each record of the kernel, in file order."""
-        return list(self._entries[key].schedules)
+    def contents_of(self, key: str) -> tuple[str, list[Event]]:
+        """Return the kernel's line of the file of kernels, without its end, and its events, the oldest first."""
+        entry = self._entries[key]
+        workload = self._workloads.read(entry.place).decode().removesuffix("\n")
+        return workload, [parse_event(self._history.read(place)) for place in entry.events]
 
-    def line_at(self, place: Place) -> bytes:
-        """Return the line of the file of records at `place`."""
-        return self._records.read(place)
+    def keep_best(self, count: int) -> tuple[int, int]:
+        """Drop all but the best `count` schedules of each kernel, and those that failed. The lock must be held.
+
+        Return how many were kept and dropped. The file of records is replaced as a whole or not at all; who has
+        read it before notices.
+
+        Raises:
+            OSError: if the disk does not take it.
+        """
+        kept: list[Place] = []
+        schedules = 0
+        for entry in self._entries.values():
+            ran = sorted(schedule for schedule in entry.schedules if schedule[0] < math.inf)
+            kept.extend(place for _, place in ran[:count])
+            schedules += len(entry.schedules)
+        if len(kept) < schedules:
+            kept.sort()
+            replace_lines(self._records.path, (self._records.read(place) for place in kept))
+        return len(kept), schedules - len(kept)
 
     def _record_at(self, place: Place) -> str:
         try:
-            return json.dumps(parse_schedule(self.line_at(place))[2])
+            return json.dumps(parse_schedule(self._records.read(place))[2])
         except ValueError as error:
             raise RecordsError(
                 f"{self._records.path}: each line is one record, and that at byte {place[0]} is not "
@@ -431,3 +351,21 @@ class RecordStore(TuningRecords):
             raise RecordsError(
                 f"{self.directory}: these records are {difference}; name another directory with --records"
             )
+
+
+def write_best(records: TuningRecords, kernels: Sequence[Kernel], directory: Path) -> None:
+    """Write a store in `directory` with the best of `records` for each of `kernels`.
+
+    Raises:
+        RecordsError: if it cannot be written.
+    """
+    store = RecordStore.open(directory, target=records.target)
+    for kernel in kernels:
+        best = records.best_record(kernel.key)
+        store.add(
+            kernel,
+            [] if best is None else [best],
+            budget=records.budget(kernel.key),
+            failures={},
+            duration_s=0.0,
+        )

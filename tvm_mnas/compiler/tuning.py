@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from tvm_mnas.compiler.formats import FAILED_S
+from tvm_mnas.compiler.lookup import TuningRecords
 from tvm_mnas.compiler.lowering import Kernel
 from tvm_mnas.compiler.metaschedule import load_meta_schedule
-from tvm_mnas.compiler.records import TuningRecords
 from tvm_mnas.compiler.workers import Built, Round, RoundResult, WarmBuilder
 from tvm_mnas.errors import DeviceError
 

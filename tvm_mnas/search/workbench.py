@@ -20,8 +20,8 @@ from tvm_mnas.errors import DeviceError, MeasurementError
 
 if TYPE_CHECKING:
     from tvm_mnas.compiler.artifact import CompiledArtifact
+    from tvm_mnas.compiler.lookup import TuningRecords
     from tvm_mnas.compiler.lowering import Kernel, LoweredNetwork
-    from tvm_mnas.compiler.records import TuningRecords
     from tvm_mnas.compiler.tuning import TuningReport
     from tvm_mnas.compiler.workers import WarmBuilder
     from tvm_mnas.devices.farm import Farm
