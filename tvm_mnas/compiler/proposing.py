@@ -4,8 +4,10 @@
 line. It imports TVM once. Each build runs in a process forked from here, so a compiler that crashes, hangs or
 leaks costs one schedule and nothing else.
 
-A first round draws schedules at random; a later one evolves them from what was measured, ranked by MetaSchedule's
-XGBoost cost model. The model sees its kernel's records alone, so a round needs nothing that is not in the request.
+A convolution's first trials are register tiles (`templates.py`), the most promising first. For other kernels, and after
+that, MetaSchedule's generic space: a first round draws schedules at random, a later one evolves them from what was
+measured, ranked by the XGBoost cost model. The model sees its kernel's records alone, so a round needs nothing that is
+not in the request.
 """
 
 from __future__ import annotations
@@ -18,15 +20,20 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from tvm_mnas.compiler.linking import Linker
 from tvm_mnas.compiler.metaschedule import EQUALITY, load_meta_schedule, load_target
+from tvm_mnas.compiler.templates import propose_tiles
 from tvm_mnas.processes import ask_to_be_killed, die_with_parent
 
 _EMPTY_ROUNDS = 3
 """After this many generations without a new schedule the kernel has no more."""
+
+_TILES = 32
+"""How many register tiles a convolution gets: the best one has always been among the first dozen."""
 
 _POPULATION = 64
 _GENERATIONS = 2
@@ -76,6 +83,36 @@ def _propose(request: Mapping[str, Any]) -> list[tuple[list[Any], Any]]:
     for record in known:
         memory.commit_tuning_record(record)
     seen = {_identity(record.as_measure_candidate().sch) for record in known}
+    trials = int(request["trials"])
+    found: list[Any] = []
+    for schedule in islice(propose_tiles(loaded.mod, target), _TILES):
+        if len(found) == trials:
+            break
+        if _identity(schedule) not in seen:
+            seen.add(_identity(schedule))
+            found.append(schedule)
+    if len(found) < trials:
+        seed = random.Random(request["seed"]).randrange(1, 2**30)
+        found += _generic(loaded.mod, target, memory, known, seen, trials - len(found), seed)
+    records = [
+        database.TuningRecord(
+            schedule.trace,
+            workload,
+            None,
+            target,
+            meta_schedule.arg_info.ArgInfo.from_entry_func(schedule.mod, remove_preproc=True),
+        )
+        for schedule in found
+    ]
+    written = _records_of(meta_schedule, records, loaded.mod)
+    return list(zip(written, (schedule.mod for schedule in found), strict=True))
+
+
+def _generic(
+    module: Any, target: Any, memory: Any, known: list[Any], seen: set[int], trials: int, seed: int
+) -> list[Any]:
+    """Return up to `trials` schedules of MetaSchedule's generic space that are not in `seen`, and add them to it."""
+    meta_schedule = load_meta_schedule()
     strategies = meta_schedule.search_strategy
     strategy = (
         strategies.EvolutionarySearch(
@@ -87,21 +124,19 @@ def _propose(request: Mapping[str, Any]) -> list[tuple[list[Any], Any]]:
         else strategies.ReplayTrace()
     )
     context = meta_schedule.TuneContext(
-        loaded.mod,
+        module,
         target=target,
         space_generator="post-order-apply",
         search_strategy=strategy,
-        rand_state=random.Random(request["seed"]).randrange(1, 2**30),
+        rand_state=seed,
         num_threads=1,
     ).clone()
-    model = _cost_model(meta_schedule, context, known)
-    trials = int(request["trials"])
     context.pre_tuning(
         max_trials=trials * (_EMPTY_ROUNDS + 1),
         num_trials_per_iter=trials,
         design_spaces=context.generate_design_space(),
         database=memory,
-        cost_model=model,
+        cost_model=_cost_model(meta_schedule, context, known),
     )
     found: list[Any] = []
     empty = 0
@@ -114,16 +149,11 @@ def _propose(request: Mapping[str, Any]) -> list[tuple[list[Any], Any]]:
             identity = _identity(candidate.sch)
             if identity not in seen and len(found) < trials:
                 seen.add(identity)
-                found.append(candidate)
+                found.append(candidate.sch)
         empty = empty + 1 if len(found) == before else 0
         failed = meta_schedule.runner.RunnerResult(None, "not measured here")
         context.notify_runner_results(candidates, [failed] * len(candidates))
-    records = [
-        database.TuningRecord(item.sch.trace, workload, None, target, item.args_info)
-        for item in found
-    ]
-    written = _records_of(meta_schedule, records, loaded.mod)
-    return list(zip(written, (item.sch.mod for item in found), strict=True))
+    return found
 
 
 def _cost_model(meta_schedule: Any, context: Any, known: list[Any]) -> Any:

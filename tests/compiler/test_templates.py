@@ -1,0 +1,178 @@
+"""Register tiles as code: each computes what the unscheduled kernel computes, and is a record like any other."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import tvm
+import tvm_ffi
+from torch import Tensor, nn
+
+from tvm_mnas.compiler.lowering import Kernel, lower_network
+from tvm_mnas.compiler.metaschedule import EQUALITY, load_meta_schedule, load_target
+from tvm_mnas.compiler.templates import conv_shape, propose_tiles, schedule_tile, vector_unit
+from tvm_mnas.compiler.tiles import Order, Padding, VectorUnit, rank_tiles
+
+TRIED = 6
+
+
+class Residual(nn.Module):
+    """A pointwise convolution whose result is added to what another one made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(16, 24, 1)
+        self.second = nn.Conv2d(24, 24, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        first = torch.relu(self.first(images))
+        return self.second(first) + first
+
+
+def _conv(inputs: int, outputs: int, size: int, **options: Any) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, size, **options), nn.ReLU())
+
+
+NETWORKS: dict[str, tuple[nn.Module, tuple[int, int, int, int]]] = {
+    "pointwise": (_conv(24, 48, 1), (1, 24, 6, 6)),
+    "pointwise, odd image": (_conv(16, 32, 1), (1, 16, 7, 5)),
+    "pointwise, narrow": (_conv(16, 12, 1), (1, 16, 4, 4)),
+    "residual": (Residual(), (1, 16, 6, 6)),
+    "single pixel": (_conv(48, 16, 1), (1, 48, 1, 1)),
+    "depthwise 3x3": (_conv(16, 16, 3, padding=1, groups=16), (1, 16, 8, 8)),
+    "depthwise 3x3, stride 2": (_conv(24, 24, 3, padding=1, stride=2, groups=24), (1, 24, 8, 8)),
+    "depthwise 5x5": (_conv(16, 16, 5, padding=2, groups=16), (1, 16, 7, 7)),
+    "depthwise 5x5, stride 2": (_conv(8, 8, 5, padding=2, stride=2, groups=8), (1, 8, 14, 14)),
+    "stem": (_conv(3, 16, 3, padding=1, stride=2), (1, 3, 16, 16)),
+    "full 3x3": (_conv(8, 16, 3, padding=1), (1, 8, 6, 6)),
+    "full 5x5": (_conv(8, 8, 5, padding=2), (1, 8, 6, 6)),
+}
+
+
+@pytest.fixture(scope="module")
+def lowered(target: str) -> dict[str, list[Kernel]]:
+    """The convolution kernels of each network."""
+    found = {}
+    for name, (network, shape) in NETWORKS.items():
+        kernels = lower_network(network.eval(), shape, target).kernels
+        found[name] = [kernel for kernel in kernels if kernel.name.startswith("conv2d")]
+    return found
+
+
+def _module(kernel: Kernel) -> Any:
+    return load_meta_schedule().database.Workload.from_json(json.loads(kernel.workload)).mod
+
+
+def _run(module: Any, arrays: list[np.ndarray[Any, Any]], target: str) -> np.ndarray[Any, Any]:
+    library = tvm.compile(module, target=load_target(target))
+    tensors = [tvm.runtime.tensor(array) for array in arrays]
+    library["main"](*tensors)
+    return np.asarray(tensors[-1].numpy())
+
+
+def _arrays(module: Any) -> list[np.ndarray[Any, Any]]:
+    infos = load_meta_schedule().arg_info.ArgInfo.from_entry_func(module)
+    rng = np.random.default_rng(0)
+    return [
+        rng.standard_normal([int(extent) for extent in info.as_json()[2]]).astype("float32")
+        for info in infos
+    ]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_tile_computes_what_the_unscheduled_kernel_computes(
+    name: str, lowered: dict[str, list[Kernel]], target: str
+) -> None:
+    assert lowered[name]
+    for kernel in lowered[name]:
+        module = _module(kernel)
+        arrays = _arrays(module)
+        expected = _run(module, arrays, target)
+        schedules = [
+            schedule
+            for schedule, _ in zip(
+                propose_tiles(module, load_target(target)), range(TRIED), strict=False
+            )
+        ]
+        assert schedules, f"no tile fits {kernel.name}"
+        for schedule in schedules:
+            # The packing of weights is part of the module as long as nothing takes it out.
+            np.testing.assert_allclose(
+                _run(schedule.mod, arrays, target), expected, rtol=1e-4, atol=1e-4
+            )
+
+
+@pytest.mark.parametrize("name", ["depthwise 3x3", "full 3x3", "pointwise"])
+def test_every_way_around_a_tile_is_right(
+    name: str, lowered: dict[str, list[Kernel]], target: str
+) -> None:
+    (kernel,) = lowered[name]
+    module = _module(kernel)
+    shape = conv_shape(module)
+    assert shape is not None
+    arrays = _arrays(module)
+    expected = _run(module, arrays, target)
+    tiles = rank_tiles(shape, vector_unit(load_target(target)))
+    ways = {(tile.order, tile.padding): tile for tile in reversed(tiles)}
+    assert {order for order, _ in ways} == set(Order)
+    if name == "full 3x3":
+        assert {padding for _, padding in ways} == set(Padding)
+    for tile in ways.values():
+        for threads in (1, 2):
+            schedule = schedule_tile(module, tile, threads=threads)
+            np.testing.assert_allclose(
+                _run(schedule.mod, arrays, target), expected, rtol=1e-4, atol=1e-4
+            )
+
+
+def test_the_extents_are_read_off_the_kernel(lowered: dict[str, list[Kernel]]) -> None:
+    (kernel,) = lowered["depthwise 5x5, stride 2"]
+    shape = conv_shape(_module(kernel))
+    assert shape is not None
+    assert (shape.height, shape.width, shape.channels) == (7, 7, 8)
+    assert (shape.kernel_height, shape.kernel_width, shape.inputs) == (5, 5, 1)
+    assert (shape.stride, shape.depthwise, shape.padded) == (2, True, True)
+    (kernel,) = lowered["stem"]
+    shape = conv_shape(_module(kernel))
+    assert shape is not None
+    assert (shape.inputs, shape.stride, shape.depthwise, shape.padded) == (3, 2, False, True)
+
+
+def test_what_is_no_convolution_has_no_tiles(target: str) -> None:
+    network = nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(16, 4)).eval()
+    kernels = lower_network(network, (1, 4, 4, 4), target).kernels
+    assert kernels
+    for kernel in kernels:
+        assert list(propose_tiles(_module(kernel), load_target(target))) == []
+
+
+def test_a_tile_is_a_record_that_replays(lowered: dict[str, list[Kernel]], target: str) -> None:
+    database = load_meta_schedule().database
+    (kernel,) = lowered["depthwise 3x3"]
+    module = _module(kernel)
+    schedule = next(propose_tiles(module, load_target(target)))
+    memory = database.MemoryDatabase(module_equality=EQUALITY)
+    workload = memory.commit_workload(module)
+    record = database.TuningRecord(schedule.trace, workload, [1e-6], load_target(target), None)
+    memory.commit_tuning_record(record)
+    replayed = memory.query_schedule(module, load_target(target), "main")
+    assert tvm_ffi.structural_equal(replayed.mod, schedule.mod)
+
+
+@pytest.mark.parametrize(
+    ("text", "unit"),
+    [
+        ('{"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "skylake-avx512"}', (16, 32)),
+        ('{"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "haswell"}', (8, 16)),
+        ('{"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64"}', (4, 16)),
+        ('{"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "cortex-a72"}', (4, 32)),
+        ('{"kind": "llvm", "mtriple": "armv7l-linux-gnueabihf", "mattr": ["+neon"]}', (4, 16)),
+    ],
+)
+def test_the_vector_unit_is_that_of_the_target(text: str, unit: tuple[int, int]) -> None:
+    lanes, registers = unit
+    assert vector_unit(load_target(text)) == VectorUnit(lanes=lanes, registers=registers)

@@ -1,0 +1,213 @@
+"""Schedules for the convolutions of mobile networks: a register tile, and loops around it.
+
+MetaSchedule's generic space leaves a convolution's sums in memory and hopes that LLVM moves them to registers, which it
+seldom does. Here they are in registers by construction: the sums of one tile (`tiles.py`) live in a buffer of scope
+"local" whose indices are all constants once the loops around them are unrolled. Pointwise, depthwise, grouped by one,
+and full convolutions have the same seven loops, and so one schedule. It is written with MetaSchedule's own
+instructions: its trace is a tuning record like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from tvm_mnas.compiler.tiles import ConvShape, Order, Padding, Tile, VectorUnit, rank_tiles
+
+_REDUCTION = 2
+"""The type of an iteration variable that is summed over (tirx.IterVar.CommReduce)."""
+_SPATIAL = 0
+_UNROLLED_INPUTS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Blocks:
+    """The blocks of a convolution's kernel in a schedule."""
+
+    before: list[Any]
+    convolution: Any
+    after: list[Any]
+
+
+def propose_tiles(module: Any, target: Any) -> Iterator[Any]:
+    """Yield schedules of `module`, the most promising first; none if it is no convolution that a tile fits."""
+    shape = conv_shape(module)
+    if shape is None:
+        return
+    threads = int(target.attrs.get("num-cores", 1))
+    for tile in rank_tiles(shape, vector_unit(target)):
+        yield schedule_tile(module, tile, threads=threads)
+
+
+def vector_unit(target: Any) -> VectorUnit:
+    """Return the vector registers of the LLVM target `target`."""
+    from tvm.target import codegen
+
+    # llvm_get_vector_width says 512 for every x86.
+    features = {str(name) for name in codegen.llvm_get_cpu_features(target)}
+    if "avx512f" in features:
+        return VectorUnit(lanes=16, registers=32)
+    if "avx" in features:
+        return VectorUnit(lanes=8, registers=16)
+    triple = str(target.attrs.get("mtriple", ""))
+    return VectorUnit(lanes=4, registers=32 if triple.startswith("aarch64") else 16)
+
+
+def conv_shape(module: Any) -> ConvShape | None:
+    """Return the extents of the convolution that `module` computes, None if it computes something else."""
+    import tvm.s_tir
+
+    schedule = tvm.s_tir.Schedule(module)
+    blocks = _blocks(schedule)
+    if blocks is None:
+        return None
+    _, height, width, channels, kernel_height, kernel_width, inputs = (
+        int(schedule.get(loop).extent) for loop in schedule.get_loops(blocks.convolution)
+    )
+    buffers = [region.source for region in schedule.get(blocks.convolution).reads]
+    image, weights = buffers[-2:]
+    # A depthwise convolution sums over one input channel, and its input has as many as its output.
+    depthwise = inputs == 1 and int(image.shape[3]) == channels and channels > 1
+    if [int(extent) for extent in weights.shape] != [kernel_height, kernel_width, inputs, channels]:
+        return None
+    stride = (int(image.shape[1]) - kernel_height) // max(height - 1, 1) if height > 1 else 1
+    return ConvShape(
+        height=height,
+        width=width,
+        channels=channels,
+        kernel_height=kernel_height,
+        kernel_width=kernel_width,
+        inputs=inputs,
+        stride=stride,
+        depthwise=depthwise,
+        padded=any(_pads(schedule, block) for block in blocks.before),
+    )
+
+
+def schedule_tile(module: Any, tile: Tile, *, threads: int) -> Any:
+    """Return a schedule of the convolution `module` with `tile`, its weights packed a slice of channels at a time.
+
+    The outermost loop is parallel where `threads` is above 1.
+    """
+    import tvm.s_tir
+
+    schedule = tvm.s_tir.Schedule(module)
+    blocks = _blocks(schedule)
+    assert blocks is not None, "conv_shape says whether there is a convolution"
+    convolution = blocks.convolution
+    padding = _inline_before(schedule, blocks, tile)
+    output = _inline_after(schedule, blocks)
+    image, y, x, channel, kernel_y, kernel_x, inputs = schedule.get_loops(convolution)
+    y_tile, y_pixel = schedule.split(y, [None, tile.rows])
+    x_tile, x_pixel = schedule.split(x, [None, tile.columns])
+    slice_, vector, lane = schedule.split(channel, [None, tile.vectors, tile.lanes])
+    outside = (
+        [slice_, y_tile, x_tile]
+        if tile.order is Order.CHANNELS_OUTSIDE
+        else [y_tile, x_tile, slice_]
+    )
+    schedule.reorder(image, *outside, kernel_y, kernel_x, inputs, y_pixel, x_pixel, vector, lane)
+    schedule.reverse_compute_at(output, outside[-1])
+    depth = 1 + len(outside)
+    schedule.vectorize(lane)
+    for loop in (y_pixel, x_pixel, vector):
+        schedule.unroll(loop)
+    if _extent(schedule, kernel_y) * _extent(schedule, kernel_x) > 1:
+        schedule.unroll(kernel_y)
+        schedule.unroll(kernel_x)
+        if _extent(schedule, inputs) <= _UNROLLED_INPUTS:
+            schedule.unroll(inputs)
+    schedule.set_scope(convolution, 0, "local")
+    _vectorize(schedule, output, depth, tile.lanes)
+    if padding is not None:
+        _vectorize_copy(schedule, padding, tile.lanes)
+    if threads > 1:
+        # Before the sums get a second writer: TVM proves loops parallel from whole reductions only.
+        schedule.parallel(schedule.fuse(image, *outside[:2]))
+        depth -= 2
+    zeros = schedule.decompose_reduction(convolution, kernel_y)
+    for loop in schedule.get_loops(zeros)[depth:-1]:
+        schedule.unroll(loop)
+    _pack_weights(schedule, convolution, tile)
+    return schedule
+
+
+def _blocks(schedule: Any) -> _Blocks | None:
+    """Return the kernel's blocks, None if they are not one convolution with element-wise ones around it."""
+    functions = [variable.name_hint for variable, _ in schedule.mod.functions_items()]
+    if functions != ["main"]:
+        return None
+    blocks = list(schedule.get_child_blocks(schedule.get_sblock("root")))
+    sums = [
+        index
+        for index, block in enumerate(blocks)
+        if any(
+            int(iteration.iter_type) == _REDUCTION for iteration in schedule.get(block).iter_vars
+        )
+    ]
+    if len(sums) != 1:
+        return None
+    (at,) = sums
+    kinds = [int(iteration.iter_type) for iteration in schedule.get(blocks[at]).iter_vars]
+    if kinds != [_SPATIAL] * 4 + [_REDUCTION] * 3 or len(schedule.get_loops(blocks[at])) != 7:
+        return None
+    return _Blocks(blocks[:at], blocks[at], blocks[at + 1 :])
+
+
+def _pads(schedule: Any, block: Any) -> bool:
+    return "if_then_else" in str(schedule.get(block))
+
+
+def _extent(schedule: Any, loop: Any) -> int:
+    return int(schedule.get(loop).extent)
+
+
+def _inline_before(schedule: Any, blocks: _Blocks, tile: Tile) -> Any:
+    """Inline what precedes the convolution; return the block that copies the padded image, if one stays."""
+    kept = None
+    for block in blocks.before:
+        if tile.padding is Padding.COPIED and _pads(schedule, block):
+            kept = block
+        else:
+            schedule.compute_inline(block)
+    return kept
+
+
+def _inline_after(schedule: Any, blocks: _Blocks) -> Any:
+    """Inline what follows the convolution into the last block; return that block."""
+    if not blocks.after:
+        # The convolution writes the output itself; its sums go to a buffer of their own, copied at the end.
+        return schedule.cache_write(blocks.convolution, 0, "local")
+    for block in blocks.after[:-1]:
+        schedule.compute_inline(block)
+    return blocks.after[-1]
+
+
+def _vectorize(schedule: Any, block: Any, depth: int, lanes: int) -> None:
+    """Unroll the loops of `block` below `depth`, the innermost in vectors."""
+    *pixels, channels = schedule.get_loops(block)[depth:]
+    vector, lane = schedule.split(channels, [None, lanes])
+    schedule.vectorize(lane)
+    for loop in (*pixels, vector):
+        schedule.unroll(loop)
+
+
+def _vectorize_copy(schedule: Any, block: Any, lanes: int) -> None:
+    channels = schedule.get_loops(block)[-1]
+    if _extent(schedule, channels) % lanes == 0:
+        _, lane = schedule.split(channels, [None, lanes])
+        schedule.vectorize(lane)
+
+
+def _pack_weights(schedule: Any, convolution: Any, tile: Tile) -> None:
+    """Have the weights laid out ahead as the tile reads them, a slice of channels after the other."""
+    weights = len(schedule.get(convolution).reads) - 1
+    copied = schedule.cache_read(convolution, weights, "global")
+    schedule.annotate(copied, "meta_schedule.layout_rewrite_preproc", True)
+    channels = tile.channels
+    schedule.transform_layout(
+        convolution,
+        ("read", weights),
+        lambda y, x, i, o: (o // channels, y, x, i, o % channels),
+    )
