@@ -250,6 +250,9 @@ class RecordStore(TuningRecords):
         try:
             with hold_lock(self.directory, alone=True):
                 self.refresh()
+                if not (self.directory / MANIFEST).exists():
+                    # Somebody emptied the directory; what comes now is for this target still.
+                    self.manifest.write(self.directory)
                 yield
                 self.refresh()
         except OSError as error:
