@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import optuna
@@ -32,6 +33,16 @@ kind = "llvm"
 num-cores = 1
 """
 """A device behind a tracker that is not there: nothing listens at port 1."""
+
+
+MANIFEST = json.dumps(
+    {
+        "format": 1,
+        "target": '{"kind": "llvm", "num-cores": %d}',
+        "tvm": version("apache-tvm"),
+    }
+)
+"""A store's, for so many cores."""
 
 
 def tvm_mnas(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -97,6 +108,10 @@ def place(tmp_path: Path, searched: Path) -> Path:
         "garbage_journal/study.journal": "garbage\n",
         "empty/nothing": "",
         "pictures/train/cat/1.jpg": "",
+        "stores/a-1/manifest.json": MANIFEST % 1,
+        "stores/b-1/manifest.json": MANIFEST % 2,
+        "stores/c-1/manifest.json": MANIFEST % 1,
+        "stores/c-1/history.jsonl": "garbage\n{}\n",
     }
     for source in searched.iterdir():
         if source.is_file():
@@ -112,7 +127,7 @@ def contents(directory: Path) -> dict[str, bytes | None]:
     return {
         str(path.relative_to(directory)): path.read_bytes() if path.is_file() else None
         for path in sorted(directory.rglob("*"))
-        if path.name != "run.lock"
+        if path.name not in ("run.lock", ".lock")
     }
 
 
@@ -215,6 +230,41 @@ MISTAKES = {
         "search --device board.toml", 1, ("127.0.0.1:1", "start one", "rpc_tracker")
     ),
     "records in a file": Mistake("search --records a_file", 1, ("a_file", "--records")),
+    "records of another target to merge": Mistake(
+        "records merge stores/a-1 stores/b-1",
+        1,
+        ("stores/a-1", "target", "`tvm-mnas records list`"),
+    ),
+    "records to merge into themselves": Mistake(
+        "records merge stores/a-1 stores/a-1", 1, ("stores/a-1", "both", "`tvm-mnas records list`")
+    ),
+    "records to merge into a directory of stores": Mistake(
+        "records merge stores/a-1 stores", 1, ("stores", "stores/a-1")
+    ),
+    "records to merge from nowhere": Mistake(
+        "records merge absent stores/a-1", 1, ("absent", "manifest.json", "`tvm-mnas records list`")
+    ),
+    "records to merge into nothing named": Mistake(
+        "records merge stores/a-1", 2, ("FROM", "--help")
+    ),
+    "records to list that are absent": Mistake(
+        "records list absent", 1, ("absent", "`tvm-mnas records list`")
+    ),
+    "records to check in an empty directory": Mistake(
+        "records check empty", 1, ("empty", "manifest.json", "`tvm-mnas search --records empty`")
+    ),
+    "records to prune to nothing": Mistake(
+        "records prune stores/a-1 --keep 0", 2, ("--keep", "--help")
+    ),
+    "records to prune to an unknown number": Mistake(
+        "records prune stores/a-1", 2, ("--keep", "--help")
+    ),
+    "records to prune that are damaged": Mistake(
+        "records prune stores/c-1 --keep 1",
+        1,
+        ("stores/c-1", "line 1", "`tvm-mnas records check --repair stores/c-1`"),
+    ),
+    "unknown command for records": Mistake("records paint", 2, ("'paint'", "--help")),
     "trial that does not exist": Mistake(
         "export run --trial 99", 2, ("99", "10 finished trials", "`tvm-mnas report run`")
     ),
@@ -296,7 +346,7 @@ def test_without_a_command_the_help_is_shown(tmp_path: Path) -> None:
 
 def test_the_help_names_every_command(tmp_path: Path) -> None:
     text = done("--help", cwd=tmp_path)
-    for command in ("search", "report", "export", "space", "bench", "devices"):
+    for command in ("search", "report", "export", "space", "bench", "devices", "records"):
         assert command in text
 
 
