@@ -3,7 +3,7 @@
 #   make search            search on this computer through a real RPC tracker: minutes, no data, no device
 #   make test              every test except those marked slow
 #   make lint              formatting, lint, types, import layers
-#   make bench             the scripts behind the README's figures
+#   make bench             the scripts behind the README's figures, an hour or two; BENCHMARKS=benchmarks/rivals.py: one
 #   make clean             remove .venv, caches and builds; runs/ and your records stay
 #
 # Variables: PYTHON (3.11 or newer), ARGS (make search ARGS='--trials 50', make test ARGS=tests/space),
@@ -24,7 +24,8 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALLED := .venv/.installed
 INSTALLED_DEV := .venv/.installed-dev
-BENCHMARKS := $(wildcard benchmarks/*.py)
+INSTALLED_BENCH := .venv/.installed-bench
+BENCHMARKS ?= $(wildcard benchmarks/*.py)
 
 .PHONY: help search test lint bench clean
 
@@ -43,7 +44,7 @@ lint: $(INSTALLED_DEV)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(INSTALLED_DEV)
+bench: $(INSTALLED_BENCH)
 	for script in $(BENCHMARKS); do
 	  echo "== $$script"
 	  $(BIN)/python "$$script"
@@ -83,5 +84,12 @@ $(INSTALLED_DEV): $(INSTALLED)
 	@echo "installing the tools for checks"
 	SECONDS=0
 	$(PIP) install -qq -c constraints.txt -e ".[dev]"
+	touch $@
+	echo "installed in $$SECONDS s"
+
+$(INSTALLED_BENCH): $(INSTALLED)
+	@echo "installing the engines to compare with"
+	SECONDS=0
+	$(PIP) install -qq -c constraints.txt -e ".[bench]"
 	touch $@
 	echo "installed in $$SECONDS s"

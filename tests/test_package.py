@@ -200,7 +200,11 @@ def test_the_constraints_pin_every_dependency_within_its_bounds() -> None:
     pins = requirements(line for line in text.splitlines() if line.strip())
     project = PYPROJECT["project"]
     wanted = requirements(
-        [*project["dependencies"], *project["optional-dependencies"]["dev"]],
+        [
+            *project["dependencies"],
+            *project["optional-dependencies"]["dev"],
+            *project["optional-dependencies"]["bench"],
+        ],
     )
     assert set(wanted) - set(pins) == set()
     for name, requirement in wanted.items():
