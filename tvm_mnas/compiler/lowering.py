@@ -20,8 +20,10 @@ from tvm import relax
 from tvm_mnas.compiler.folding import fold_layouts
 from tvm_mnas.compiler.metaschedule import EQUALITY, key_of, load_meta_schedule, load_target
 from tvm_mnas.compiler.naming import describe_kernel, name_blocks
+from tvm_mnas.compiler.templates import vector_unit
 from tvm_mnas.errors import LoweringError
 from tvm_mnas.models.network import fold_batch_norm
+from tvm_mnas.models.padding import pad_channels
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +68,9 @@ def lower_network(
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            program = torch.export.export(
-                fold_batch_norm(network).eval(), (torch.zeros(input_shape),)
-            )
+            lanes = vector_unit(load_target(target)).lanes
+            plain = pad_channels(fold_batch_norm(network).eval(), lanes)
+            program = torch.export.export(plain, (torch.zeros(input_shape),))
             module = from_exported_program(
                 program, keep_params_as_input=False, unwrap_unit_return_tuple=True
             )
