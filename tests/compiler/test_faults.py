@@ -272,6 +272,15 @@ def test_a_reader_notices_every_replacement(tmp_path: Path) -> None:
     assert reader.replaced()
 
 
+def test_a_reader_notices_that_a_file_was_cut_in_place(tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    append_lines(path, [b'"a"\n', b'"b"\n'])
+    reader = LineReader(path)
+    assert len(list(reader.fresh(_text, cut=True))) == 2
+    os.truncate(path, 4)
+    assert reader.replaced()
+
+
 def test_a_reader_that_is_gone_holds_no_file(tmp_path: Path) -> None:
     path = tmp_path / "lines"
     append_lines(path, [b'"a"\n'])

@@ -27,7 +27,10 @@ from tvm_mnas.errors import RecordsError
 TRACE = [[["GetSBlock", [], ["block0", "main"], ["b0"]]], [[6, [1, 2]]]]
 CPU = {"keys": ["cpu"], "kind": "llvm", "mattr": ["+avx", "+fma"], "num-cores": 1, "tag": ""}
 ARGUMENTS = [["TENSOR", "float32", [1, 8, 8, 48]], ["TENSOR", "float32", [3, 8]]]
-HOSTILE = [["Annotate", ["b0"], ['], [1e-9], {"kind": "llvm"}, []]]'], []], [[1.0], {"a": []}]]
+HOSTILE = [
+    [["Annotate", ["b0"], ['], [1e-9], {"kind": "llvm"}, []]]'], []]],
+    [[], [1.0], {"a": []}],
+]
 """A trace that looks like the end of a record, within a string and without."""
 
 
@@ -60,6 +63,24 @@ def test_a_record_read_from_its_ends_is_as_read_in_whole(name: str) -> None:
     parser = ScheduleParser()
     for _ in range(2):  # the second time its end is known
         assert parser(LINES[name]) == (line, seconds)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        _line([[1.0], CPU, ARGUMENTS]),
+        _line([TRACE, CPU, ARGUMENTS]),
+        _line([TRACE, ["fast"], CPU, ARGUMENTS]),
+        _line([TRACE, [4e-6], CPU, ARGUMENTS])[:-3] + b"\n",
+        _line([TRACE, [4e-6], CPU, ARGUMENTS])[1:],
+        b"\n",
+    ],
+)
+def test_what_shows_at_its_ends_to_be_no_record_is_refused(text: bytes) -> None:
+    parser = ScheduleParser()
+    parser(LINES["plain"])
+    with pytest.raises(ValueError, match=r"not|line"):
+        parser(text)
 
 
 def test_known_ends_mislead_nobody() -> None:

@@ -75,6 +75,13 @@ def test_a_kernel_is_missing_until_its_budget_was_spent(store: RecordStore) -> N
         assert known.missing([kernel], trials_per_kernel=9) == [kernel]
 
 
+def test_a_smaller_budget_later_takes_nothing_from_a_larger_one(store: RecordStore) -> None:
+    kernel = make_kernel()
+    add(store, kernel, [make_record(1e-6)], budget=8)
+    add(store, kernel, [], budget=2)
+    assert reopened(store).budget(kernel.key) == 8
+
+
 @pytest.mark.parametrize(
     "other", ['{"kind": "llvm", "num-cores": 2}', '{"kind": "llvm", "mcpu": "cortex-a72"}']
 )

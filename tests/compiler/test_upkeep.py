@@ -142,6 +142,12 @@ def test_a_larger_budget_is_merged_with_no_schedule_new(
     assert into.trials(TWO.key) == 2
 
 
+def test_a_schedule_that_is_there_twice_is_merged_once(first: RecordStore, tmp_path: Path) -> None:
+    add(first, TWO, [make_record(7e-6)])
+    merge_stores([first.directory], tmp_path / "new")
+    assert len(_store(tmp_path / "new").records_of(TWO.key)) == 1
+
+
 def test_records_of_another_target_are_not_merged(first: RecordStore, tmp_path: Path) -> None:
     other = _store(tmp_path / "other", '{"kind": "llvm", "mcpu": "cortex-a72"}')
     add(other, ONE, [make_record(1e-6)])
