@@ -15,10 +15,10 @@ from __future__ import annotations
 import json
 import os
 import random
+import select
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
@@ -48,10 +48,21 @@ def main(arguments: list[str]) -> None:
     # TVM imports torch where it finds it; building kernels does not need it.
     sys.modules["torch"] = None  # type: ignore[assignment]
     load_meta_schedule()
+    _load_compiler()
     with os.fdopen(int(read_fd), "r") as requests, os.fdopen(int(write_fd), "w") as replies:
         for line in requests:
             replies.write(json.dumps(_answer(json.loads(line))) + "\n")
             replies.flush()
+
+
+def _load_compiler() -> None:
+    """Compile something, so that no forked build has to import what compiling needs."""
+    import tvm
+    from tvm import te
+
+    one = te.placeholder((1,), name="one")
+    kernel = te.create_prim_func([one, te.compute((1,), lambda i: one[i] + 1.0, name="two")])
+    tvm.compile(tvm.IRModule({"main": kernel}), target=load_target("llvm"))
 
 
 def _answer(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -198,23 +209,15 @@ def _build_apart(
         os.close(read_fd)
         _build_and_exit(module, target, path, linker, write_fd)
     os.close(write_fd)
-    end = time.monotonic() + deadline_s
-    status: int | None = None
-    pause_s = 0.001
-    while status is None:
-        done, code = os.waitpid(child, os.WNOHANG)
-        if done:
-            status = code
-        elif time.monotonic() > end:
+    with os.fdopen(read_fd, "r") as pipe:
+        # Whatever ends the process closes its end of the pipe.
+        ready, _, _ = select.select([pipe], [], [], deadline_s)
+        if not ready:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
-            os.close(read_fd)
             return f"build-timeout: no result within {deadline_s:g} s"
-        else:
-            time.sleep(pause_s)
-            pause_s = min(0.01, pause_s * 1.5)
-    with os.fdopen(read_fd, "r") as pipe:
         message = pipe.read()
+    _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
         return f"build-crash: signal {os.WTERMSIG(status)}"
     return message or None
