@@ -250,7 +250,10 @@ def test_a_trial_can_be_exported_later(finished: Finished) -> None:
 
 def test_bench_shows_a_network_and_its_kernels(finished: Finished) -> None:
     done = subprocess.run(
-        _command(*("bench", "run:0", "--records", "records", "--trials-per-kernel", "2", "--json")),
+        _command(
+            *("bench", "run:0", "--records", "records", "--trials-per-kernel", "2", "--json"),
+            "--untuned",
+        ),
         cwd=finished.directory,
         env=_environment(),
         capture_output=True,
@@ -263,3 +266,7 @@ def test_bench_shows_a_network_and_its_kernels(finished: Finished) -> None:
     assert result["largest_relative_difference"] < 1e-4
     assert sum(row["share_percent"] for row in result["kernels"]) == pytest.approx(100)
     assert all(row["trials"] >= 1 for row in result["kernels"])
+    assert result["peak"]["gflops"] > 0
+    # A percentage far above a hundred would be a peak that is none.
+    assert all(0 < row["limit_percent"] < 200 for row in result["kernels"])
+    assert max(row["speed_up"] for row in result["kernels"]) > 1

@@ -19,6 +19,9 @@ def bench(
     ] = 32,
     records: Records = DEFAULTS.records,
     seed: Annotated[int, typer.Option(help="The seed of weights and tuning.")] = 0,
+    untuned: Annotated[
+        bool, typer.Option("--untuned", help="Also time each kernel as TVM builds it by itself.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Tune what has no records, then time a network end to end and show its kernels."""
@@ -32,17 +35,23 @@ def bench(
             trials_per_kernel=trials_per_kernel,
             seed=seed,
             observer=display,
+            untuned=untuned,
         )
     if as_json:
         print_json(result.to_json())
         return
-    columns = (
+    columns = [
         Column("kernel", "kernel", number=False, wraps=True),
         Column("times", "times"),
         Column("us each", "best_us"),
         Column("share %", "share_percent"),
         Column("GFLOP/s", "gflops"),
+        Column("limit %", "limit_percent"),
+        Column("bound", "bound", number=False),
         Column("trials", "trials"),
-    )
+    ]
+    if untuned:
+        columns.append(Column("speed-up", "speed_up"))
     print_table("Kernels, from their records", columns, result.kernels, as_json=False)
+    OUTPUT.print(result.peak_line, markup=False)
     OUTPUT.print(result.line, markup=False)

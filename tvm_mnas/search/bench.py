@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tvm_mnas.errors import ConfigError
+from tvm_mnas.errors import BuildError, ConfigError, MeasurementError
 from tvm_mnas.search.evaluation import Observer
+from tvm_mnas.search.roofline import DevicePeak, measure_peak, measure_untuned
 from tvm_mnas.search.workbench import Workbench, open_workbench
 from tvm_mnas.space.architecture import Architecture
 
@@ -27,25 +28,48 @@ CHECKED_IMAGES = 2
 class BenchResult:
     """An end-to-end latency, and a row per kernel with the time that its record promises.
 
-    `difference` is how far the outputs are from torch's, None for an ONNX file, which has no torch network.
+    `difference` is how far the outputs are from torch's, None for an ONNX file, which has no torch network. `peak`
+    is what the device's core can do at most, None where that could not be measured: `peak_failure` says why.
     """
 
     model: str
     latency: Latency
     kernels: list[dict[str, Any]]
     difference: float | None
+    peak: DevicePeak | None
+    peak_failure: str | None = None
+
+    @property
+    def kernels_ms(self) -> float:
+        """The sum of the kernels' times by their records, in milliseconds."""
+        return sum(float(row["best_us"]) * int(row["times"]) for row in self.kernels) / 1e3
+
+    @property
+    def peak_line(self) -> str:
+        """The core's peak in a line, or why there is none."""
+        if self.peak is None:
+            return f"the core's peak could not be measured: {self.peak_failure}"
+        least_ms = sum(row["limit_us"] * row["times"] for row in self.kernels) / 1e3
+        return (
+            f"{self.peak.line}; all kernels at their limit {least_ms:.4g} ms, "
+            f"{least_ms / self.latency.latency_ms:.0%} of the end-to-end latency"
+        )
 
     @property
     def line(self) -> str:
         """The result in a line."""
         latency = self.latency
-        total_ms = sum(row["best_us"] * row["times"] for row in self.kernels) / 1e3
         noisy = f", above the profile's {latency.max_spread:.0%}" if latency.noisy else ""
         text = (
             f"{latency.latency_ms:.4g} ms end to end on {latency.device_key} "
             f"(median of {len(latency.samples_ms)}, spread {latency.spread:.1%}{noisy}); "
-            f"its kernels alone {total_ms:.4g} ms by their records"
+            f"the sum of its kernels by their records is {self.kernels_ms:.4g} ms, "
+            f"{self.kernels_ms / latency.latency_ms:.0%} of it"
         )
+        untuned = [row["untuned_us"] for row in self.kernels]
+        if untuned and all(time_us is not None for time_us in untuned):
+            total_ms = sum(row["untuned_us"] * row["times"] for row in self.kernels) / 1e3
+            text += f"; untuned they are {total_ms:.4g} ms"
         return f"{text}; EMULATED, not a latency" if latency.emulated else text
 
     def to_json(self) -> dict[str, Any]:
@@ -55,6 +79,9 @@ class BenchResult:
             "latency": self.latency.to_dict(),
             "kernels": self.kernels,
             "largest_relative_difference": self.difference,
+            "kernels_ms": self.kernels_ms,
+            "peak": None if self.peak is None else self.peak.to_json(),
+            "peak_failure": self.peak_failure,
         }
 
 
@@ -66,10 +93,12 @@ def bench_model(
     trials_per_kernel: int,
     seed: int,
     observer: Observer,
+    untuned: bool = False,
 ) -> BenchResult:
     """Tune what lacks records, compile `model`, check it against torch and time it.
 
-    `model` is a notation, an .onnx file, or RUN:TRIAL.
+    `model` is a notation, an .onnx file, or RUN:TRIAL. With `untuned` each kernel is also timed as TVM builds it
+    by itself, which takes a while.
 
     Raises:
         ConfigError: if there is no such model.
@@ -114,7 +143,11 @@ def bench_model(
             )
             difference = workbench.check(artifact, images, predict(network, images))
         latency = workbench.measure(artifact, lowered.input_shape)
-        return BenchResult(model, latency, _kernel_rows(lowered, workbench), difference)
+        peak, failure = _peak(workbench, Path(directory))
+        rows = _kernel_rows(lowered, workbench, peak)
+        if untuned:
+            _add_untuned(rows, lowered, workbench, Path(directory), observer)
+        return BenchResult(model, latency, rows, difference, peak, failure)
 
 
 def _onnx_file(model: str) -> Path | None:
@@ -156,8 +189,20 @@ def _lower_onnx(path: Path, target: str) -> LoweredNetwork:
     return lower_onnx(path, target)
 
 
-def _kernel_rows(lowered: LoweredNetwork, workbench: Workbench) -> list[dict[str, Any]]:
+def _peak(workbench: Workbench, directory: Path) -> tuple[DevicePeak | None, str | None]:
+    """Return the core's peak, or why there is none: a latency that was measured is worth showing without it."""
+    try:
+        return measure_peak(workbench, directory), None
+    except (BuildError, MeasurementError) as error:
+        return None, str(error)
+
+
+def _kernel_rows(
+    lowered: LoweredNetwork, workbench: Workbench, peak: DevicePeak | None
+) -> list[dict[str, Any]]:
     """Return a row per kernel, the costliest first; times are those of the best records."""
+    from tvm_mnas.compiler.probes import kernel_arguments, size_bytes
+
     rows: list[dict[str, Any]] = []
     for kernel in lowered.kernels:
         best_us = workbench.store.best_us(kernel.key)
@@ -169,13 +214,53 @@ def _kernel_rows(lowered: LoweredNetwork, workbench: Workbench) -> list[dict[str
                 "times": kernel.calls,
                 "best_us": best_us,
                 "gflops": kernel.flops / best_us / 1e3,
+                **_limit(kernel.flops, size_bytes(kernel_arguments(kernel)), best_us, peak),
                 "trials": workbench.store.trials(kernel.key),
+                "untuned_us": None,
+                "speed_up": None,
             }
         )
     total = sum(row["best_us"] * row["times"] for row in rows)
     for row in rows:
         row["share_percent"] = 100 * row["best_us"] * row["times"] / total
     return _costliest_first(rows)
+
+
+def _limit(flops: int, size: int, best_us: float, peak: DevicePeak | None) -> dict[str, Any]:
+    """Return how near a kernel comes to the core's peak, and to the limit of arithmetic and memory together."""
+    values: dict[str, Any] = {"flops": flops, "bytes": size}
+    if peak is None:
+        return {
+            **values,
+            "peak_percent": None,
+            "limit_us": None,
+            "limit_percent": None,
+            "bound": None,
+        }
+    compute_us, memory_us = peak.compute_us(flops), peak.memory_us(size)
+    limit_us = max(compute_us, memory_us)
+    return {
+        **values,
+        "peak_percent": 100 * compute_us / best_us,
+        "limit_us": limit_us,
+        "limit_percent": 100 * limit_us / best_us,
+        "bound": "compute" if compute_us >= memory_us else "memory",
+    }
+
+
+def _add_untuned(
+    rows: list[dict[str, Any]],
+    lowered: LoweredNetwork,
+    workbench: Workbench,
+    directory: Path,
+    observer: Observer,
+) -> None:
+    kernels = {kernel.key: kernel for kernel in lowered.kernels}
+    for done, row in enumerate(rows):
+        observer.stage("untuned kernels", done, len(rows))
+        row["untuned_us"] = measure_untuned(workbench, kernels[row["key"]], directory)
+        if row["untuned_us"] is not None:
+            row["speed_up"] = row["untuned_us"] / row["best_us"]
 
 
 def _costliest_first(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
