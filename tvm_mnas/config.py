@@ -32,7 +32,7 @@ class SearchConfig:
     space: str = "quickstart"
     device: str = "local"
     data: str = "embedded"
-    target_latency_ms: float = 0.1
+    target_latency_ms: float = 0.05
     alpha: float = -0.07
     beta: float = -0.07
     algorithm: str = "ppo"
