@@ -1,0 +1,196 @@
+"""How well latencies after little tuning rank networks as latencies after much tuning do.
+
+    python benchmarks/fidelity.py                              # 8 candidates at 96, up to 128 schedules: an hour
+    python benchmarks/fidelity.py --candidates 4 --budgets 4,8 --full 16 --store fidelity-records
+
+Every kernel is tuned once, to --full schedules. What a smaller budget would have found are the first schedules of
+that: a round of tuning (16 schedules) learns only from the rounds before, so nothing has to be tuned again and a
+difference comes from the budget alone. That is exact for whole rounds; 8 stands for half of a first one. The networks
+of all budgets are timed in turn, and those with the full budget twice: no correlation can be expected to be higher
+than that of this pair. --store keeps the records, and a second run begins with them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from candidates import draw
+
+if TYPE_CHECKING:
+    from tvm_mnas.compiler.lookup import TuningRecords
+    from tvm_mnas.compiler.lowering import Kernel, LoweredNetwork
+    from tvm_mnas.search.workbench import Workbench
+
+FULL_AGAIN = "full, again"
+
+
+def truncate(
+    store: TuningRecords, kernels: Sequence[Kernel], directory: Path, budget: int
+) -> TuningRecords:
+    """Return a new store in `directory` with the first `budget` schedules of each kernel of `store`."""
+    from tvm_mnas.compiler.records import RecordStore
+
+    truncated = RecordStore.open(directory, target=store.target)
+    for kernel in kernels:
+        first = store.records_of(kernel.key)[:budget]
+        truncated.add(kernel, first, budget=budget, failures={}, duration_s=0.0)
+    return truncated
+
+
+def ranks(values: Sequence[float]) -> np.ndarray:
+    """Return the rank of each value, the smallest 0; equal values share the mean of their ranks."""
+    array = np.asarray(values, dtype=np.float64)
+    below = (array[:, None] > array[None, :]).sum(axis=1)
+    equal = (array[:, None] == array[None, :]).sum(axis=1)
+    result: np.ndarray = below + (equal - 1) / 2
+    return result
+
+
+def spearman(first: Sequence[float], second: Sequence[float]) -> float:
+    """Return Spearman's rank correlation, not a number where one side is all equal or has less than two values."""
+    one, two = (ranks(values) - (len(values) - 1) / 2 for values in (first, second))
+    scale = float(np.sqrt((one**2).sum() * (two**2).sum()))
+    return float((one * two).sum() / scale) if scale else float("nan")
+
+
+def table(latencies_ms: Mapping[str, Sequence[float | None]], full: str) -> str:
+    """Return a markdown table of each budget against the one called `full`; None is a network without latency."""
+    lines = [
+        "| schedules a kernel | candidates | Spearman with full | median slow-down |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for name, values in latencies_ms.items():
+        pairs = [
+            (mine, best)
+            for mine, best in zip(values, latencies_ms[full], strict=True)
+            if mine is not None and best is not None
+        ]
+        if name == full:
+            continue
+        if len(pairs) < 2:
+            lines.append(f"| {name} | {len(pairs)} | - | - |")
+            continue
+        slower = statistics.median(mine / best for mine, best in pairs)
+        correlation = spearman([mine for mine, _ in pairs], [best for _, best in pairs])
+        lines.append(f"| {name} | {len(pairs)} | {correlation:.3f} | {slower:.3f} |")
+    return "\n".join(lines)
+
+
+def measure(
+    workbenches: Mapping[str, Workbench],
+    networks: Sequence[LoweredNetwork],
+    directory: Path,
+    *,
+    rounds: int,
+) -> dict[str, list[float | None]]:
+    """Return each network's latency (ms) with the records of each workbench, the median of `rounds` taken in turn.
+
+    None where a kernel has no schedule that ran.
+    """
+    from tvm_mnas.errors import UntunedKernelError
+
+    latencies_ms: dict[str, list[float | None]] = {name: [] for name in workbenches}
+    for number, lowered in enumerate(networks):
+        artifacts = {}
+        for name, workbench in workbenches.items():
+            path = directory / f"{number}-{name.replace(', ', '-')}.so"
+            try:
+                artifacts[name] = workbench.compile(lowered, path)
+            except UntunedKernelError as error:
+                print(f"candidate {number}, {name}: {error}", file=sys.stderr)
+        samples_ms: dict[str, list[float]] = {name: [] for name in artifacts}
+        for _ in range(rounds):
+            for name, artifact in artifacts.items():
+                latency = workbenches[name].measure(artifact, lowered.input_shape)
+                samples_ms[name].append(latency.latency_ms)
+        for name in workbenches:
+            found = samples_ms.get(name)
+            latencies_ms[name].append(statistics.median(found) if found else None)
+    return latencies_ms
+
+
+def main() -> int:
+    """Run the benchmark and print its table; return the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--space", default="mnasnet")
+    parser.add_argument("--candidates", type=int, default=8)
+    parser.add_argument("--size", type=int, default=96, help="of the input image")
+    parser.add_argument("--budgets", default="8,16,32,64")
+    parser.add_argument("--full", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="local")
+    parser.add_argument("--store", help="a directory of its own for the records")
+    arguments = parser.parse_args()
+    budgets = [int(text) for text in arguments.budgets.split(",")]
+    if arguments.candidates < 2 or not all(0 < budget < arguments.full for budget in budgets):
+        parser.error("candidates are 2 or more, and budgets above 0 and below --full")
+
+    from tvm_mnas.compiler.records import RecordStore
+    from tvm_mnas.devices.profile import load_profile
+    from tvm_mnas.models.network import build_network
+    from tvm_mnas.search.pipeline import input_shape
+    from tvm_mnas.search.workbench import open_workbench
+
+    profile = load_profile(arguments.device)
+    architectures = draw(
+        arguments.space,
+        candidates=arguments.candidates,
+        size=arguments.size,
+        seed=arguments.seed,
+    )
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fidelity-")))
+        opened = stack.enter_context(
+            open_workbench(
+                profile,
+                records=directory / "unused",
+                logs=directory,
+                scratch=directory,
+                trials_per_kernel=arguments.full,
+                seed=arguments.seed,
+            )
+        )
+        # Without the records that ship, of which only the best schedules are left.
+        store = RecordStore.open(
+            Path(arguments.store) if arguments.store else directory / "full",
+            target=profile.target,
+        )
+        workbench = replace(opened, store=store)
+        networks = [
+            workbench.lower(build_network(one).eval(), input_shape(one)) for one in architectures
+        ]
+        kernels = {kernel.key: kernel for lowered in networks for kernel in lowered.kernels}
+        missing = store.missing(kernels.values(), trials_per_kernel=arguments.full)
+        print(
+            f"{len(networks)} candidates of {arguments.space} at {arguments.size} on {arguments.device}: "
+            f"{len(kernels)} distinct kernels, {len(missing)} "
+            f"of them tuned now to {arguments.full} schedules",
+            flush=True,
+        )
+        workbench.tune(networks, on_progress=lambda done, total: None)
+        workbenches = {
+            str(budget): replace(
+                workbench,
+                store=truncate(store, list(kernels.values()), directory / str(budget), budget),
+            )
+            for budget in budgets
+        }
+        full = str(arguments.full)
+        workbenches |= {full: workbench, FULL_AGAIN: workbench}
+        latencies_ms = measure(workbenches, networks, directory, rounds=arguments.rounds)
+    print(f"\n{table(latencies_ms, full)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

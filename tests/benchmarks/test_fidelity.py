@@ -1,0 +1,96 @@
+"""Rank correlation against a library's, and stores cut to the first schedules."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+from scipy.stats import spearmanr
+
+from tvm_mnas.errors import UntunedKernelError
+
+Script = Callable[[str], ModuleType]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_spearman_is_that_of_scipy_with_equal_values_too(script: Script, seed: int) -> None:
+    fidelity = script("fidelity")
+    generator = random.Random(seed)
+    first = [float(generator.randrange(6)) for _ in range(12)]
+    second = [value + generator.randrange(4) for value in first]
+    assert fidelity.spearman(first, second) == pytest.approx(spearmanr(first, second).statistic)
+
+
+def test_spearman_of_equal_values_is_no_number(script: Script) -> None:
+    assert math.isnan(script("fidelity").spearman([1.0, 1.0], [1.0, 2.0]))
+
+
+def test_the_table_compares_candidates_that_have_both_latencies(script: Script) -> None:
+    fidelity = script("fidelity")
+    text = fidelity.table(
+        {
+            "8": [3.0, 2.0, 5.0, None],
+            "16": [None, None, 2.0, None],
+            "128": [1.0, 2.0, 2.5, 4.0],
+            fidelity.FULL_AGAIN: [1.0, 2.0, 2.5, 4.0],
+        },
+        "128",
+    )
+    assert text.splitlines()[2:] == [
+        "| 8 | 3 | 0.500 | 2.000 |",
+        "| 16 | 1 | - | - |",
+        "| full, again | 4 | 1.000 | 1.000 |",
+    ]
+
+
+def test_a_store_is_cut_to_the_first_schedules_and_not_the_best(
+    script: Script, tmp_path: Path
+) -> None:
+    import torch
+
+    from tvm_mnas.compiler.lowering import lower_network
+    from tvm_mnas.compiler.records import RecordStore
+
+    fidelity = script("fidelity")
+    target = json.dumps({"kind": "llvm", "num-cores": 1})
+    lowered = lower_network(torch.nn.Conv2d(3, 8, 1), (1, 3, 4, 4), target)
+    (kernel,) = [one for one in lowered.kernels if one.name.startswith("conv2d")]
+    store = RecordStore.open(tmp_path / "full", target=target)
+    times_s = [5e-6, 3e-6, 4e-6, 1e-6]
+    records = [json.dumps([[[], []], [time_s], {"kind": "llvm"}, []]) for time_s in times_s]
+    store.add(kernel, records, budget=4, failures={}, duration_s=1.0)
+    cut = fidelity.truncate(store, [kernel], tmp_path / "cut", 3)
+    assert [json.loads(record) for record in cut.records_of(kernel.key)] == [
+        json.loads(record) for record in records[:3]
+    ]
+    assert cut.best_us(kernel.key) == pytest.approx(3)
+    assert store.best_us(kernel.key) == pytest.approx(1)
+    assert cut.missing([kernel], trials_per_kernel=3) == []
+
+
+def test_a_network_without_schedules_that_ran_has_no_latency(
+    script: Script, tmp_path: Path
+) -> None:
+    fidelity = script("fidelity")
+
+    def compile_untuned(lowered: Any, path: Path) -> Any:
+        raise UntunedKernelError("none ran")
+
+    times_ms = iter([3.0, 1.0, 2.0])
+    tuned = SimpleNamespace(
+        compile=lambda lowered, path: path,
+        measure=lambda artifact, shape: SimpleNamespace(latency_ms=next(times_ms)),
+    )
+    found = fidelity.measure(
+        {"8": SimpleNamespace(compile=compile_untuned), "128": tuned},
+        [SimpleNamespace(input_shape=(1, 3, 8, 8))],
+        tmp_path,
+        rounds=3,
+    )
+    assert found == {"8": [None], "128": [2.0]}
