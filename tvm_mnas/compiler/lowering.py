@@ -18,6 +18,7 @@ from torch import nn
 from tvm import relax
 
 from tvm_mnas.compiler.folding import fold_layouts
+from tvm_mnas.compiler.legalizing import legalize
 from tvm_mnas.compiler.metaschedule import EQUALITY, key_of, load_meta_schedule, load_target
 from tvm_mnas.compiler.naming import describe_kernel, name_blocks
 from tvm_mnas.compiler.templates import vector_unit
@@ -116,10 +117,9 @@ def _lower(module: Any, input_shape: tuple[int, int, int, int], target: str) -> 
             ]
         )(module)
         module = fold_layouts(module)
+        module = legalize(transform.CanonicalizeBindings()(module))
         module = tvm.transform.Sequential(
             [
-                transform.CanonicalizeBindings(),
-                transform.LegalizeOps(),
                 transform.AnnotateTIROpPattern(),
                 transform.FoldConstant(),
                 transform.FuseOps(),
