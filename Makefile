@@ -3,7 +3,7 @@
 #   make search            search on this computer through a real RPC tracker: minutes, no data, no device
 #   make test              every test except those marked slow
 #   make lint              formatting, lint, types, import layers
-#   make bench             the scripts behind the README's figures, an hour or two; BENCHMARKS=benchmarks/rivals.py: one
+#   make bench             the scripts behind the README's figures, hours; BENCHMARKS=benchmarks/rivals.py: one of them
 #   make clean             remove .venv, caches and builds; runs/ and your records stay
 #
 # Variables: PYTHON (3.11 or newer), ARGS (make search ARGS='--trials 50', make test ARGS=tests/space),

@@ -1,6 +1,6 @@
 """How well latencies after little tuning rank networks as latencies after much tuning do.
 
-    python benchmarks/fidelity.py                              # 8 candidates at 96, up to 128 schedules: an hour
+    python benchmarks/fidelity.py                              # 8 candidates at 96, up to 128 schedules: hours
     python benchmarks/fidelity.py --candidates 4 --budgets 4,8 --full 16 --store fidelity-records
 
 Every kernel is tuned once, to --full schedules. What a smaller budget would have found are the first schedules of

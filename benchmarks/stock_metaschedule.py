@@ -1,13 +1,15 @@
 """Our tuning against MetaSchedule as TVM ships it: six kernels of MnasNet-B1, as many schedules each.
 
-    python benchmarks/stock_metaschedule.py                                 # 6 kernels, 32 schedules, 3 seeds: an hour
+    python benchmarks/stock_metaschedule.py                                 # 6 kernels, 32 schedules, 3 seeds: hours
     python benchmarks/stock_metaschedule.py --kernels stem,pointwise-56 --seeds 1 --trials 16
 
 Stock is `tvm.s_tir.meta_schedule.tune_tasks` in a process of its own, imported the stock way: evolutionary search,
 XGBoost, `LocalBuilder` with two workers and `LocalRunner`. Nothing is changed but their time limits: with the
 default of 30 s, which a builder's imports alone take here, every build fails. Both begin without records. What either
 counts as its best is not compared: the best schedule of each is built again, and all are timed in turn on the
-same core. Times are speeds of tuning, imports included, and the quality of what it found.
+same core. A trial is a schedule that was asked for, those that failed included. A rate counts the start of either's
+processes. Stock tunes in rounds of 64, its default: with fewer schedules there is one round, and nothing for its
+cost model to learn from; `--trials 128` shows what it does with two.
 """
 
 from __future__ import annotations
