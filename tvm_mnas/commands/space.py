@@ -1,26 +1,39 @@
-"""`tvm-mnas space`: the spaces that ship, what one offers, samples from it."""
+"""`tvm-mnas space`: the spaces that ship, what one offers, its kernels, samples from it."""
 
 from __future__ import annotations
 
 import random
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tvm_mnas.commands.options import AsJson
 from tvm_mnas.console import OUTPUT, Column, print_json, print_table
+from tvm_mnas.errors import SpaceError
+
+if TYPE_CHECKING:
+    from tvm_mnas.space.space import SearchSpace
 
 
 def space(
     name: Annotated[str | None, typer.Argument(help="A space by name, or a TOML file.")] = None,
     sample: Annotated[int, typer.Option(min=0, help="Print this many random architectures.")] = 0,
     seed: Annotated[int, typer.Option(help="The seed of the sample.")] = 0,
+    kernels: Annotated[
+        bool, typer.Option("--kernels", help="Count the distinct kernels of the whole space.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List the spaces that ship, describe one, or sample from it."""
+    """List the spaces that ship, describe one, count its kernels, or sample from it."""
     from tvm_mnas.models.cost import count_cost
     from tvm_mnas.space.files import load_space, space_names
 
+    if kernels and (name is None or sample):
+        other = "--sample too" if sample else "no space"
+        raise SpaceError(
+            f"--kernels counts those of one space, not with {other}; "
+            f"type `tvm-mnas space {name or 'quickstart'} --kernels`"
+        )
     if name is None:
         spaces = [load_space(known) for known in space_names()]
         overview: list[dict[str, Any]] = [
@@ -45,6 +58,9 @@ def space(
         print_table("Spaces", columns, overview, as_json=as_json)
         return
     chosen = load_space(name)
+    if kernels:
+        _print_kernels(chosen, as_json=as_json)
+        return
     if sample:
         rng = random.Random(seed)
         rows: list[dict[str, Any]] = []
@@ -83,4 +99,37 @@ def space(
     )
     print_table(
         f"{chosen.name}: {chosen.size:,} architectures", columns, decisions, as_json=as_json
+    )
+
+
+def _print_kernels(chosen: SearchSpace, *, as_json: bool) -> None:
+    from tvm_mnas.space.kernels import count_kernels
+
+    counted = count_kernels(chosen)
+    if as_json:
+        print_json(
+            {
+                "name": chosen.name,
+                "kernels": len(counted.distinct),
+                "by_part": {part: len(kernels) for part, kernels in counted.parts},
+                "by_kind": counted.kinds,
+                "least_mult_adds": counted.least_mult_adds,
+                "most_mult_adds": counted.most_mult_adds,
+            }
+        )
+        return
+    print_table(
+        f"{chosen.name}: {len(counted.distinct):,} distinct kernels",
+        (Column("kind", "kind", number=False), Column("kernels", "kernels")),
+        [{"kind": kind, "kernels": count} for kind, count in counted.kinds.items()],
+        as_json=False,
+    )
+    print_table(
+        "By part (a kernel in two parts counts in both)",
+        (Column("part", "part", number=False), Column("kernels", "kernels")),
+        [{"part": part, "kernels": len(kernels)} for part, kernels in counted.parts],
+        as_json=False,
+    )
+    OUTPUT.print(
+        f"{counted.least_mult_adds:,} to {counted.most_mult_adds:,} mult-adds", markup=False
     )
