@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from tvm_mnas.search.workbench import Workbench
 
 KERNELS = {
-    "stem": r" 1x224x224x3 3x3x3x",
+    "stem": r" 1x(224x224x3|3x224x224) 3x3x3x",
     "depthwise-3x3": r" 1x112x112x32 3x3x1x",
     "depthwise-5x5-stride-2": r" 1x56x56x\d+ 5x5x1x",
     "pointwise-56": r"_relu 1x56x56x\d+ 1x1x",

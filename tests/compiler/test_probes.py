@@ -67,12 +67,15 @@ def test_probes_of_memory_go_through_all_of_it(probes: list[Probe]) -> None:
 
 
 def test_an_untuned_kernel_computes_what_torch_does(tmp_path: Path) -> None:
-    network = torch.nn.Conv2d(3, 8, 1, bias=False)
+    # The second convolution: the first reads the image as torch has it.
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 16, 1), torch.nn.ReLU(), torch.nn.Conv2d(16, 32, 1, bias=False)
+    )
     lowered = lower_network(network, (1, 3, 4, 4), TARGET)
-    (kernel,) = [kernel for kernel in lowered.kernels if kernel.name.startswith("conv2d")]
+    (kernel,) = [kernel for kernel in lowered.kernels if kernel.name.endswith(" 1x1x16x32")]
     arguments = build_untuned(kernel, TARGET, tmp_path / "k.so", linker=find_linker(TARGET))
     assert arguments == kernel_arguments(kernel)
-    assert arguments[0] == ("float32", (1, 4, 4, 3))
+    assert arguments[0] == ("float32", (1, 4, 4, 16))
     images, weights = (
         np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
         for _, shape in arguments[:2]
@@ -82,10 +85,10 @@ def test_an_untuned_kernel_computes_what_torch_does(tmp_path: Path) -> None:
     tensor = tvm.runtime.tensor(result)
     name = str(next(iter(tvm_functions(kernel.workload))))
     library[name](tvm.runtime.tensor(images), tvm.runtime.tensor(weights), tensor)
-    expected = np.einsum("nhwc,c...o->nhwo", images, weights.reshape(3, 8))
+    expected = np.einsum("nhwc,c...o->nhwo", images, weights.reshape(16, 32))
     assert np.allclose(tensor.numpy().reshape(expected.shape), expected, atol=1e-5)
     # Each of image, weights and result counts once.
-    assert size_bytes(arguments) == 4 * (16 * 3 + 3 * 8 + 16 * 8)
+    assert size_bytes(arguments) == 4 * (16 * 16 + 16 * 32 + 16 * 32)
 
 
 def tvm_functions(workload: str) -> list[str]:
