@@ -1,0 +1,138 @@
+"""Guesses a network's latency from its kernels' best times: for forecasts and for order, never as a reward.
+
+A latency in a result is measured. What this returns may say how long a measurement will take or which candidate
+to look at first; nothing that trains a controller or ends in a run directory may come from it.
+
+    latency_ms ~ kernels_factor x sum(calls x best_us) / 1000 + call_ms x kernel calls + network_ms
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tvm_mnas.errors import DataError
+
+_LEAST_NETWORKS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredNetwork:
+    """One network: its kernels' best times summed over calls, the number of calls, and what was measured."""
+
+    kernels_us: float
+    calls: int
+    latency_ms: float
+
+    def __post_init__(self) -> None:
+        numbers = (self.kernels_us, self.calls, self.latency_ms)
+        if not all(math.isfinite(number) and number > 0 for number in numbers):
+            raise DataError(
+                f"a network's kernel time, calls and latency are above 0, not {numbers}; "
+                f"`tvm-mnas bench` measures them"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyPredictor:
+    """The fitted coefficients, none of them negative; `fit_predictor` returns one."""
+
+    kernels_factor: float
+    call_ms: float
+    network_ms: float
+
+    def __post_init__(self) -> None:
+        numbers = (self.kernels_factor, self.call_ms, self.network_ms)
+        if not all(math.isfinite(number) and number >= 0 for number in numbers):
+            raise DataError(
+                f"a predictor's coefficients are finite and at least 0, not {numbers}; fit it again"
+            )
+
+    def predict_ms(self, kernels_us: float, calls: int) -> float:
+        """Return the guessed latency in ms of a network with `calls` kernel calls of `kernels_us` in all."""
+        return self.kernels_factor * kernels_us / 1000 + self.call_ms * calls + self.network_ms
+
+    def to_json(self) -> str:
+        """Return one JSON document that `from_json` reads back to an equal predictor."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> LatencyPredictor:
+        """Return the predictor that `text` holds; raises `DataError` where it holds none."""
+        try:
+            document = json.loads(text)
+            names = ("kernels_factor", "call_ms", "network_ms")
+            factor, call_ms, network_ms = (float(document[name]) for name in names)
+        except (ValueError, TypeError, KeyError) as error:
+            raise DataError(
+                f"a predictor is a JSON object with kernels_factor, call_ms and network_ms, "
+                f"not {text[:60]!r}; fit it again"
+            ) from error
+        return cls(factor, call_ms, network_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionError:
+    """How far guesses are off: the mean of |guess - measured| / measured, and Spearman's rank correlation.
+
+    `spearman` is None where all guesses or all measurements are equal: there is no order to compare.
+    """
+
+    mape: float
+    spearman: float | None
+
+
+def fit_predictor(networks: Sequence[MeasuredNetwork]) -> LatencyPredictor:
+    """Return the predictor with the least squared error on `networks` among those without negative coefficients.
+
+    Raises:
+        DataError: if there are fewer than three networks.
+    """
+    if len(networks) < _LEAST_NETWORKS:
+        raise DataError(
+            f"a predictor is fitted on {_LEAST_NETWORKS} networks or more, not {len(networks)}; "
+            f"`tvm-mnas bench` measures another"
+        )
+    features = np.array([[each.kernels_us / 1000, each.calls, 1.0] for each in networks])
+    measured = np.array([each.latency_ms for each in networks])
+    best, least = np.zeros(3), float(np.sum(measured**2))
+    # The best point has some coefficients at zero and is the unbounded best in the others: try all seven sets.
+    for count in (1, 2, 3):
+        for chosen in itertools.combinations(range(3), count):
+            columns = list(chosen)
+            found = np.linalg.lstsq(features[:, columns], measured, rcond=None)[0]
+            error = float(np.sum((features[:, columns] @ found - measured) ** 2))
+            if np.all(found >= 0) and error < least:
+                best, least = np.zeros(3), error
+                best[columns] = found
+    return LatencyPredictor(*map(float, best))
+
+
+def prediction_error(
+    predictor: LatencyPredictor, networks: Sequence[MeasuredNetwork]
+) -> PredictionError:
+    """Return how far `predictor` is off on `networks`; raises `DataError` if there are none."""
+    if not networks:
+        raise DataError("an error is computed on one network or more, not 0; measure one first")
+    guessed = np.array([predictor.predict_ms(each.kernels_us, each.calls) for each in networks])
+    measured = np.array([each.latency_ms for each in networks])
+    first, second = _ranks(guessed), _ranks(measured)
+    flat = np.ptp(first) == 0 or np.ptp(second) == 0
+    return PredictionError(
+        mape=float(np.mean(np.abs(guessed - measured) / measured)),
+        spearman=None if flat else float(np.corrcoef(first, second)[0, 1]),
+    )
+
+
+def _ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return each value's rank, equal values sharing the mean of theirs."""
+    below = (values[None, :] < values[:, None]).sum(axis=1)
+    equal = (values[None, :] == values[:, None]).sum(axis=1)
+    ranks: npt.NDArray[np.float64] = below + (equal - 1) / 2
+    return ranks
