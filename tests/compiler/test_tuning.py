@@ -8,13 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor, nn
 
-from tests.compiler.conftest import TRIALS, FixedRunner, Tuned
-from tvm_mnas.compiler.lowering import Kernel, LoweredNetwork
+from tests.compiler.conftest import SHAPE, TRIALS, FixedRunner, Tuned
+from tvm_mnas.compiler.formats import HISTORY, RECORDS, Event, parse_event
+from tvm_mnas.compiler.lowering import Kernel, LoweredNetwork, lower_network
 from tvm_mnas.compiler.metaschedule import load_meta_schedule
 from tvm_mnas.compiler.records import RecordStore
-from tvm_mnas.compiler.tuning import TuningBudget, TuningReport, tune_kernels
-from tvm_mnas.compiler.workers import WarmBuilder
+from tvm_mnas.compiler.tuning import (
+    TuningBudget,
+    TuningReport,
+    count_planned,
+    seconds_per_schedule,
+    tune_kernels,
+)
+from tvm_mnas.compiler.workers import RoundResult, WarmBuilder
 from tvm_mnas.errors import DeviceError
 
 
@@ -28,9 +36,17 @@ def dense(lowered: LoweredNetwork) -> Kernel:
     return next(kernel for kernel in lowered.kernels if "matmul" in kernel.name)
 
 
+class Turned(nn.Module):
+    """The image with its axes in another order: a kernel that has few schedules."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.permute(0, 3, 2, 1)
+
+
 @pytest.fixture(scope="module")
-def transpose(lowered: LoweredNetwork) -> Kernel:
-    return next(kernel for kernel in lowered.kernels if "transpose" in kernel.name)
+def transpose(target: str) -> Kernel:
+    (kernel,) = lower_network(Turned(), SHAPE, target).kernels
+    return kernel
 
 
 def _tune(
@@ -267,3 +283,189 @@ def test_failures_of_the_machine_do_not_spend_a_kernels_budget(
     assert report.kernels[0].best_us is None
     assert store.trials(transpose.key) == 0
     assert store.missing([transpose], trials_per_kernel=4) == [transpose]
+
+
+def _events(store: RecordStore) -> list[Event]:
+    return [parse_event(line) for line in (store.directory / HISTORY).read_bytes().splitlines()]
+
+
+def _traces(store: RecordStore, kernel: Kernel) -> list[str]:
+    return [json.dumps(json.loads(item)[0]) for item in store.records_of(kernel.key)]
+
+
+def _interrupted_in_run(
+    number: int, kernel: Kernel, store: RecordStore, builder: WarmBuilder, *, trials: int
+) -> RecordStore:
+    """Tune `kernel` in rounds of two until this run is asked for; return its records, opened anew."""
+
+    def answer(run: int) -> float:
+        if run == number:
+            raise KeyboardInterrupt
+        return run * 1e-6
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            _tune([kernel], store, builder, FixedRunner(answer), trials=trials, per_round=2)
+    finally:
+        _drain(builder)
+    return RecordStore.open(store.directory, target=store.target)
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_an_interrupted_kernel_keeps_its_rounds_and_goes_on_with_the_rest(
+    torn: bool, dense: Kernel, store: RecordStore, builder: WarmBuilder
+) -> None:
+    # Run 6 is in the third round: two are done.
+    reopened = _interrupted_in_run(6, dense, store, builder, trials=7)
+    assert [event.budget for event in _events(store)] == [2, 4]
+    if torn:
+        # A `kill -9` between a round's records and its line in the history, and within a record.
+        history = store.directory / HISTORY
+        history.write_bytes(history.read_bytes().splitlines(keepends=True)[0])
+        with (store.directory / RECORDS).open("ab") as records:
+            records.write(b'[0, [[["half')
+        reopened = RecordStore.open(store.directory, target=store.target)
+    assert reopened.trials(dense.key) == 4
+    assert reopened.budget(dense.key) == (2 if torn else 4)
+    assert reopened.missing([dense], trials_per_kernel=7) == [dense]
+    assert count_planned([dense], reopened, trials=7) == 3
+    runner = FixedRunner(lambda run: 1e-6)
+    report = _tune([dense], reopened, builder, runner, trials=7, per_round=2)
+    assert runner.runs == report.kernels[0].trials == 3
+    assert len(set(_traces(reopened, dense))) == len(_traces(reopened, dense)) == 7
+    assert reopened.budget(dense.key) == 7
+    assert reopened.missing([dense], trials_per_kernel=7) == []
+    assert count_planned([dense], reopened, trials=7) == 0
+
+
+def test_an_interruption_does_not_change_what_is_measured(
+    dense: Kernel, store: RecordStore, builder: WarmBuilder, target: str, tmp_path: Path
+) -> None:
+    reopened = _interrupted_in_run(3, dense, store, builder, trials=4)
+    # What the second round measures goes on from the times of the first, as without an interruption.
+    _tune(
+        [dense],
+        reopened,
+        builder,
+        FixedRunner(lambda run: (run + 2) * 1e-6),
+        trials=4,
+        per_round=2,
+    )
+    whole = RecordStore.open(tmp_path / "whole", target=target)
+    runner = FixedRunner(lambda run: run * 1e-6)
+    _tune([dense], whole, builder, runner, trials=4, per_round=2)
+    assert reopened.records_of(dense.key) == whole.records_of(dense.key)
+
+
+def test_rounds_add_up_to_one_tuning(
+    dense: Kernel, store: RecordStore, builder: WarmBuilder
+) -> None:
+    def answer(run: int) -> float | str:
+        return f"crash: signal {run}" if run in (2, 5) else 8e-6
+
+    report = _tune([dense], store, builder, FixedRunner(answer), trials=5, per_round=2)
+    events = _events(store)
+    assert [event.budget for event in events] == [2, 4, 5]
+    assert [event.measured for event in events] == [2, 2, 1]
+    assert [event.failures for event in events] == [{"crash": 1}, {}, {"crash": 1}]
+    assert report.kernels[0].failures == {"crash": 2}
+    assert store.trials(dense.key) == 5
+    assert 0 < sum(event.duration_s for event in events) <= report.duration_s + 0.01
+
+
+def test_rounds_in_which_only_the_machine_failed_are_kept_once_a_schedule_ran(
+    dense: Kernel, store: RecordStore, builder: WarmBuilder
+) -> None:
+    rounds: list[int] = []
+
+    def answer(run: int) -> float | str:
+        rounds.append(len(store.records_of(dense.key)))
+        return "build-error: no linker" if run <= 2 else 8e-6
+
+    _tune([dense], store, builder, FixedRunner(answer), trials=6, per_round=2)
+    # After the first round nothing could be said of the schedules, after the second of all four.
+    assert rounds == [0, 0, 0, 0, 4, 4]
+    assert store.trials(dense.key) == 6
+    assert store.missing([dense], trials_per_kernel=6) == []
+
+
+def test_a_device_that_is_lost_in_between_leaves_the_rest_for_later(
+    dense: Kernel, store: RecordStore, builder: WarmBuilder
+) -> None:
+    def answer(run: int) -> float | str:
+        return "no-device: none could be leased" if run in (3, 4) else 8e-6
+
+    _tune([dense], store, builder, FixedRunner(answer), trials=6, per_round=2)
+    assert store.trials(dense.key) == store.budget(dense.key) == 4
+    runner = FixedRunner(lambda run: 8e-6)
+    _tune([dense], store, builder, runner, trials=6, per_round=2)
+    assert runner.runs == 2
+    assert len(set(_traces(store, dense))) == 6
+
+
+def test_what_a_round_measured_before_the_device_was_gone_is_kept(
+    dense: Kernel, store: RecordStore, builder: WarmBuilder
+) -> None:
+    runner = FixedRunner(lambda run: 8e-6 if run <= 2 else "no-device: none could be leased")
+    try:
+        with pytest.raises(DeviceError, match="no-device"):
+            _tune([dense], store, builder, runner, trials=16, per_round=10)
+    finally:
+        _drain(builder)
+    assert store.trials(dense.key) == store.budget(dense.key) == 2
+    assert store.missing([dense], trials_per_kernel=16) == [dense]
+
+
+class NoMoreSchedules:
+    """A builder that finds none."""
+
+    idle = 1
+
+    def submit(self, task: Any) -> int:
+        return 1
+
+    def poll(self, timeout_s: float) -> list[RoundResult]:
+        return [RoundResult(1, (), None)]
+
+
+def test_a_kernel_that_has_no_more_schedules_after_an_interruption_is_done(
+    dense: Kernel, tuned: Tuned, store: RecordStore
+) -> None:
+    records = tuned.store.records_of(dense.key)
+    # As an interruption between the last round and the empty one after it leaves it.
+    store.add(dense, records, budget=len(records), failures={}, duration_s=1.0)
+    builder: Any = NoMoreSchedules()
+    _tune([dense], store, builder, FixedRunner(lambda run: 1e-6), trials=64)
+    assert store.trials(dense.key) == len(records)
+    assert store.missing([dense], trials_per_kernel=64) == []
+
+
+def test_more_records_than_were_asked_for_end_a_kernel_unbuilt(
+    dense: Kernel, tuned: Tuned, store: RecordStore, builder: WarmBuilder
+) -> None:
+    records = tuned.store.records_of(dense.key)
+    # As two stores taken together, or a process that was killed before its history was written, leave it.
+    store.add(dense, records, budget=0, failures={}, duration_s=0.0)
+    runner = FixedRunner(lambda run: 1e-6)
+    report = _tune([dense], store, builder, runner, trials=len(records) - 1)
+    assert runner.runs == report.kernels[0].trials == 0
+    assert store.missing([dense], trials_per_kernel=len(records) - 1) == []
+
+
+def test_seconds_per_schedule_are_the_median_of_the_kernels(tmp_path: Path) -> None:
+    assert seconds_per_schedule(tmp_path) is None
+    history = tmp_path / HISTORY
+    history.write_bytes(b"")
+    assert seconds_per_schedule(tmp_path) is None
+    told = [
+        # 2 s a schedule in two rounds, 1 s, 10 s; nothing of those without schedules or time.
+        ("a", 2, 1.0),
+        ("a", 2, 7.0),
+        ("b", 3, 3.0),
+        ("c", 1, 10.0),
+        ("d", 0, 100.0),
+        ("b", 90, 0.0),
+    ]
+    lines = [Event(key, "name", 1, count, {}, time_s).to_line() for key, count, time_s in told]
+    history.write_bytes(b"".join(lines) + b'{"key": "torn')
+    assert seconds_per_schedule(tmp_path) == pytest.approx(2.0)

@@ -1,7 +1,7 @@
 """Tunes the kernels that the records lack: build workers propose, the device measures, the records remember.
 
-One kernel is built while another is measured. What a kernel's tuning gave is written at once, so an interrupted
-tuning keeps all that it finished.
+One kernel is built while another is measured. What a round of a kernel gave is written as the round ends, so a
+tuning that is interrupted or killed keeps every round that it finished, and the next one goes on with the rest.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
 from typing import Any, Protocol
 
-from tvm_mnas.compiler.formats import FAILED_S
+from tvm_mnas.compiler.formats import FAILED_S, HISTORY, parse_event
 from tvm_mnas.compiler.lookup import TuningRecords
 from tvm_mnas.compiler.lowering import Kernel
 from tvm_mnas.compiler.metaschedule import load_meta_schedule
@@ -70,27 +72,42 @@ class TuningReport:
 
 @dataclass
 class _Task:
-    """One kernel on its way."""
+    """One kernel on its way: the records that it started with, what was measured since, what is noted of that.
+
+    `noted` is how many of `measured` the store has, `noted_failures` those that its history has, `clock` the
+    time up to which the history tells.
+    """
 
     kernel: Kernel
     budget: int
     records: list[str]
-    started: float = 0.0
+    clock: float | None = None
     attempts: int = 0
     measured: list[str] = field(default_factory=list)
     failures: Counter[str] = field(default_factory=Counter)
+    noted: int = 0
+    noted_failures: Counter[str] = field(default_factory=Counter)
     pending: list[tuple[Built, Any]] = field(default_factory=list)
     asked: int = 0
     lost: int = 0
+    ran: bool = False
 
     @property
-    def ran(self) -> bool:
-        """Whether any schedule ran."""
-        return any(json.loads(record)[1] != [FAILED_S] for record in self.measured)
+    def spent(self) -> int:
+        """How many schedules of the kernel are measured."""
+        return len(self.records) + len(self.measured)
 
     @property
     def left(self) -> int:
-        return self.budget - len(self.records) - len(self.measured) - self.lost
+        return self.budget - self.spent - self.lost
+
+    @property
+    def tells_nothing(self) -> bool:
+        """Whether only the machine failed: no linker, a full disk, no device. So the kernel keeps its budget."""
+        if self.ran or not set(self.failures) <= _MACHINE_FAILURES:
+            return False
+        # Records of old and no failure: the kernel has no more schedules.
+        return bool(self.failures) or not self.records
 
 
 def tune_kernels(
@@ -107,10 +124,11 @@ def tune_kernels(
     """Tune those of `kernels` on which `store` has spent less than `budget`; return what was done.
 
     Schedules follow from `seed`, the kernel and what was measured. `on_progress` gets the schedules done and the
-    schedules planned. A kernel of which no schedule ran has no valid record afterwards.
+    schedules planned. A kernel of which no schedule ran has no valid record afterwards. Whatever ends this
+    early, the rounds that ended before are in `store`, with the schedules spent so far as the kernel's budget.
 
     Raises:
-        DeviceError: if the device is gone; the kernels finished until then are recorded.
+        DeviceError: if the device is gone; the rounds finished until then are recorded.
         RecordsError: if the records cannot be written.
     """
     started = time.monotonic()
@@ -119,12 +137,46 @@ def tune_kernels(
         _Task(kernel, budget.trials_per_kernel, store.records_of(kernel.key)) for kernel in todo
     ]
     tuner = _Tuner(store, target, builder, runner, budget, seed, deque(tasks))
-    planned = sum(task.left for task in tasks)
+    planned = sum(max(0, task.left) for task in tasks)
     while tuner.step():
         on_progress(min(tuner.done, planned), planned)
     # Kernels with fewer schedules than planned would leave the count short.
     on_progress(planned, planned)
     return TuningReport(tuple(tuner.tuned), time.monotonic() - started)
+
+
+def count_planned(kernels: Sequence[Kernel], store: TuningRecords, *, trials: int) -> int:
+    """Return how many schedules tuning `kernels` to `trials` each will measure at most.
+
+    Raises:
+        RecordsError: if a line of the records is damaged.
+    """
+    lacking = store.missing(kernels, trials_per_kernel=trials)
+    return sum(max(0, trials - len(store.records_of(kernel.key))) for kernel in lacking)
+
+
+def seconds_per_schedule(store: Path) -> float | None:
+    """Return what a schedule took in the tunings that the store in the directory `store` tells of, in seconds.
+
+    The median over its kernels; None where it has not measured any.
+    """
+    try:
+        lines = (store / HISTORY).read_bytes().splitlines()
+    except FileNotFoundError:
+        return None
+    duration_s: defaultdict[str, float] = defaultdict(float)
+    measured: Counter[str] = Counter()
+    for line in lines:
+        try:
+            event = parse_event(line)
+        except ValueError:
+            # The last line of a process that was killed, or is at work: this is only an estimate.
+            continue
+        # What was merged from another store has no time of its own.
+        if event.duration_s > 0 and event.measured > 0:
+            duration_s[event.key] += event.duration_s
+            measured[event.key] += event.measured
+    return median(duration_s[key] / measured[key] for key in measured) if measured else None
 
 
 @dataclass
@@ -141,11 +193,17 @@ class _Tuner:
     tuned: list[TunedKernel] = field(default_factory=list)
     done: int = 0
     lost: int = 0
+    loss: str = ""
 
     def step(self) -> bool:
         """Move everything on that can be; return whether anything is left to do."""
         while self.queue and self.builder.idle:
-            self._submit(self.queue.popleft())
+            task = self.queue.popleft()
+            # Schedules whose line in the history a `kill -9` prevented, or that were merged, are as good as any.
+            if task.left > 0:
+                self._submit(task)
+            else:
+                self._finish(task)
         for result in self.builder.poll(_POLL_S):
             self._take_built(self.building.pop(result.ticket), result)
         for task in list(self.measuring):
@@ -157,7 +215,8 @@ class _Tuner:
         return bool(self.queue or self.building or self.measuring)
 
     def _submit(self, task: _Task) -> None:
-        task.started = task.started or time.monotonic()
+        if task.clock is None:
+            task.clock = time.monotonic()
         task.asked = min(task.left, self.budget.trials_per_round)
         known = (*task.records, *task.measured)
         ticket = self.builder.submit(
@@ -188,7 +247,7 @@ class _Tuner:
         task.pending = list(zip(good, futures, strict=True))
         # Fewer than asked for: the kernel has no more schedules.
         if len(result.built) < task.asked:
-            task.budget = len(task.records) + len(task.measured) + len(good)
+            task.budget = task.spent + len(good)
         self.measuring.append(task)
 
     def _take_measured(self, task: _Task) -> None:
@@ -197,8 +256,11 @@ class _Tuner:
             built.path.unlink(missing_ok=True)
             error = None if outcome.error_msg is None else str(outcome.error_msg)
             runs = None if error is not None else [float(run) for run in outcome.run_secs]
-            self._watch_device(error)
-            if error is not None and error.startswith(_NO_DEVICE):
+            if error is None or not error.startswith(_NO_DEVICE):
+                self.lost = 0
+            else:
+                self.lost += 1
+                self.loss = error
                 # Says nothing of the schedule: it is not recorded, and the kernel is tuned again some day.
                 task.failures[_NO_DEVICE] += 1
                 task.lost += 1
@@ -206,10 +268,17 @@ class _Tuner:
                 continue
             self._record(task, built, runs, error)
         task.pending = []
-        if task.left > 0:
+        gone = self.lost >= _LOST_IN_A_ROW
+        if task.left > 0 or gone:
+            self._note(task, budget=task.spent)
             self.queue.appendleft(task)
         else:
             self._finish(task)
+        if gone:
+            raise DeviceError(
+                f"tuning needs a device that answers, and {self.lost} schedules in a row found none: "
+                f"{self.loss}; `tvm-mnas devices` shows what is registered"
+            )
 
     def _record(
         self, task: _Task, built: Built, runs: list[float] | None, error: str | None
@@ -218,31 +287,14 @@ class _Tuner:
         record[1] = runs if runs is not None else [FAILED_S]
         task.measured.append(json.dumps(record))
         self.done += 1
+        task.ran = task.ran or runs is not None
         if error is not None:
             task.failures[error.partition(":")[0]] += 1
 
-    def _watch_device(self, error: str | None) -> None:
-        self.lost = self.lost + 1 if error is not None and error.startswith(_NO_DEVICE) else 0
-        if self.lost >= _LOST_IN_A_ROW:
-            raise DeviceError(
-                f"tuning needs a device that answers, and {self.lost} schedules in a row found none: "
-                f"{error}; `tvm-mnas devices` shows what is registered"
-            )
-
     def _finish(self, task: _Task) -> None:
-        spent = self.budget.trials_per_kernel
-        records = task.measured
-        if not task.ran and set(task.failures) <= _MACHINE_FAILURES:
-            # No linker, a full disk, no device: the machine's failures, so the kernel keeps its budget.
-            spent, records = 0, []
-        elif task.lost:
-            spent = len(task.records) + len(task.measured)
-        self.store.add(
-            task.kernel,
-            records,
-            budget=spent,
-            failures=task.failures,
-            duration_s=time.monotonic() - task.started,
+        # A kernel that has no more schedules counts as tuned to what was asked for.
+        self._note(
+            task, budget=task.spent if task.lost else self.budget.trials_per_kernel, ends=True
         )
         self.tuned.append(
             TunedKernel(
@@ -253,6 +305,21 @@ class _Tuner:
                 failures=dict(task.failures),
             )
         )
+
+    def _note(self, task: _Task, *, budget: int, ends: bool = False) -> None:
+        """Write down what came to `task` since the last time, the kernel tuned to `budget` schedules with it."""
+        if task.tells_nothing and not ends:
+            # A later round may tell the machine's failures from the kernel's.
+            return
+        now = time.monotonic()
+        self.store.add(
+            task.kernel,
+            [] if task.tells_nothing else task.measured[task.noted :],
+            budget=0 if task.tells_nothing else budget,
+            failures=task.failures - task.noted_failures,
+            duration_s=0.0 if task.clock is None else now - task.clock,
+        )
+        task.noted, task.noted_failures, task.clock = len(task.measured), task.failures.copy(), now
 
 
 def _runner_input(built: Built) -> Any:
