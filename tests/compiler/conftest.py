@@ -58,6 +58,13 @@ class SmallNetwork(nn.Module):
         return logits
 
 
+class Mean(nn.Module):
+    """The mean over all pixels: (N,C,H,W) -> (N,C)."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features.mean((2, 3))
+
+
 def small_network(seed: int = 0) -> nn.Module:
     """Return the network in eval mode; statistics and weights are such that every layer matters."""
     generator = torch.Generator().manual_seed(seed)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.compiler.conftest import SHAPE, FixedRunner, Tuned, small_network
+from tests.compiler.conftest import SHAPE, FixedRunner, Mean, Tuned, small_network
 from tvm_mnas.compiler.artifact import CompiledArtifact, compile_network
 from tvm_mnas.compiler.linking import Linker
 from tvm_mnas.compiler.lowering import LoweredNetwork, lower_network
@@ -116,9 +116,7 @@ def test_a_record_made_in_one_network_fits_another(
     def head(depth: int) -> torch.nn.Module:
         torch.manual_seed(depth)
         layers = [torch.nn.Conv2d(8, 8, 1) for _ in range(depth)]
-        return torch.nn.Sequential(
-            *layers, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
-        ).eval()
+        return torch.nn.Sequential(*layers, Mean()).eval()
 
     shape = (1, 8, 6, 6)
     store = RecordStore.open(tmp_path / "records", target=target)

@@ -11,11 +11,13 @@ from typing import Any
 import tvm
 from tvm import relax
 
+from tvm_mnas.compiler.externals import call_by_symbol
 from tvm_mnas.compiler.folding import fold_packing
 from tvm_mnas.compiler.linking import Linker, find_linker
 from tvm_mnas.compiler.lookup import TuningRecords
 from tvm_mnas.compiler.lowering import LoweredNetwork
 from tvm_mnas.compiler.metaschedule import load_target
+from tvm_mnas.compiler.objects import ObjectCache
 from tvm_mnas.errors import BuildError, TvmMnasError, UntunedKernelError
 
 _SCHEDULED = "tirx.is_scheduled"
@@ -38,9 +40,16 @@ class CompiledArtifact:
 
 
 def compile_network(
-    lowered: LoweredNetwork, store: TuningRecords, path: Path, *, linker: Linker | None = None
+    lowered: LoweredNetwork,
+    store: TuningRecords,
+    path: Path,
+    *,
+    linker: Linker | None = None,
+    objects: Path | None = None,
 ) -> CompiledArtifact:
     """Compile `lowered` into the shared library `path`, every kernel from its best record in `store`.
+
+    `objects` is a directory that keeps compiled kernels from one network to the next; without it all are compiled.
 
     Raises:
         UntunedKernelError: naming a kernel without a record: untuned it would be many times slower, and the
@@ -55,7 +64,7 @@ def compile_network(
             )
     chosen = linker if linker is not None else find_linker(lowered.target)
     try:
-        _build(lowered, store, path, chosen)
+        _build(lowered, store, path, chosen, objects)
     except TvmMnasError:
         raise
     except Exception as error:
@@ -74,25 +83,52 @@ def compile_network(
     )
 
 
-def _build(lowered: LoweredNetwork, store: TuningRecords, path: Path, linker: Linker) -> None:
-    target = load_target(lowered.target)
-    with target, store.database(lowered.kernels), tvm.transform.PassContext(opt_level=3):
-        module = relax.transform.MetaScheduleApplyDatabase()(lowered.module)
-        _check_scheduled(module)
-        module = relax.transform.SplitLayoutRewritePreproc()(module)
-        module = fold_packing(module)
-        executable = tvm.compile(module, target=target)
+def _build(
+    lowered: LoweredNetwork,
+    store: TuningRecords,
+    path: Path,
+    linker: Linker,
+    objects: Path | None,
+) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".build-") as name:
+        directory = Path(name)
+        kept = objects if objects is not None else directory / "objects"
+        target = load_target(lowered.target)
+        with target, store.database(lowered.kernels), tvm.transform.PassContext(opt_level=3):
+            module = relax.transform.MetaScheduleApplyDatabase()(lowered.module)
+            _check_scheduled(module)
+            module = relax.transform.SplitLayoutRewritePreproc()(module)
+            module = fold_packing(module, kept)
+            cache = ObjectCache(kept, lowered.target)
+            compiled = _compile_kernels(module, cache)
+            executable = tvm.compile(call_by_symbol(module, compiled), target=target)
+        part = directory / "net.so"
+        _link(executable, cache, compiled, linker, part)
+        part.replace(path)
+
+
+def _compile_kernels(module: Any, cache: ObjectCache) -> dict[str, str]:
+    """Have the kernels of `module` in `cache`; return their symbols by name."""
+    return {
+        variable.name_hint: cache.kernel(function)
+        for variable, function in module.functions_items()
+        if not isinstance(function, relax.Function)
+    }
+
+
+def _link(
+    executable: Any, cache: ObjectCache, compiled: dict[str, str], linker: Linker, path: Path
+) -> None:
+    kernels = [cache.path(symbol) for symbol in sorted(set(compiled.values()))]
 
     def link(output: str, objects: Sequence[str], **_: Any) -> None:
-        linker.link([Path(name) for name in objects], Path(output))
+        linker.link([*(Path(name) for name in objects), *kernels], Path(output))
 
     # export_library decides by this attribute what it asks the function for.
     link.output_format = "so"  # type: ignore[attr-defined]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".build-") as directory:
-        part = Path(directory) / "net.so"
-        executable.export_library(str(part), fcompile=link, workspace_dir=directory)
-        part.replace(path)
+    with tempfile.TemporaryDirectory(dir=path.parent) as directory:
+        executable.export_library(str(path), fcompile=link, workspace_dir=directory)
 
 
 def _check_scheduled(module: Any) -> None:

@@ -2,17 +2,24 @@
 
 TVM's own FoldConstant compiles a function for every constant that it folds: seconds for a network whose weights
 are merely transposed. Here transposes and reshapes of weights are numpy's, and the packing of weights, which
-only TVM can express, is compiled for all weights at once.
+only TVM can express, is compiled once for each shape.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tvm
 from tvm import relax
 
+from tvm_mnas.compiler.linking import find_linker
+from tvm_mnas.compiler.objects import ObjectCache
+
+_PACKS = "_weight_prepack"
+"""How the name of a function that packs weights ends."""
 _FOLDED_OPS = ("relax.permute_dims", "relax.reshape")
 
 
@@ -25,26 +32,24 @@ def fold_layouts(module: Any) -> Any:
     return mutator.builder_.get()
 
 
-def fold_packing(module: Any) -> Any:
+def fold_packing(module: Any, objects: Path) -> Any:
     """Return `module` with the packing of its weights, split off by SplitLayoutRewritePreproc, carried out.
 
-    The functions that pack are compiled together for this machine, run on the constants, and dropped.
+    The functions that pack are compiled for this machine, kept in the directory `objects`, run on the constants, and
+    dropped.
     """
     packers = {
         variable.name_hint: function
         for variable, function in module.functions_items()
-        if variable.name_hint.endswith("_weight_prepack")
+        if variable.name_hint.endswith(_PACKS)
     }
     if not packers:
         return module
-    library = tvm.compile(
-        tvm.IRModule(
-            {name: function.with_attr("global_symbol", name) for name, function in packers.items()}
-        ),
-        # This machine's, whatever the network is compiled for: the packing happens here and now.
-        target=tvm.target.Target("llvm"),
-    )
-    mutator = _PackingFolder(module, library)
+    # This machine's, whatever the network is compiled for: the packing happens here and now.
+    cache = ObjectCache(objects, "llvm")
+    linker = find_linker(cache.target)
+    compiled = {name: cache.library(function, linker) for name, function in packers.items()}
+    mutator = _PackingFolder(module, compiled)
     for variable, function in module.functions_items():
         if isinstance(function, relax.Function):
             mutator.builder_.update_func(variable, mutator.visit_expr(function))
@@ -81,9 +86,9 @@ class _LayoutFolder(relax.PyExprMutator):  # type: ignore[misc]
 
 @relax.expr_functor.mutator
 class _PackingFolder(relax.PyExprMutator):  # type: ignore[misc]
-    def __init__(self, module: Any, library: Any) -> None:
+    def __init__(self, module: Any, packers: Mapping[str, Any]) -> None:
         super().__init__(module)
-        self._library = library
+        self._packers = packers
 
     def visit_call_(self, call: Any) -> Any:
         call = super().visit_call_(call)
@@ -91,7 +96,7 @@ class _PackingFolder(relax.PyExprMutator):  # type: ignore[misc]
             return call
         name = call.args[0].name_hint
         arguments = list(call.args[1])
-        if not name.endswith("_weight_prepack"):
+        if not name.endswith(_PACKS):
             return call
         if not all(isinstance(argument, tvm.ir.GenericConst) for argument in arguments):
             return call
@@ -100,6 +105,6 @@ class _PackingFolder(relax.PyExprMutator):  # type: ignore[misc]
             tvm.runtime.empty([int(extent) for extent in field.shape], str(field.dtype))
             for field in fields
         ]
-        self._library[name](*(argument.value for argument in arguments), *outputs)
+        self._packers[name](*(argument.value for argument in arguments), *outputs)
         constants = [relax.const(output) for output in outputs]
         return relax.Tuple(constants) if isinstance(call.ty, relax.TupleType) else constants[0]

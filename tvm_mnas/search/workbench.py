@@ -49,6 +49,8 @@ class Workbench:
     builder: WarmBuilder
     trials_per_kernel: int
     seed: int
+    objects: Path
+    """Where compiled kernels are kept."""
 
     @property
     def overlap(self) -> bool:
@@ -104,7 +106,7 @@ class Workbench:
         """
         from tvm_mnas.compiler.artifact import compile_network
 
-        return compile_network(lowered, self.store, path)
+        return compile_network(lowered, self.store, path, objects=self.objects)
 
     def measure(self, artifact: CompiledArtifact, shape: Shape) -> Latency:
         """Return the latency of a compiled network on the device.
@@ -174,7 +176,7 @@ def open_workbench(
         RecordsError: if the records there are unreadable or of another target.
         DeviceError: if the device cannot be reached.
     """
-    from tvm_mnas.compiler.layers import open_records, shipped_directory
+    from tvm_mnas.compiler.layers import open_records, shipped_directory, store_name
     from tvm_mnas.compiler.linking import find_linker
     from tvm_mnas.compiler.workers import WarmBuilder
     from tvm_mnas.devices.farm import open_farm
@@ -191,7 +193,8 @@ def open_workbench(
             scratch=scratch,
         ) as builder,
     ):
-        yield Workbench(profile, farm, store, builder, trials_per_kernel, seed)
+        objects = records / store_name(profile.key, profile.target) / "objects"
+        yield Workbench(profile, farm, store, builder, trials_per_kernel, seed, objects)
 
 
 def _building_cores(profile: DeviceProfile) -> list[int]:
