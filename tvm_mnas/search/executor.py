@@ -23,6 +23,7 @@ _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
 
 _POLL_S = 0.25
+_ATTEMPTS_ALONE = 2
 _SLOTS = 4096
 
 
@@ -66,7 +67,8 @@ class LocalExecutor:
 
         `function` is importable by name, and calls `report(steps)` with the steps that it has done;
         `on_progress` is called now and then with the sum over all tasks. Errors of tvm-mnas become outcomes,
-        and so does the death of a worker: a task that a worker died under is tried once more, alone.
+        and so does the death of a worker: a task that a worker died under, which may have been another's doing,
+        is tried alone, twice at most.
         """
         if len(tasks) > _SLOTS:
             raise ValueError(f"an executor takes {_SLOTS} tasks at a time, not {len(tasks)}")
@@ -79,11 +81,20 @@ class LocalExecutor:
             else:
                 yield index, outcome
         for suspect in sorted(broken):
-            for index, outcome in self._run(function, tasks, [suspect], on_progress):
-                yield (
-                    index,
-                    outcome or Outcome(None, TrainingError("a training process died twice")),
-                )
+            yield suspect, self._run_alone(function, tasks, suspect, on_progress)
+
+    def _run_alone(
+        self,
+        function: Callable[[_Task, Callable[[int], None]], _Result],
+        tasks: Sequence[_Task],
+        suspect: int,
+        on_progress: Callable[[int], None],
+    ) -> Outcome[_Result]:
+        for _ in range(_ATTEMPTS_ALONE):
+            for _, outcome in self._run(function, tasks, [suspect], on_progress):
+                if outcome is not None:
+                    return outcome
+        return Outcome(None, TrainingError("a training process died twice"))
 
     def _run(
         self,
