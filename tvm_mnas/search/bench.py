@@ -107,8 +107,8 @@ def bench_model(
     """
     from tvm_mnas.devices.profile import load_profile
 
-    onnx_file = _onnx_file(model)
-    architecture = None if onnx_file is not None else _architecture(model)
+    onnx_file = find_onnx_file(model)
+    architecture = None if onnx_file is not None else find_architecture(model)
     profile = load_profile(device)
     with (
         tempfile.TemporaryDirectory(prefix="tvm-mnas-bench-") as directory,
@@ -150,7 +150,12 @@ def bench_model(
         return BenchResult(model, latency, rows, difference, peak, failure)
 
 
-def _onnx_file(model: str) -> Path | None:
+def find_onnx_file(model: str) -> Path | None:
+    """Return the ONNX file that `model` names, None if it is a notation or RUN:TRIAL.
+
+    Raises:
+        ConfigError: if there is no such file.
+    """
     path = Path(model)
     if path.suffix != ".onnx":
         return None
@@ -159,7 +164,13 @@ def _onnx_file(model: str) -> Path | None:
     return path
 
 
-def _architecture(model: str) -> Architecture:
+def find_architecture(model: str) -> Architecture:
+    """Return the architecture of `model`, a notation or RUN:TRIAL.
+
+    Raises:
+        ConfigError: if the run has no such finished trial.
+        SpaceError: if it is no notation.
+    """
     run, colon, trial = model.rpartition(":")
     if colon and trial.isdecimal() and Path(run).is_dir():
         from tvm_mnas.search.run import RunDirectory
