@@ -1,0 +1,59 @@
+"""`tvm-mnas tune`: the kernels of a network, or of a whole space, tuned ahead of a search."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tvm_mnas.commands.options import DEFAULTS, AsJson, Records
+from tvm_mnas.console import OUTPUT, Column, SearchDisplay, print_json, print_table
+
+SHOWN = 8
+"""How many kernels the table shows; `--json` has them all."""
+
+
+def tune(
+    model: Annotated[
+        str | None, typer.Argument(help="A notation, an .onnx file, or RUN:TRIAL.")
+    ] = None,
+    space: Annotated[
+        str | None, typer.Option(help="Instead, every kernel of this space (a name or TOML file).")
+    ] = None,
+    device: Annotated[str, typer.Option(help="A device profile by name, or a file.")] = "local",
+    trials_per_kernel: Annotated[
+        int, typer.Option(min=1, help="Schedules that a kernel gets, with those it has.")
+    ] = 32,
+    records: Records = DEFAULTS.records,
+    seed: Annotated[int, typer.Option(help="The seed of tuning, and of a space's networks.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Tune the kernels that lack schedules; an interruption keeps what was measured."""
+    from tvm_mnas.search.tune import tune_model
+
+    with SearchDisplay(1) as display:
+        result = tune_model(
+            model,
+            space=space,
+            device=device,
+            records=Path(records),
+            trials_per_kernel=trials_per_kernel,
+            seed=seed,
+            observer=display,
+        )
+    if as_json:
+        print_json(result.to_json())
+        return
+    if result.forecast.lacking:
+        columns = (
+            Column("kernel", "kernel", number=False, wraps=True),
+            Column("times", "times"),
+            Column("us each", "best_us"),
+            Column("share %", "share_percent"),
+            Column("schedules", "schedules"),
+            Column("measured now", "measured"),
+        )
+        title = f"The costliest of {len(result.kernels)} kernels"
+        print_table(title, columns, result.kernels[:SHOWN], as_json=False)
+    OUTPUT.print(result.line, markup=False)
