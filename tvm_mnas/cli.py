@@ -317,6 +317,9 @@ def main() -> None:
     command = get_command(app)
     try:
         code = command(standalone_mode=False)
+        if code == INTERRUPTED:
+            # What typer makes of an interruption.
+            raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)
     except typer.Exit as error:
         sys.exit(error.exit_code)
