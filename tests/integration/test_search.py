@@ -31,7 +31,7 @@ SETTINGS = (
     *("--trials", str(TRIALS), "--batch", "2", "--train-steps", "12", "--final-steps", "20"),
     *("--trials-per-kernel", "2", "--target-latency", "0.2ms", "--seed", "3"),
 )
-INTERRUPTIONS = 3
+INTERRUPTIONS = 4
 DEADLINE_S = 280
 
 pytestmark = pytest.mark.timeout(600)
@@ -115,7 +115,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     start = (*SETTINGS, "--run", "run", "--records", "records")
     moments = [rng.uniform(5.0, 15.0) for _ in range(INTERRUPTIONS)]
     print(f"interrupted after {[round(moment, 2) for moment in moments]} s")
-    hows = [signal.SIGKILL, signal.SIGINT, signal.SIGKILL]
+    hows = [signal.SIGKILL, signal.SIGINT, signal.SIGKILL, signal.SIGKILL]
     for moment, how in zip(moments, hows, strict=True):
         resumed = (directory / "run" / "config.toml").is_file()
         arguments = ("--resume", "run") if resumed else start
