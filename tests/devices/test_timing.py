@@ -24,6 +24,19 @@ TIMING = Timing(repeat=5, number=1, min_repeat_ms=2, warmup=1, max_spread=1.0, a
 
 
 @I.ir_module
+class Tripler:
+    """Other results than `Doubler`'s from the same inputs."""
+
+    @R.function
+    def main(x: R.Tensor((1, 3, 16, 16), "float32")):
+        with R.dataflow():
+            doubled = R.add(x, x)
+            tripled = R.add(doubled, x)
+            R.output(tripled)
+        return tripled
+
+
+@I.ir_module
 class Doubler:
     """Two outputs, one of them nested: what RPC handles badly by default."""
 
@@ -36,12 +49,15 @@ class Doubler:
         return (doubled, (positive, x))
 
 
+def _export(module: tvm.IRModule, path: Path) -> Path:
+    target = Target(json.loads(load_profile("local").target))
+    tvm.compile(module, target=target).export_library(str(path))
+    return path
+
+
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("network") / "net.so"
-    target = Target(json.loads(load_profile("local").target))
-    tvm.compile(Doubler, target=target).export_library(str(path))
-    return path
+    return _export(Doubler, tmp_path_factory.mktemp("network") / "net.so")
 
 
 def test_outputs_over_rpc_equal_numpys_batch_by_batch(farm: Farm, network: Path) -> None:
@@ -50,6 +66,17 @@ def test_outputs_over_rpc_equal_numpys_batch_by_batch(farm: Farm, network: Path)
     np.testing.assert_array_equal(doubled, inputs * 2)
     np.testing.assert_array_equal(positive, np.maximum(inputs, 0))
     np.testing.assert_array_equal(same, inputs)
+
+
+def test_a_network_that_took_anothers_name_is_the_one_that_runs(farm: Farm, tmp_path: Path) -> None:
+    inputs = np.random.default_rng(1).standard_normal(SHAPE).astype("float32")
+    path = _export(Doubler, tmp_path / "net.so")
+    for _ in range(2):
+        doubled, *_ = run_network(path, inputs, farm)
+        np.testing.assert_array_equal(doubled, inputs * 2)
+    _export(Tripler, tmp_path / "new.so").replace(path)
+    (tripled,) = run_network(path, inputs, farm)
+    np.testing.assert_allclose(tripled, inputs * 3, rtol=1e-6)
 
 
 def test_a_batch_size_that_does_not_divide_is_refused(farm: Farm, network: Path) -> None:

@@ -18,6 +18,7 @@ from torch import nn
 from tvm import relax
 
 from tvm_mnas.compiler.folding import fold_layouts
+from tvm_mnas.compiler.importing import import_network
 from tvm_mnas.compiler.legalizing import legalize
 from tvm_mnas.compiler.metaschedule import EQUALITY, key_of, load_meta_schedule, load_target
 from tvm_mnas.compiler.naming import describe_kernel, name_blocks
@@ -64,26 +65,12 @@ def lower_network(
     Raises:
         LoweringError: if torch cannot export it or TVM cannot express it.
     """
-    from tvm.relax.frontend.torch import from_exported_program
-
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             lanes = vector_unit(load_target(target)).lanes
             plain = pad_channels(fold_batch_norm(network).eval(), lanes)
-            program = torch.export.export(plain, (torch.zeros(input_shape),))
-            try:
-                # Half a second less than by torch's decomposition into simpler operators, which few networks need.
-                module = from_exported_program(
-                    program,
-                    keep_params_as_input=False,
-                    unwrap_unit_return_tuple=True,
-                    run_ep_decomposition=False,
-                )
-            except Exception:
-                module = from_exported_program(
-                    program, keep_params_as_input=False, unwrap_unit_return_tuple=True
-                )
+            module = import_network(plain, input_shape)
         return _lower(module, input_shape, target)
     except Exception as error:
         # torch and TVM raise what they like here; whatever it is, this network cannot be lowered.

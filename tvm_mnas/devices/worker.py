@@ -54,6 +54,7 @@ class _Session:
         self._fill: Any = None
         self._arguments: tuple[str, list[Any]] | None = None
         self.network: tuple[Any, Any] | None = None
+        self._kept: tuple[tuple[int, ...], tuple[Any, Any]] | None = None
 
     def alive(self) -> bool:
         """Whether the device still answers, with one round trip."""
@@ -72,6 +73,22 @@ class _Session:
         library = self.remote.load_module(name)
         self.remote.remove(name)
         return library
+
+    def load_network(self, path: str) -> None:
+        """Have the network of a local shared library: the one that was there last is not uploaded again."""
+        from tvm.runtime.vm import VirtualMachine
+
+        status = os.stat(path)
+        identity = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
+        if self._kept is None or self._kept[0] != identity:
+            self.drop_network()
+            library = self.load(path)
+            self._kept = (identity, (library, VirtualMachine(library, self.device)))
+        self.network = self._kept[1]
+
+    def drop_network(self) -> None:
+        """Free the device's memory of the network."""
+        self.network = self._kept = None
 
     def random_arguments(self, specs: list[list[Any]]) -> list[Any]:
         """Return remote tensors of these [dtype, shape], kept for the next kernel with the same arguments."""
@@ -157,6 +174,7 @@ class Worker:
     def do_kernel(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
         """Time a kernel's entry function on random arguments; returns seconds per repeat."""
         session = self._need_session()
+        session.drop_network()
         library = session.load(request["path"])
         arguments = session.random_arguments(request["arguments"])
         timing = request["timing"]
@@ -171,14 +189,10 @@ class Worker:
         return {"samples_s": [float(value) for value in evaluator(*arguments).results]}, b""
 
     def do_load(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
-        """Upload a compiled network and set its input to the payload, an array of `shape` and `dtype`."""
-        from tvm.runtime.vm import VirtualMachine
-
+        """Have a compiled network on the device and set its input to the payload, an array of `shape` and `dtype`."""
         session = self._need_session()
         session.network = None
-        library = session.load(request["path"])
-        machine = VirtualMachine(library, session.device)
-        session.network = (library, machine)
+        session.load_network(request["path"])
         self._set_input(session, request, payload)
         return {}, b""
 

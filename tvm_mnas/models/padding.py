@@ -35,12 +35,13 @@ class _Channels:
 
 
 def pad_channels(network: nn.Module, multiple: int) -> nn.Module:
-    """Return a copy of `network` whose inner channels are multiples of `multiple`; its outputs are the same.
+    """Return `network` with its inner channels at multiples of `multiple`; its outputs are the same.
 
-    `network` is in eval mode, its batch norms folded. Where it holds anything but convolutions (full or depthwise),
-    channel-wise operations, sums, products and dense layers, it is returned as it is.
+    `network` is not changed; it is in eval mode, its batch norms folded. Where it holds anything but convolutions
+    (full or depthwise), channel-wise operations, sums, products and dense layers, it is returned as it is.
     """
-    padded = fx.symbolic_trace(copy.deepcopy(network))
+    # Its modules are those of `network` until they are replaced.
+    padded = fx.symbolic_trace(network)
     channels: dict[fx.Node, _Channels] = {}
     for node in padded.graph.nodes:
         if node.op == "placeholder":

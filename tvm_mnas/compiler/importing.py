@@ -1,0 +1,86 @@
+"""From torch to Relax: a short way for networks of well-known modules, torch.export for all others.
+
+torch.export traces every operator with tensors, which takes longer than everything that follows. A network whose
+graph calls nothing but modules that TVM's translator of torch.fx graphs gets right does not need it.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+_TRANSLATED = (
+    nn.Conv2d,
+    nn.Linear,
+    nn.ReLU,
+    nn.ReLU6,
+    nn.Sigmoid,
+    nn.Identity,
+    nn.Dropout,
+    nn.MaxPool2d,
+    nn.AdaptiveAvgPool2d,
+    nn.Flatten,
+)
+"""Not nn.AvgPool2d: the translator passes over its padding without a word."""
+_FUNCTIONS = (operator.add, operator.mul)
+
+
+def import_network(network: nn.Module, input_shape: tuple[int, int, int, int]) -> Any:
+    """Return `network`, in eval mode, as a Relax module; `input_shape` is (N,C,H,W).
+
+    Raises what torch and TVM raise for a network that they cannot express.
+    """
+    from tvm.relax.frontend.torch import from_fx
+
+    if isinstance(network, fx.GraphModule) and is_translated(network):
+        return from_fx(
+            network,
+            [(input_shape, "float32")],
+            keep_params_as_input=False,
+            unwrap_unit_return_tuple=True,
+        )
+    return import_by_export(network, input_shape)
+
+
+def import_by_export(network: nn.Module, input_shape: tuple[int, int, int, int]) -> Any:
+    """Return what `import_network` returns, by torch.export: slower, and for any network."""
+    from tvm.relax.frontend.torch import from_exported_program
+
+    program = torch.export.export(network, (torch.zeros(input_shape),))
+    try:
+        # Half a second less than by torch's decomposition into simpler operators, which few networks need.
+        return from_exported_program(
+            program,
+            keep_params_as_input=False,
+            unwrap_unit_return_tuple=True,
+            run_ep_decomposition=False,
+        )
+    except Exception:
+        return from_exported_program(
+            program, keep_params_as_input=False, unwrap_unit_return_tuple=True
+        )
+
+
+def is_translated(network: fx.GraphModule) -> bool:
+    """Whether `network` calls only what `import_network` can translate without torch.export."""
+    return all(_is_known(network, node) for node in network.graph.nodes)
+
+
+def _is_known(network: fx.GraphModule, node: fx.Node) -> bool:
+    if node.op in ("placeholder", "output"):
+        return True
+    if node.op == "call_function":
+        # A number among the arguments would have to become a constant.
+        return node.target in _FUNCTIONS and all(isinstance(one, fx.Node) for one in node.args)
+    if node.op != "call_module" or node.kwargs:
+        return False
+    module = network.get_submodule(str(node.target))
+    if isinstance(module, nn.Conv2d):
+        # The translator takes every padding for zeros, and knows none that is named.
+        return module.padding_mode == "zeros" and not isinstance(module.padding, str)
+    if isinstance(module, nn.MaxPool2d):
+        return not module.return_indices
+    return type(module) in _TRANSLATED
