@@ -59,6 +59,7 @@ def _tune(
     per_round: int = 16,
     progress: list[tuple[int, int]] | None = None,
     seed: int = 0,
+    by_importance: bool = False,
 ) -> TuningReport:
     return tune_kernels(
         kernels,
@@ -66,7 +67,9 @@ def _tune(
         target=store.target,
         builder=builder,
         runner=runner,
-        budget=TuningBudget(trials_per_kernel=trials, trials_per_round=per_round),
+        budget=TuningBudget(
+            trials_per_kernel=trials, trials_per_round=per_round, by_importance=by_importance
+        ),
         seed=seed,
         on_progress=lambda done, total: (progress if progress is not None else []).append(
             (done, total)
@@ -469,3 +472,76 @@ def test_seconds_per_schedule_are_the_median_of_the_kernels(tmp_path: Path) -> N
     lines = [Event(key, "name", 1, count, {}, time_s).to_line() for key, count, time_s in told]
     history.write_bytes(b"".join(lines) + b'{"key": "torn')
     assert seconds_per_schedule(tmp_path) == pytest.approx(2.0)
+
+
+class _ImprovingRunner(FixedRunner):
+    """Kernels with `columns` columns take a tenth less time with each schedule, all others always as long."""
+
+    def __init__(self, columns: int) -> None:
+        super().__init__(lambda run: 1e-3)
+        self.columns = columns
+        self.improved = 0
+
+    def run(self, runner_inputs: list[Any]) -> list[Any]:
+        shape = [int(extent) for extent in runner_inputs[0].args_info[-1].shape]
+        if shape[-1] != self.columns:
+            return super().run(runner_inputs)
+        first = self.improved
+        self.improved += len(runner_inputs)
+        runner = FixedRunner(lambda run: 1e-3 * 0.9 ** (first + run))
+        return runner.run(runner_inputs)
+
+
+def test_by_importance_a_kernel_that_improves_gets_the_schedules_of_one_that_does_not(
+    dense: Kernel, target: str, store: RecordStore, builder: WarmBuilder
+) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(SHAPE[1] * SHAPE[2] * SHAPE[3], 24)).eval()
+    flat = next(
+        kernel
+        for kernel in lower_network(network, SHAPE, target).kernels
+        if "matmul" in kernel.name
+    )
+    progress: list[tuple[int, int]] = []
+    report = _tune(
+        [dense, flat],
+        store,
+        builder,
+        _ImprovingRunner(columns=24),
+        trials=10,
+        per_round=2,
+        by_importance=True,
+        progress=progress,
+    )
+    spent = {kernel.key: kernel.trials for kernel in report.kernels}
+    assert 2 <= spent[dense.key] < 10 < spent[flat.key]
+    assert progress[-1] == (20, 20)
+    # Both have had their budget: another tuning has nothing to do.
+    assert store.missing([dense, flat], trials_per_kernel=10) == []
+
+
+def test_by_importance_a_kernel_that_never_runs_takes_nothing_from_the_others(
+    dense: Kernel, transpose: Kernel, store: RecordStore, builder: WarmBuilder
+) -> None:
+    runner = FixedRunner(lambda run: "crashed: it always does")
+    report = _tune([dense], store, builder, runner, trials=4, per_round=2, by_importance=True)
+    assert report.kernels[0].trials == 4
+    assert report.kernels[0].best_us is None
+
+
+def test_a_convolution_has_schedules_beyond_the_tiles(
+    target: str, store: RecordStore, builder: WarmBuilder
+) -> None:
+    convolution = nn.Sequential(nn.Conv2d(16, 16, 1, bias=False), nn.ReLU()).eval()
+    (kernel,) = (
+        kernel
+        for kernel in lower_network(convolution, (1, 16, 5, 5), target).kernels
+        if "conv2d" in kernel.name
+    )
+    runner = FixedRunner(lambda run: 1e-6 * (1 + run % 7))
+    report = _tune([kernel], store, builder, runner, trials=24, per_round=6)
+    assert report.kernels[0].failures == {}
+    generic = ["EnterPostproc" in record for record in store.records_of(kernel.key)]
+    # Tiles come first; then two rounds at least, of which the second evolves the first.
+    assert not generic[0]
+    assert sum(generic) > 6
+    assert len({json.dumps(json.loads(item)[0]) for item in store.records_of(kernel.key)}) == 24

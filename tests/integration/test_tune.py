@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tvm_mnas.compiler.budget import MOST
 from tvm_mnas.compiler.formats import HISTORY, RECORDS, parse_event
 from tvm_mnas.compiler.records import RecordStore
 
@@ -87,12 +88,12 @@ def test_a_tuning_goes_on_where_it_was_ended(tmp_path: Path) -> None:
     for row in result["kernels"]:
         records = store.records_of(row["key"])
         assert records[: len(held.get(row["key"], []))] == held.get(row["key"], [])
-        assert len(records) == row["schedules"] <= TRIALS
+        assert len(records) == row["schedules"] <= MOST * TRIALS
         assert row["measured"] == len(records) - len(held.get(row["key"], []))
         assert store.budget(row["key"]) == TRIALS
         assert row["best_us"] == store.best_us(row["key"])
-    full = [row for row in result["kernels"] if row["schedules"] == TRIALS]
-    assert full, "a convolution has more schedules than these"
+    full = [row for row in result["kernels"] if row["schedules"] >= TRIALS]
+    assert full, "a convolution has more schedules than its equal share"
     assert result["measured"] <= result["planned"]
     assert sum(row["share_percent"] for row in result["kernels"]) == pytest.approx(100)
 

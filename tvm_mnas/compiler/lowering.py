@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import warnings
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +100,17 @@ def lower_onnx(path: Path, target: str) -> LoweredNetwork:
         raise
     except Exception as error:
         raise LoweringError(f"{path}: TVM takes what it can express: {_first(error)}") from error
+
+
+def distinct_kernels(networks: Sequence[LoweredNetwork]) -> tuple[Kernel, ...]:
+    """Return the kernels of `networks`, each once, with its calls in all of them."""
+    calls: Counter[str] = Counter()
+    kernels: dict[str, Kernel] = {}
+    for network in networks:
+        for kernel in network.kernels:
+            calls[kernel.key] += kernel.calls
+            kernels.setdefault(kernel.key, kernel)
+    return tuple(replace(kernel, calls=calls[key]) for key, kernel in kernels.items())
 
 
 def _lower(module: Any, input_shape: tuple[int, int, int, int], target: str) -> LoweredNetwork:

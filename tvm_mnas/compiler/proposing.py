@@ -32,6 +32,7 @@ from tvm_mnas.processes import ask_to_be_killed, die_with_parent
 _EMPTY_ROUNDS = 3
 """After this many generations without a new schedule the kernel has no more."""
 
+_POSTPROCESSED = "EnterPostproc"
 _REWRITES = "meta_schedule.layout_rewrite_preproc"
 _TILES = 32
 """How many register tiles a convolution gets: the best one has always been among the first dozen."""
@@ -92,8 +93,6 @@ def _propose(request: Mapping[str, Any]) -> list[tuple[list[Any], Any]]:
     loaded = database.Workload.from_json(json.loads(request["workload"]))
     workload = memory.commit_workload(loaded.mod)
     known = [database.TuningRecord.from_json(json.loads(r), workload) for r in request["records"]]
-    for record in known:
-        memory.commit_tuning_record(record)
     seen = {_identity(record.as_measure_candidate().sch) for record in known}
     trials = int(request["trials"])
     found: list[Any] = []
@@ -123,8 +122,14 @@ def _propose(request: Mapping[str, Any]) -> list[tuple[list[Any], Any]]:
 def _generic(
     module: Any, target: Any, memory: Any, known: list[Any], seen: set[int], trials: int, seed: int
 ) -> list[Any]:
-    """Return up to `trials` schedules of MetaSchedule's generic space that are not in `seen`, and add them to it."""
+    """Return up to `trials` schedules of MetaSchedule's generic space that are not in `seen`, and add them to it.
+
+    Of the `known` records those of the generic space, which `memory` gets, are evolved; all teach the cost model.
+    """
     meta_schedule = load_meta_schedule()
+    generic = [record for record in known if _is_generic(record)]
+    for record in generic:
+        memory.commit_tuning_record(record)
     strategies = meta_schedule.search_strategy
     strategy = (
         strategies.EvolutionarySearch(
@@ -132,7 +137,7 @@ def _generic(
             init_min_unmeasured=_POPULATION // 2,
             genetic_num_iters=_GENERATIONS,
         )
-        if known
+        if generic
         else strategies.ReplayTrace()
     )
     context = meta_schedule.TuneContext(
@@ -166,6 +171,14 @@ def _generic(
         failed = meta_schedule.runner.RunnerResult(None, "not measured here")
         context.notify_runner_results(candidates, [failed] * len(candidates))
     return found
+
+
+def _is_generic(record: Any) -> bool:
+    """Whether a record is of MetaSchedule's generic space.
+
+    The search would post-process the others, which know nothing of that, once more and fail.
+    """
+    return any(str(step.kind.name) == _POSTPROCESSED for step in record.trace.insts)
 
 
 def _cost_model(meta_schedule: Any, context: Any, known: list[Any]) -> Any:

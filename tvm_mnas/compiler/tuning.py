@@ -1,21 +1,24 @@
 """Tunes the kernels that the records lack: build workers propose, the device measures, the records remember.
 
-One kernel is built while another is measured. What a round of a kernel gave is written as the round ends, so a
-tuning that is interrupted or killed keeps every round that it finished, and the next one goes on with the rest.
+Kernels share their schedules by importance (`budget.py`), or each gets as many. One kernel is built while another is
+measured. What a round of a kernel gave is written as the round ends, so a tuning that is interrupted or killed keeps
+every round that it finished, and the next one goes on with the rest.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any, Protocol
 
+from tvm_mnas.compiler.budget import MOST, Progress, next_kernel
 from tvm_mnas.compiler.formats import FAILED_S, HISTORY, parse_event
 from tvm_mnas.compiler.lookup import TuningRecords
 from tvm_mnas.compiler.lowering import Kernel
@@ -41,14 +44,24 @@ class Runner(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TuningBudget:
-    """How many schedules a kernel gets, and how many at a time: a later round learns from those before it."""
+    """How many schedules a kernel gets, and how many at a time: a later round learns from those before it.
+
+    `trials_per_kernel` is what each gets, or with `by_importance` what they get on average: those that matter more
+    to the networks, and still improve, get up to `budget.MOST` times as many, and the others fewer.
+    """
 
     trials_per_kernel: int
     trials_per_round: int = 16
+    by_importance: bool = False
 
     def __post_init__(self) -> None:
         if self.trials_per_kernel < 1 or self.trials_per_round < 1:
             raise ValueError(f"a budget is of one trial or more, not {self}")
+
+    @property
+    def most(self) -> int:
+        """The most schedules that a kernel may get."""
+        return self.trials_per_kernel * (MOST if self.by_importance else 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +87,13 @@ class TuningReport:
 class _Task:
     """One kernel on its way: the records that it started with, what was measured since, what is noted of that.
 
+    `share` is its equal share of the schedules, `budget` the most that it may get.
     `noted` is how many of `measured` the store has, `noted_failures` those that its history has, `clock` the
     time up to which the history tells.
     """
 
     kernel: Kernel
+    share: int
     budget: int
     records: list[str]
     clock: float | None = None
@@ -91,6 +106,20 @@ class _Task:
     asked: int = 0
     lost: int = 0
     ran: bool = False
+    rounds: int = 0
+    best_us: float = math.inf
+    curve_us: list[float] = field(default_factory=list)
+
+    @property
+    def progress(self) -> Progress:
+        """What decides about the next round."""
+        return Progress(
+            weight=float(self.kernel.calls),
+            rounds=self.rounds,
+            curve_us=tuple(self.curve_us),
+            # One that never runs gets its equal share at most.
+            exhausted=self.left <= 0 or (not self.curve_us and self.spent >= self.share),
+        )
 
     @property
     def spent(self) -> int:
@@ -123,9 +152,10 @@ def tune_kernels(
 ) -> TuningReport:
     """Tune those of `kernels` on which `store` has spent less than `budget`; return what was done.
 
-    Schedules follow from `seed`, the kernel and what was measured. `on_progress` gets the schedules done and the
-    schedules planned. A kernel of which no schedule ran has no valid record afterwards. Whatever ends this
-    early, the rounds that ended before are in `store`, with the schedules spent so far as the kernel's budget.
+    A kernel's `calls` are its importance. Schedules follow from `seed`, the kernel and what was measured.
+    `on_progress` gets the schedules done and the schedules planned. A kernel of which no schedule ran has no valid
+    record afterwards. Whatever ends this early, the rounds that ended before are in `store`, with the schedules spent
+    so far as the kernel's budget.
 
     Raises:
         DeviceError: if the device is gone; the rounds finished until then are recorded.
@@ -133,16 +163,23 @@ def tune_kernels(
     """
     started = time.monotonic()
     todo = store.missing(kernels, trials_per_kernel=budget.trials_per_kernel)
-    tasks = [
-        _Task(kernel, budget.trials_per_kernel, store.records_of(kernel.key)) for kernel in todo
-    ]
-    tuner = _Tuner(store, target, builder, runner, budget, seed, deque(tasks))
-    planned = sum(max(0, task.left) for task in tasks)
+    tasks = [_task(kernel, store, budget) for kernel in todo]
+    planned = sum(max(0, budget.trials_per_kernel - task.spent) for task in tasks)
+    tuner = _Tuner(store, target, builder, runner, budget, seed, deque(tasks), planned)
     while tuner.step():
         on_progress(min(tuner.done, planned), planned)
     # Kernels with fewer schedules than planned would leave the count short.
     on_progress(planned, planned)
     return TuningReport(tuple(tuner.tuned), time.monotonic() - started)
+
+
+def _task(kernel: Kernel, store: TuningRecords, budget: TuningBudget) -> _Task:
+    task = _Task(kernel, budget.trials_per_kernel, budget.most, store.records_of(kernel.key))
+    best_us = store.best_us(kernel.key)
+    if best_us is not None:
+        # What it gained in which round is no longer known.
+        task.rounds, task.best_us, task.curve_us = 1, best_us, [best_us]
+    return task
 
 
 def count_planned(kernels: Sequence[Kernel], store: TuningRecords, *, trials: int) -> int:
@@ -188,6 +225,8 @@ class _Tuner:
     budget: TuningBudget
     seed: int
     queue: deque[_Task]
+    pool: int
+    """Schedules that are not asked for yet."""
     building: dict[int, _Task] = field(default_factory=dict)
     measuring: list[_Task] = field(default_factory=list)
     tuned: list[TunedKernel] = field(default_factory=list)
@@ -198,7 +237,9 @@ class _Tuner:
     def step(self) -> bool:
         """Move everything on that can be; return whether anything is left to do."""
         while self.queue and self.builder.idle:
-            task = self.queue.popleft()
+            task = self._next()
+            if task is None:
+                break
             # Schedules whose line in the history a `kill -9` prevented, or that were merged, are as good as any.
             if task.left > 0:
                 self._submit(task)
@@ -214,10 +255,28 @@ class _Tuner:
             time.sleep(_POLL_S)
         return bool(self.queue or self.building or self.measuring)
 
+    def _next(self) -> _Task | None:
+        """Return the kernel whose turn it is; None where that depends on what is on its way."""
+        if not self.budget.by_importance:
+            return self.queue.popleft()
+        chosen = next_kernel([task.progress for task in self.queue]) if self.pool > 0 else None
+        if chosen is None:
+            if self.building or self.measuring:
+                return None
+            while self.queue:
+                self._finish(self.queue.popleft())
+            return None
+        task = self.queue[chosen]
+        del self.queue[chosen]
+        return task
+
     def _submit(self, task: _Task) -> None:
         if task.clock is None:
             task.clock = time.monotonic()
         task.asked = min(task.left, self.budget.trials_per_round)
+        if self.budget.by_importance:
+            task.asked = min(task.asked, self.pool)
+        self.pool -= task.asked
         known = (*task.records, *task.measured)
         ticket = self.builder.submit(
             Round(
@@ -231,6 +290,8 @@ class _Tuner:
         self.building[ticket] = task
 
     def _take_built(self, task: _Task, result: RoundResult) -> None:
+        # Fewer than asked for: the kernel has no more, or the round failed as a whole.
+        self.pool += task.asked - len(result.built)
         if result.error is not None:
             task.failures[result.error.partition(":")[0]] += 1
             task.attempts += 1
@@ -245,7 +306,6 @@ class _Tuner:
                 self._record(task, built, None, built.failure)
         futures = self.runner.run([_runner_input(built) for built in good]) if good else []
         task.pending = list(zip(good, futures, strict=True))
-        # Fewer than asked for: the kernel has no more schedules.
         if len(result.built) < task.asked:
             task.budget = task.spent + len(good)
         self.measuring.append(task)
@@ -268,6 +328,9 @@ class _Tuner:
                 continue
             self._record(task, built, runs, error)
         task.pending = []
+        task.rounds += 1
+        if task.best_us < math.inf:
+            task.curve_us.append(task.best_us)
         gone = self.lost >= _LOST_IN_A_ROW
         if task.left > 0 or gone:
             self._note(task, budget=task.spent)
@@ -287,7 +350,9 @@ class _Tuner:
         record[1] = runs if runs is not None else [FAILED_S]
         task.measured.append(json.dumps(record))
         self.done += 1
-        task.ran = task.ran or runs is not None
+        if runs is not None:
+            task.ran = True
+            task.best_us = min(task.best_us, 1e6 * fmean(runs))
         if error is not None:
             task.failures[error.partition(":")[0]] += 1
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -157,6 +157,7 @@ def tune_model(
             f"type `tvm-mnas tune --space {space or 'quickstart'}`, or `tvm-mnas tune MODEL`"
         )
     from tvm_mnas.compiler.layers import open_records, shipped_directory, store_name
+    from tvm_mnas.compiler.lowering import distinct_kernels
     from tvm_mnas.devices.profile import load_profile
     from tvm_mnas.devices.tracker import TrackerClient
 
@@ -175,7 +176,7 @@ def tune_model(
         observer.stage("lowering", done, len(sources))
         # Without its module, which holds the weights: those of a whole space are many.
         networks.append(replace(_lower(source, profile.target, seed), module=None))
-    kernels = _distinct(networks)
+    kernels = distinct_kernels(networks)
     forecast = make_forecast(
         kernels,
         store,
@@ -301,18 +302,3 @@ def _lower(source: Architecture | Path, target: str, seed: int) -> LoweredNetwor
 
     # Kernels do not depend on weights: random ones do.
     return lower_network(build_network(source, seed=seed).eval(), input_shape(source), target)
-
-
-def _distinct(networks: Sequence[LoweredNetwork]) -> tuple[Kernel, ...]:
-    """Return the kernels of `networks`, each once, with its calls in all of them."""
-    calls: Counter[str] = Counter()
-    kernels: dict[str, Kernel] = {}
-    for kernel in _all_kernels(networks):
-        calls[kernel.key] += kernel.calls
-        kernels.setdefault(kernel.key, kernel)
-    return tuple(replace(kernel, calls=calls[key]) for key, kernel in kernels.items())
-
-
-def _all_kernels(networks: Sequence[LoweredNetwork]) -> Iterator[Kernel]:
-    for network in networks:
-        yield from network.kernels

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 DEVICE_ATTEMPTS = 3
 """How often work is given to the device again after the device, not the work, failed."""
 
+MOST_PER_ROUND = 16
+"""Schedules of a kernel between two looks at where more are worth it; half of what a kernel gets if that is less."""
+
 AGREEMENT = 1e-4
 """The largest difference from torch's outputs, relative to their largest magnitude (at least 1)."""
 
@@ -74,7 +77,7 @@ class Workbench:
     def tune(
         self, networks: Sequence[LoweredNetwork], *, on_progress: Callable[[int, int], None]
     ) -> TuningReport:
-        """Tune the kernels of `networks` that the records lack, each once.
+        """Tune the kernels of `networks` that the records lack, each once and by its importance to these networks.
 
         `on_progress` gets the schedules measured and those planned. A kernel that cannot be tuned has no
         record afterwards, and `compile` says so.
@@ -82,17 +85,21 @@ class Workbench:
         Raises:
             DeviceError: if the device stays lost.
         """
+        from tvm_mnas.compiler.lowering import distinct_kernels
         from tvm_mnas.compiler.tuning import TuningBudget, tune_kernels
         from tvm_mnas.devices.runner import KernelRunner
 
-        kernels = {kernel.key: kernel for network in networks for kernel in network.kernels}
         return tune_kernels(
-            tuple(kernels.values()),
+            distinct_kernels(networks),
             self.store,
             target=self.profile.target,
             builder=self.builder,
             runner=KernelRunner(self.farm, overlap=self.overlap),
-            budget=TuningBudget(trials_per_kernel=self.trials_per_kernel),
+            budget=TuningBudget(
+                trials_per_kernel=self.trials_per_kernel,
+                trials_per_round=min(MOST_PER_ROUND, -(-self.trials_per_kernel // 2)),
+                by_importance=True,
+            ),
             seed=self.seed,
             on_progress=on_progress,
         )
