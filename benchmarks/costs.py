@@ -50,6 +50,7 @@ class Prediction:
     kernels_factor: float
     call_ms: float
     network_ms: float
+    formula: str
     mape: float
     spearman: float | None
 
@@ -74,6 +75,7 @@ def predict(costs: Sequence[Cost]) -> Prediction | str:
         fitted_on=len(fitted_on),
         held_out=len(held_out),
         **asdict(predictor),
+        formula=predictor.formula,
         mape=error.mape,
         spearman=error.spearman,
     )
@@ -201,9 +203,9 @@ class Result:
             return f"Predictor: skipped; {one}"
         rank = "none: all equal" if one.spearman is None else f"{one.spearman:.3f}"
         return (
-            f"Predictor, fitted on {one.fitted_on} candidates: latency ms = {one.kernels_factor:.4g} x kernels ms "
-            f"+ {one.call_ms:.4g} x calls + {one.network_ms:.4g}; on the {one.held_out} others its mean absolute "
-            f"percentage error is {one.mape:.2%}, its rank correlation (Spearman) {rank}"
+            f"Predictor, fitted on {one.fitted_on} candidates: latency in ms = {one.formula}; on the "
+            f"{one.held_out} others its mean absolute percentage error is {one.mape:.2%}, its rank correlation "
+            f"(Spearman) {rank}"
         )
 
     def _alone_text(self) -> str:

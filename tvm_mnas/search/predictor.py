@@ -58,6 +58,14 @@ class LatencyPredictor:
         """Return the guessed latency in ms of a network with `calls` kernel calls of `kernels_us` in all."""
         return self.kernels_factor * kernels_us / 1000 + self.call_ms * calls + self.network_ms
 
+    @property
+    def formula(self) -> str:
+        """How a latency in ms is guessed, in words."""
+        return (
+            f"{self.kernels_factor:.4g} x the sum of its kernels in ms + {self.call_ms:.4g} x kernel calls "
+            f"+ {self.network_ms:.4g}"
+        )
+
     def to_json(self) -> str:
         """Return one JSON document that `from_json` reads back to an equal predictor."""
         return json.dumps(asdict(self))
