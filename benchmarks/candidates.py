@@ -77,7 +77,7 @@ def evaluate(architecture: Architecture, workbench: Workbench, path: Path) -> tu
             calls=sum(kernel.calls for kernel in lowered.kernels),
         )
         latency = workbench.measure(workbench.compile(lowered, path), shape)
-        cost = replace(cost, latency_ms=latency.latency_ms)
+        cost = replace(cost, latency_ms=latency.latency_ms, noisy=latency.noisy)
     except (CandidateError, DeviceError) as error:
         # A device that was lost for one candidate may be back for the next; hours of others are worth keeping.
         cost = replace(cost, failure=str(error))

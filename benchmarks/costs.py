@@ -21,7 +21,8 @@ ENDS = 10
 class Cost:
     """What one candidate took: its kernels, those tuned for it, seconds by part; no latency if it failed.
 
-    `kernels_us` is the sum of its `calls` of kernels by the records that it was compiled from.
+    `kernels_us` is the sum of its `calls` of kernels by the records that it was compiled from; `noisy` says that
+    the latency's spread stayed beyond the profile's bound.
     """
 
     architecture: str
@@ -34,6 +35,7 @@ class Cost:
     failure: str | None = None
     kernels_us: float | None = None
     calls: int = 0
+    noisy: bool = False
 
     @property
     def in_all_s(self) -> float:
@@ -181,7 +183,8 @@ class Result:
                 f"kernels in all {sum(cost.kernels for cost in costs)}, distinct {self.distinct}, "
                 f"tuned {sum(cost.tuned for cost in costs)} with "
                 f"{sum(cost.schedules for cost in costs)} schedules; "
-                f"{sum(cost.failure is not None for cost in costs)} candidates failed",
+                f"{sum(cost.failure is not None for cost in costs)} candidates failed, the latencies of "
+                f"{sum(cost.noisy for cost in costs)} spread beyond the profile's bound",
                 *(
                     [
                         f"{self.found} of the distinct kernels were found tuned: the times below are not those "

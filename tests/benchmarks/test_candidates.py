@@ -148,6 +148,7 @@ def test_everything_is_told_in_words_and_as_json(script: Script) -> None:
     result = result_of(script)
     text = result.text()
     assert "kernels in all 480, distinct 100, tuned 120 with 960 schedules; 0 candidates" in text
+    assert "the latencies of 0 spread beyond" in text
     assert "1 of 3 from shared records are no more than 5% slower" in text
     assert "extrapolated to the 35.0 kernels of a candidate: 2120 s each" in text
     assert "| all | 70.7 | 60.7 |" in text

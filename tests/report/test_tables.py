@@ -191,6 +191,9 @@ def test_a_forecast_finds_what_made_the_latencies_and_says_how_far_it_is_off() -
     assert 20 * row["call_ms"] + row["network_ms"] == pytest.approx(0.01)
     assert row["error_percent"] == pytest.approx(0, abs=1e-6)
     assert row["spearman"] == pytest.approx(1)
+    # make_run gives every eleventh trial from the fifth on a wide spread; those here are trials 5 and 16.
+    assert row["noisy"] == 2
+    assert "2 of them measured with a spread" in forecast_line(row)
     assert "which no reward used" in forecast_line(row)
     assert "1.25 x the sum of its kernels" in forecast_line(row)
 

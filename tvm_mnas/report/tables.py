@@ -237,20 +237,23 @@ def forecast_row(records: Sequence[TrialRecord]) -> Row | None:
     """
     if is_emulated(records) or len(provenance_rows(records)) > 1:
         return None
-    results = [(one.evaluation.effort, one.evaluation.latency) for one in measured(records)]
+    latencies: list[Latency] = []
+    networks: list[MeasuredNetwork] = []
     try:
-        networks = [
-            MeasuredNetwork(effort.kernels_us, effort.kernel_calls, latency.latency_ms)
-            for effort, latency in results
-            if latency is not None
-            and effort.kernels_us is not None
-            and effort.kernel_calls is not None
-        ]
+        for record in measured(records):
+            effort, latency = record.evaluation.effort, record.evaluation.latency
+            if latency is None or effort.kernels_us is None or effort.kernel_calls is None:
+                continue
+            latencies.append(latency)
+            networks.append(
+                MeasuredNetwork(effort.kernels_us, effort.kernel_calls, latency.latency_ms)
+            )
         predictor = fit_predictor(networks)
     except DataError:
         return None
     row: Row = {
         "candidates": len(networks),
+        "noisy": sum(latency.noisy for latency in latencies),
         **asdict(predictor),
         "formula": predictor.formula,
         "error_percent": None,
@@ -268,6 +271,8 @@ def forecast_line(row: Row) -> str:
         f"a forecast, which no reward used: latency in ms = {row['formula']}, "
         f"fitted on {row['candidates']} candidates"
     )
+    if row["noisy"]:
+        text += f", {row['noisy']} of them measured with a spread beyond the profile's"
     if row["error_percent"] is None:
         return f"{text}; too few to tell how far it is off"
     rank = "undefined" if row["spearman"] is None else f"{row['spearman']:.3f}"
