@@ -1,10 +1,13 @@
 """What a candidate costs: the first ones pay for tuning their kernels, later ones find them tuned.
 
-    python benchmarks/candidates.py                             # 100 candidates of the paper's space at 224: hours
-    python benchmarks/candidates.py --candidates 20 --size 96 --trials-per-kernel 8
+    python benchmarks/candidates.py --records records           # 100 candidates of the paper's space at 224: hours
+    python benchmarks/candidates.py --candidates 20 --size 96 --alone 2 --stock 3
 
 Candidates are drawn uniformly and go one after the other from notation to measured latency, without training. The
-records begin empty, unless --records names a directory to keep them in.
+records begin empty, unless --records names a directory to keep them in: a run that was cut off goes on there, and
+what it finds tuned makes its times cheaper than they are, which it says. After the loop a predictor of latencies is
+fitted on every other candidate and tried on the rest; a few candidates are tuned alone, by ours and (a sample of their
+kernels) by stock MetaSchedule: see alone.py. The result goes to the standard output, progress to the standard error.
 """
 
 from __future__ import annotations
@@ -12,41 +15,22 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import alone
+from alone import Alone, OpenWorkbench, StockSample
+from costs import Cost, Result, predict
 
 if TYPE_CHECKING:
     from tvm_mnas.search.workbench import Workbench
     from tvm_mnas.space.architecture import Architecture
-
-ENDS = 10
-"""How many candidates count as the first, and as the last."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What one candidate took: its kernels, those tuned for it, seconds by part; no latency if it failed."""
-
-    architecture: str
-    kernels: int
-    tuned: int
-    schedules: int
-    tuning_s: float
-    other_s: float
-    latency_ms: float | None
-    failure: str | None = None
-
-    @property
-    def in_all_s(self) -> float:
-        """Seconds from the notation to the latency."""
-        return self.tuning_s + self.other_s
 
 
 def draw(space: str, *, candidates: int, size: int, seed: int) -> list[Architecture]:
@@ -71,7 +55,7 @@ def draw(space: str, *, candidates: int, size: int, seed: int) -> list[Architect
 
 def evaluate(architecture: Architecture, workbench: Workbench, path: Path) -> tuple[Cost, set[str]]:
     """Return what `architecture` took up to its latency, and the keys of its kernels."""
-    from tvm_mnas.errors import CandidateError
+    from tvm_mnas.errors import CandidateError, DeviceError
     from tvm_mnas.models.network import build_network
     from tvm_mnas.search.pipeline import input_shape
 
@@ -89,50 +73,28 @@ def evaluate(architecture: Architecture, workbench: Workbench, path: Path) -> tu
             tuned=len(report.kernels),
             schedules=sum(kernel.trials for kernel in report.kernels),
             tuning_s=report.duration_s,
+            kernels_us=workbench.kernels_us(lowered),
+            calls=sum(kernel.calls for kernel in lowered.kernels),
         )
         latency = workbench.measure(workbench.compile(lowered, path), shape)
-        cost = replace(cost, latency_ms=latency.latency_ms)
-    except CandidateError as error:
+        cost = replace(cost, latency_ms=latency.latency_ms, noisy=latency.noisy)
+    except (CandidateError, DeviceError) as error:
+        # A device that was lost for one candidate may be back for the next; hours of others are worth keeping.
         cost = replace(cost, failure=str(error))
     finally:
         path.unlink(missing_ok=True)
     return replace(cost, other_s=time.perf_counter() - started - cost.tuning_s), keys
 
 
-def table(costs: Sequence[Cost]) -> str:
-    """Return a markdown table: the first candidates, the last, and all."""
-    lines = [
-        "| candidates | kernels tuned for each | tuning s each | the rest s each | in all s each |",
-        "| --- | ---: | ---: | ---: | ---: |",
-    ]
-    ends = min(ENDS, len(costs))
-    parts = {f"first {ends}": costs[:ends], f"last {ends}": costs[-ends:], "all": costs}
-    for name, part in parts.items():
-        lines.append(
-            f"| {name} | {statistics.fmean(one.tuned for one in part):.1f} | "
-            f"{statistics.fmean(one.tuning_s for one in part):.1f} | "
-            f"{statistics.fmean(one.other_s for one in part):.1f} | "
-            f"{statistics.fmean(one.in_all_s for one in part):.1f} |"
-        )
-    return "\n".join(lines)
+def say(text: str) -> None:
+    """Tell of progress."""
+    print(text, file=sys.stderr, flush=True)
 
 
-def main() -> int:
-    """Run the benchmark and print its table; return the exit code."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--space", default="mnasnet")
-    parser.add_argument("--candidates", type=int, default=100)
-    parser.add_argument("--size", type=int, default=224, help="of the input image")
-    parser.add_argument("--trials-per-kernel", type=int, default=8)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="local")
-    parser.add_argument("--records", help="where to keep records; they make the first ones cheap")
-    parser.add_argument("--json", action="store_true", help="print the candidates as JSON")
-    arguments = parser.parse_args()
-    if arguments.candidates < 1:
-        parser.error(f"candidates are 1 or more, not {arguments.candidates}")
-
+def run(arguments: argparse.Namespace, directory: Path) -> Result:
+    """Evaluate the candidates and compare some with tuning alone; `directory` takes temporary files."""
     from tvm_mnas.devices.profile import load_profile
+    from tvm_mnas.errors import TvmMnasError
     from tvm_mnas.search.workbench import open_workbench
 
     architectures = draw(
@@ -141,44 +103,128 @@ def main() -> int:
         size=arguments.size,
         seed=arguments.seed,
     )
-    print(
+    setting = (
         f"{len(architectures)} candidates of {arguments.space} at {arguments.size}, "
-        f"{arguments.trials_per_kernel} schedules a kernel, on {arguments.device}",
-        flush=True,
+        f"{arguments.trials_per_kernel} schedules a kernel, on {arguments.device}"
+    )
+    say(setting)
+    records = Path(arguments.records) if arguments.records else directory / "records"
+    profile = load_profile(arguments.device)
+    open_bench = partial(open_workbench, profile, trials_per_kernel=arguments.trials_per_kernel)
+    open_shared = partial(
+        open_bench, records=records, logs=directory, scratch=directory, seed=arguments.seed
     )
     costs: list[Cost] = []
     distinct: set[str] = set()
-    with ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="candidates-")))
-        workbench = stack.enter_context(
-            open_workbench(
-                load_profile(arguments.device),
-                records=Path(arguments.records) if arguments.records else directory / "records",
-                logs=directory,
-                scratch=directory,
-                trials_per_kernel=arguments.trials_per_kernel,
-                seed=arguments.seed,
-            )
-        )
-        for number, architecture in enumerate(architectures):
+    with open_shared() as workbench:
+        known = workbench.store.keys()
+        for number, architecture in enumerate(architectures, start=1):
             cost, keys = evaluate(architecture, workbench, directory / f"{number}.so")
             costs.append(cost)
             distinct |= keys
-            print(
-                f"{number + 1}: {cost.in_all_s:.1f} s, {cost.tuned} of {cost.kernels} kernels tuned, "
-                f"{cost.failure or f'{cost.latency_ms:.4g} ms'}",
-                file=sys.stderr,
-                flush=True,
+            say(
+                f"{number}: {cost.in_all_s:.1f} s, {cost.tuned} of {cost.kernels} kernels tuned, "
+                f"{cost.failure or f'{cost.latency_ms:.4g} ms'}"
             )
-    if arguments.json:
-        print(json.dumps([asdict(cost) for cost in costs]))
-        return 0
-    print(
-        f"kernels in all {sum(cost.kernels for cost in costs)}, distinct {len(distinct)}, "
-        f"tuned {sum(cost.tuned for cost in costs)} with {sum(cost.schedules for cost in costs)} "
-        f"schedules; {sum(cost.failure is not None for cost in costs)} candidates failed\n"
+    measured = {
+        number: architecture
+        for number, (architecture, cost) in enumerate(
+            zip(architectures, costs, strict=True), start=1
+        )
+        if cost.latency_ms is not None
+    }
+    chosen = alone.spread_evenly(list(measured), arguments.alone)
+    try:
+        tuned_alone, stock = compare_alone(
+            {number: measured[number] for number in chosen},
+            arguments,
+            open_bench,
+            open_shared,
+            stores=records / "alone",
+            directory=directory,
+        )
+    except TvmMnasError as error:
+        # As above: what the candidates cost is worth printing by itself.
+        tuned_alone = stock = str(error)
+    return Result(
+        setting=setting,
+        costs=costs,
+        distinct=len(distinct),
+        found=len(distinct & known),
+        prediction=predict(costs),
+        alone=tuned_alone,
+        stock=stock,
     )
-    print(table(costs))
+
+
+def compare_alone(
+    architectures: Mapping[int, Architecture],
+    arguments: argparse.Namespace,
+    open_bench: OpenWorkbench,
+    open_shared: OpenWorkbench,
+    *,
+    stores: Path,
+    directory: Path,
+) -> tuple[list[Alone] | str, StockSample | str]:
+    """Return what tuning `architectures` (number -> one) alone gave, and what stock takes; a text tells why not."""
+    if not arguments.alone:
+        return "--alone is 0", "its kernels are those of candidates tuned alone, and --alone is 0"
+    if not architectures:
+        reason = "no candidate has a latency"
+        return reason, reason
+    peers = alone.tune_alone(
+        architectures,
+        open_bench,
+        stores=stores,
+        directory=directory,
+        seed=arguments.seed + 1,
+        say=say,
+    )
+    with open_shared() as workbench:
+        results = alone.time_both(
+            peers,
+            workbench,
+            directory=directory,
+            rounds=arguments.rounds,
+            seed=arguments.seed,
+            say=say,
+        )
+        target = workbench.profile.target
+    if not arguments.stock:
+        return results, "--stock is 0"
+    say(f"stock MetaSchedule tunes {arguments.stock} kernels")
+    return results, alone.sample_stock(
+        peers,
+        target,
+        count=arguments.stock,
+        directory=directory,
+        trials=arguments.trials_per_kernel,
+        seed=arguments.seed,
+    )
+
+
+def main() -> int:
+    """Run the benchmark and print what it found; return the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--space", default="mnasnet")
+    parser.add_argument("--candidates", type=int, default=100)
+    parser.add_argument("--size", type=int, default=224, help="of the input image")
+    parser.add_argument("--trials-per-kernel", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="local")
+    parser.add_argument("--records", help="where to keep records; they make the first ones cheap")
+    parser.add_argument("--alone", type=int, default=3, help="candidates tuned alone too")
+    parser.add_argument("--rounds", type=int, default=7, help="of timing those again")
+    parser.add_argument("--stock", type=int, default=6, help="kernels of those for stock, 0: none")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    arguments = parser.parse_args()
+    for name, least in (("candidates", 1), ("alone", 0), ("rounds", 1), ("stock", 0)):
+        value = getattr(arguments, name)
+        if value < least:
+            parser.error(f"--{name} is {least} or more, not {value}")
+    with tempfile.TemporaryDirectory(prefix="candidates-") as directory:
+        result = run(arguments, Path(directory))
+    print(json.dumps(result.to_json()) if arguments.json else result.text())
     return 0
 
 

@@ -59,11 +59,15 @@ class Library:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """What one tuner did with one seed: schedules measured, seconds, and its best of each kernel, built again."""
+    """What one tuner did with one seed: schedules measured, seconds, and its best of each kernel, built again.
+
+    `start_s` is how many of the seconds passed before the first kernel's turn; 0 where that was not noted.
+    """
 
     trials: int
     duration_s: float
     libraries: Mapping[str, Library]
+    start_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +135,7 @@ def tune_stock(directory: Path) -> int:
         )
         for label, module in modules.items()
     ]
+    began = time.time()
     database = meta_schedule.tune_tasks(
         tasks=tasks,
         task_weights=[1.0] * len(tasks),
@@ -151,7 +156,7 @@ def tune_stock(directory: Path) -> int:
             library = build_best(found[0], request["target"], path)
             libraries[label] = [str(path), library.arguments]
     lines = (directory / "database_tuning_record.json").read_text().splitlines()
-    result = {"ended": ended, "trials": len(lines), "libraries": libraries}
+    result = {"began": began, "ended": ended, "trials": len(lines), "libraries": libraries}
     (directory / "result.json").write_text(json.dumps(result))
     return 0
 
@@ -181,7 +186,9 @@ def run_stock(
         label: Library(Path(path), arguments)
         for label, (path, arguments) in result["libraries"].items()
     }
-    return Side(result["trials"], result["ended"] - started, libraries)
+    return Side(
+        result["trials"], result["ended"] - started, libraries, start_s=result["began"] - started
+    )
 
 
 def run_ours(

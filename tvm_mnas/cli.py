@@ -261,17 +261,20 @@ def report(
 ) -> None:
     """Show a run's Pareto set and write its figures and page to RUN/report."""
     from tvm_mnas.report.html import write_report
-    from tvm_mnas.report.tables import pareto_rows
+    from tvm_mnas.report.tables import forecast_line, forecast_row, pareto_rows
     from tvm_mnas.search.run import RunDirectory
 
     directory = RunDirectory.open(run)
     records = directory.finished_trials()
     files = write_report(directory, records)
-    rows = pareto_rows(records)
+    rows, forecast = pareto_rows(records), forecast_row(records)
     if as_json:
-        print_json({"run": str(run), "pareto": rows, "files": [str(file) for file in files]})
+        names = [str(file) for file in files]
+        print_json({"run": str(run), "pareto": rows, "forecast": forecast, "files": names})
         return
     _print_pareto(rows)
+    if forecast is not None:
+        OUTPUT.print(forecast_line(forecast), markup=False)
     for file in files:
         OUTPUT.print(str(file), markup=False)
 

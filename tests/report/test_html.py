@@ -131,6 +131,12 @@ def test_latencies_that_do_not_compare_are_called_out() -> None:
     assert "do not compare" not in make_page([one]).text
 
 
+def test_a_forecast_is_on_the_page_and_called_one() -> None:
+    assert "forecast" not in make_page(make_run(20)).text
+    page = make_page(make_run(20, kernel_times=True))
+    assert "A forecast, which no reward used: latency in ms = 1.25 x the sum" in page.text
+
+
 def test_an_empty_run_has_a_page() -> None:
     page = make_page([])
     assert "No candidate was measured yet." in page.text

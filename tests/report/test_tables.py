@@ -24,6 +24,8 @@ from tvm_mnas.report.tables import (
     effort_rows,
     effort_summary,
     failure_rows,
+    forecast_line,
+    forecast_row,
     kernel_rows,
     pareto_records,
     pareto_rows,
@@ -180,9 +182,43 @@ def test_provenance_keeps_what_must_not_be_compared_apart() -> None:
     assert (there["device"], there["emulated"]) == ("pixel1", True)
 
 
+def test_a_forecast_finds_what_made_the_latencies_and_says_how_far_it_is_off() -> None:
+    row = forecast_row(make_run(20, kernel_times=True))
+    assert row is not None
+    assert row["candidates"] == count_trials(make_run(20)).measured
+    assert row["kernels_factor"] == pytest.approx(1.25)
+    # All have as many calls: what is the calls' and what the network's cannot be told apart.
+    assert 20 * row["call_ms"] + row["network_ms"] == pytest.approx(0.01)
+    assert row["error_percent"] == pytest.approx(0, abs=1e-6)
+    assert row["spearman"] == pytest.approx(1)
+    # make_run gives every eleventh trial from the fifth on a wide spread; those here are trials 5 and 16.
+    assert row["noisy"] == 2
+    assert "2 of them measured with a spread" in forecast_line(row)
+    assert "which no reward used" in forecast_line(row)
+    assert "1.25 x the sum of its kernels" in forecast_line(row)
+
+
+def test_three_candidates_are_fitted_and_not_judged() -> None:
+    records = [one for one in make_run(20, kernel_times=True) if one.reward is not None]
+    row = forecast_row(records[:3])
+    assert row is not None
+    assert (row["candidates"], row["error_percent"], row["spearman"]) == (3, None, None)
+    assert "too few to tell" in forecast_line(row)
+    assert forecast_row(records[:2]) is None
+
+
+def test_there_is_no_forecast_of_what_does_not_compare() -> None:
+    assert forecast_row(make_run(20)) is None, "kernels' times are not known"
+    assert forecast_row(make_run(20, emulated=True, kernel_times=True)) is None
+    there = make_run(9, seed=1, device_key="pixel1", kernel_times=True)
+    assert forecast_row([*make_run(20, kernel_times=True), *there]) is None
+
+
 def test_every_row_is_plain_json() -> None:
     records = make_run(20)
+    forecast = forecast_row(make_run(20, kernel_times=True))
     for rows in (
+        [forecast],
         pareto_rows(records),
         candidate_rows(records),
         failure_rows(records),

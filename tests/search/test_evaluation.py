@@ -48,6 +48,12 @@ FAILURE = Failure("training", "TrainingError", "the loss is NaN at step 3")
 
 EVALUATIONS = {
     "success": Evaluation.success(ARCHITECTURE, ACCURACY, LATENCY, EFFORT),
+    "success that knows its kernels' times": Evaluation.success(
+        ARCHITECTURE,
+        ACCURACY,
+        LATENCY,
+        dataclasses.replace(EFFORT, kernel_calls=17, kernels_us=58.5),
+    ),
     "failure": Evaluation.failed(ARCHITECTURE, FAILURE, Effort(training_s=0.5)),
     "late failure": Evaluation.failed(
         ARCHITECTURE,

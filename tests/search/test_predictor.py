@@ -11,6 +11,7 @@ from tvm_mnas.search.predictor import (
     LatencyPredictor,
     MeasuredNetwork,
     fit_predictor,
+    leave_one_out_error,
     prediction_error,
 )
 
@@ -69,3 +70,22 @@ def test_json_round_trips_and_mistakes_are_named() -> None:
         fit_predictor(_networks((1, 0, 1))[:2])
     with pytest.raises(DataError):
         MeasuredNetwork(1.0, 1, float("nan"))
+
+
+def test_leaving_one_out_is_fitting_by_hand_on_all_the_others() -> None:
+    networks = _networks((1.1, 0.004, 0.3), noise=0.1)[:5]
+    guesses = [
+        fit_predictor([other for other in networks if other is not each]).predict_ms(
+            each.kernels_us, each.calls
+        )
+        for each in networks
+    ]
+    errors = [
+        abs(guess - each.latency_ms) / each.latency_ms
+        for guess, each in zip(guesses, networks, strict=True)
+    ]
+    found = leave_one_out_error(networks)
+    assert found.mape == pytest.approx(sum(errors) / 5)
+    assert found.mape > prediction_error(fit_predictor(networks), networks).mape
+    with pytest.raises(DataError, match="not 3"):
+        leave_one_out_error(networks[:3])

@@ -26,6 +26,8 @@ from tvm_mnas.report.tables import (
     effort_rows,
     effort_summary,
     failure_rows,
+    forecast_line,
+    forecast_row,
     is_emulated,
     pareto_rows,
     provenance_rows,
@@ -75,6 +77,7 @@ def build_page(
         _failure_section(records),
         _effort_section(records),
         _provenance_section(records),
+        _forecast_section(records),
         section("Configuration", pairs((k, code(f"{v}")) for k, v in asdict(config).items())),
         _candidates_section(records),
         element(
@@ -309,6 +312,14 @@ def _provenance(row: Row) -> Markup:
     if row["emulated"]:
         values.insert(1, ("device kind", element("span", EMULATED, attributes={"class": "flag"})))
     return pairs(values)
+
+
+def _forecast_section(records: Sequence[TrialRecord]) -> Markup:
+    row = forecast_row(records)
+    if row is None:
+        return Markup()
+    line = forecast_line(row)
+    return section("Latency from kernel times", element("p", f"{line[0].upper()}{line[1:]}."))
 
 
 def _picture(picture: Picture) -> Markup:

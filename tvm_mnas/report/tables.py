@@ -10,13 +10,15 @@ from __future__ import annotations
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
 from tvm_mnas.devices.latency import Latency
+from tvm_mnas.errors import DataError
 from tvm_mnas.models.cost import count_cost
 from tvm_mnas.search.evaluation import STAGES, Failure
 from tvm_mnas.search.pareto import Point, pareto_set
+from tvm_mnas.search.predictor import MeasuredNetwork, fit_predictor, leave_one_out_error
 from tvm_mnas.search.run import TrialRecord
 
 Row: TypeAlias = dict[str, Any]
@@ -224,6 +226,60 @@ def provenance_rows(records: Iterable[TrialRecord]) -> list[Row]:
         )
         groups[key].append(latency)
     return [_provenance(latencies) for latencies in groups.values()]
+
+
+def forecast_row(records: Sequence[TrialRecord]) -> Row | None:
+    """Return how well latencies follow from kernels timed one by one; None where that cannot be told.
+
+    It is fitted on the measured candidates that know their kernels' times: three or more, of one device in one
+    state. Each is then guessed by what the others tell (`error_percent` is the mean absolute one, None for three).
+    A reward never had anything of it.
+    """
+    if is_emulated(records) or len(provenance_rows(records)) > 1:
+        return None
+    latencies: list[Latency] = []
+    networks: list[MeasuredNetwork] = []
+    try:
+        for record in measured(records):
+            effort, latency = record.evaluation.effort, record.evaluation.latency
+            if latency is None or effort.kernels_us is None or effort.kernel_calls is None:
+                continue
+            latencies.append(latency)
+            networks.append(
+                MeasuredNetwork(effort.kernels_us, effort.kernel_calls, latency.latency_ms)
+            )
+        predictor = fit_predictor(networks)
+    except DataError:
+        return None
+    row: Row = {
+        "candidates": len(networks),
+        "noisy": sum(latency.noisy for latency in latencies),
+        **asdict(predictor),
+        "formula": predictor.formula,
+        "error_percent": None,
+        "spearman": None,
+    }
+    if len(networks) > 3:
+        error = leave_one_out_error(networks)
+        row |= {"error_percent": 100.0 * error.mape, "spearman": error.spearman}
+    return row
+
+
+def forecast_line(row: Row) -> str:
+    """Return what `forecast_row` found in a sentence."""
+    text = (
+        f"a forecast, which no reward used: latency in ms = {row['formula']}, "
+        f"fitted on {row['candidates']} candidates"
+    )
+    if row["noisy"]:
+        text += f", {row['noisy']} of them measured with a spread beyond the profile's"
+    if row["error_percent"] is None:
+        return f"{text}; too few to tell how far it is off"
+    rank = "undefined" if row["spearman"] is None else f"{row['spearman']:.3f}"
+    return (
+        f"{text}; each guessed by the others alone: mean absolute error {row['error_percent']:.1f}%, "
+        f"rank correlation (Spearman) {rank}"
+    )
 
 
 def _provenance(latencies: Sequence[Latency]) -> Row:

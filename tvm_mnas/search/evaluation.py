@@ -46,6 +46,9 @@ class Effort:
     `kernels` is the number of distinct kernels of the candidate, `kernels_tuned` how many of them no record
     existed for, `tuning_trials` the schedules measured for those. Where several candidates share a tuning
     round, its seconds are split by the kernels that each brought.
+
+    `kernel_calls` is how many kernels one run of the network calls, `kernels_us` what they take one by one by the
+    records that it was compiled from: a forecast's material. None where it got no latency, or an older version ran.
     """
 
     training_s: float = 0.0
@@ -55,6 +58,8 @@ class Effort:
     kernels: int = 0
     kernels_tuned: int = 0
     tuning_trials: int = 0
+    kernel_calls: int | None = None
+    kernels_us: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +112,9 @@ class Evaluation:
             "accuracy": self.accuracy.to_json() if self.accuracy else None,
             "latency": self.latency.to_dict() if self.latency else None,
             "failure": asdict(self.failure) if self.failure else None,
-            "effort": asdict(self.effort),
+            "effort": {
+                name: value for name, value in asdict(self.effort).items() if value is not None
+            },
         }
 
     @classmethod

@@ -170,6 +170,7 @@ class CandidatePipeline:
         stage = "compiling"
         started = time.perf_counter()
         try:
+            kernels_us = self.workbench.kernels_us(candidate.lowered)
             artifact = self.workbench.compile(candidate.lowered, path)
             compiled = time.perf_counter()
             stage = "measuring"
@@ -186,6 +187,8 @@ class CandidatePipeline:
             candidate.effort,
             compiling_s=candidate.effort.compiling_s + compiled - started,
             measuring_s=time.perf_counter() - compiled,
+            kernel_calls=sum(kernel.calls for kernel in candidate.lowered.kernels),
+            kernels_us=kernels_us,
         )
         return candidate.index, Evaluation.success(
             candidate.architecture, candidate.accuracy, latency, effort

@@ -58,6 +58,14 @@ class LatencyPredictor:
         """Return the guessed latency in ms of a network with `calls` kernel calls of `kernels_us` in all."""
         return self.kernels_factor * kernels_us / 1000 + self.call_ms * calls + self.network_ms
 
+    @property
+    def formula(self) -> str:
+        """How a latency in ms is guessed, in words."""
+        return (
+            f"{self.kernels_factor:.4g} x the sum of its kernels in ms + {self.call_ms:.4g} x kernel calls "
+            f"+ {self.network_ms:.4g}"
+        )
+
     def to_json(self) -> str:
         """Return one JSON document that `from_json` reads back to an equal predictor."""
         return json.dumps(asdict(self))
@@ -120,7 +128,33 @@ def prediction_error(
     """Return how far `predictor` is off on `networks`; raises `DataError` if there are none."""
     if not networks:
         raise DataError("an error is computed on one network or more, not 0; measure one first")
-    guessed = np.array([predictor.predict_ms(each.kernels_us, each.calls) for each in networks])
+    return _error_of([predictor] * len(networks), networks)
+
+
+def leave_one_out_error(networks: Sequence[MeasuredNetwork]) -> PredictionError:
+    """Return how far off the guess of each network is by the predictor fitted on all the others.
+
+    Raises:
+        DataError: if there are fewer than four networks.
+    """
+    if len(networks) <= _LEAST_NETWORKS:
+        raise DataError(
+            f"leaving one out takes {_LEAST_NETWORKS + 1} networks or more, not {len(networks)}; "
+            f"`tvm-mnas bench` measures another"
+        )
+    others = [fit_predictor([*networks[:at], *networks[at + 1 :]]) for at in range(len(networks))]
+    return _error_of(others, networks)
+
+
+def _error_of(
+    predictors: Sequence[LatencyPredictor], networks: Sequence[MeasuredNetwork]
+) -> PredictionError:
+    guessed = np.array(
+        [
+            predictor.predict_ms(each.kernels_us, each.calls)
+            for predictor, each in zip(predictors, networks, strict=True)
+        ]
+    )
     measured = np.array([each.latency_ms for each in networks])
     first, second = _ranks(guessed), _ranks(measured)
     flat = np.ptp(first) == 0 or np.ptp(second) == 0
