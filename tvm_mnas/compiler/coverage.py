@@ -60,8 +60,8 @@ def tuned_share(
     if share > max_untuned_share:
         costliest = max(untuned, key=lambda kernel: costs_us[kernel.key])
         raise UntunedKernelError(
-            f"at most {max_untuned_share:.3g} of the run time may be in kernels without a tuning record, and "
-            f"{share:.3g} is, most of it in {costliest.name} ({costliest.key}): "
+            f"at most {100 * max_untuned_share:.3g}% of the run time may be in kernels without a tuning "
+            f"record, and {100 * share:.3g}% is, most of it in {costliest.name} ({costliest.key}): "
             f"{costs_us[costliest.key]:.4g} of {tuned_us + without_us:.4g} us; "
             f"`tvm-mnas tune MODEL --trials-per-kernel N` with more schedules than before may find one that runs"
         )
