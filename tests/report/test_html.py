@@ -123,6 +123,20 @@ def test_emulated_times_are_labelled() -> None:
     assert "emulated" not in make_page(make_run(10)).text
 
 
+def test_times_with_untuned_kernels_in_them_are_labelled() -> None:
+    a, b = sample_architectures(2)
+    tuned = make_success(0, a, 0.7, make_latency(0.05, tuned_share=1.0))
+    other = make_success(1, b, 0.9, make_latency(0.05, tuned_share=0.969))
+    text = make_page([tuned, other]).text
+    assert "Latency on this page: up to 3.1% of it in untuned kernels" in text
+    # The best one's line and tile, and a column in the tables.
+    assert text.count("3.1% of it in untuned kernels") >= 3
+    assert "of it untuned" in text
+    text = make_page([tuned]).text
+    assert "untuned kernels" not in text
+    assert "of it untuned" not in text
+
+
 def test_latencies_that_do_not_compare_are_called_out() -> None:
     a, b = sample_architectures(2)
     one = make_success(0, a, 0.7, make_latency(0.05))
