@@ -164,7 +164,7 @@ def test_a_limit_that_is_none_is_refused(workbench: Workbench, share: float) -> 
         allowing(workbench, share)
 
 
-def bench(place: Place, max_untuned_share: float) -> BenchResult:
+def bench(place: Place, max_untuned_share: float, *, untuned: bool = False) -> BenchResult:
     return bench_model(
         NETWORK,
         device="local",
@@ -173,6 +173,7 @@ def bench(place: Place, max_untuned_share: float) -> BenchResult:
         seed=0,
         observer=Silent(),
         max_untuned_share=max_untuned_share,
+        untuned=untuned,
     )
 
 
@@ -181,10 +182,13 @@ def test_a_bench_shows_which_kernel_is_untuned_and_how_much_of_the_time_it_is(
 ) -> None:
     with pytest.raises(UntunedKernelError, match=place.pool.key):
         bench(place, 0.0)
-    result = bench(place, 0.99)
+    result = bench(place, 0.99, untuned=True)
     (untuned,) = (row for row in result.kernels if not row["tuned"])
     assert untuned["key"] == place.pool.key
     assert result.latency.untuned_flag is not None
+    assert untuned["untuned_us"] == untuned["best_us"]
+    assert untuned["speed_up"] is None
+    assert all(row["speed_up"] > 0 for row in result.kernels if row["tuned"])
     assert f"), {result.latency.untuned_flag};" in result.line
     assert "untuned, their own times" in result.line
     share = result.latency.tuned_share

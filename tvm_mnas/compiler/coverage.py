@@ -43,11 +43,14 @@ def tuned_share(
     if not untuned:
         return 1.0
     for kernel in untuned:
-        if max_untuned_share == 0 or not _is_time(untuned_us.get(kernel.key)):
+        if max_untuned_share == 0:
             raise UntunedKernelError(
-                f"a latency needs a tuning record for every kernel, and {kernel.name} ({kernel.key}) "
-                f"has none; every schedule tried for it failed, see the run's log"
-                + (", and it could not be timed without one either" if max_untuned_share else "")
+                f"{_rule(kernel)}; `--allow-untuned 5%` lets one in that takes less than that of the run time"
+            )
+        if not _is_time(untuned_us.get(kernel.key)):
+            raise UntunedKernelError(
+                f"{_rule(kernel)}, and it could not be timed without one either; "
+                f"`tvm-mnas devices` shows whether the device is there"
             )
     tuned_us = sum(
         (store.best_us(kernel.key) or 0.0) * kernel.calls
@@ -66,6 +69,13 @@ def tuned_share(
             f"`tvm-mnas tune MODEL --trials-per-kernel N` with more schedules than before may find one that runs"
         )
     return tuned_us / (tuned_us + without_us)
+
+
+def _rule(kernel: Kernel) -> str:
+    return (
+        f"a latency needs a tuning record for every kernel, and {kernel.name} ({kernel.key}) has none; "
+        f"every schedule tried for it failed, see the run's log"
+    )
 
 
 def _is_time(time_us: float | None) -> bool:

@@ -284,6 +284,10 @@ def _add_untuned(
     kernels = {kernel.key: kernel for kernel in lowered.kernels}
     for done, row in enumerate(rows):
         observer.stage("untuned kernels", done, len(rows))
+        if not row["tuned"]:
+            # It was timed that way already, to learn its share.
+            row["untuned_us"] = row["best_us"]
+            continue
         with contextlib.suppress(DeviceError):
             row["untuned_us"] = measure_untuned(workbench, kernels[row["key"]], directory)
         if row["untuned_us"] is not None:
