@@ -438,12 +438,14 @@ def test_a_report_is_written_and_printed(place: Path) -> None:
 
 
 def test_a_pareto_set_says_how_much_of_each_time_is_in_untuned_kernels(place: Path) -> None:
-    heading, *rows = done("report", "run", cwd=place).splitlines()[1:]
-    assert "of it untuned" in heading
-    rows = [row for row in rows if " ms " in row]
-    assert rows
+    text = done("report", "run", cwd=place)
+    assert "untuned: the part of the run time in kernels without a tuning record" in text
+    (heading,) = (line for line in text.splitlines() if line.startswith("trial "))
+    assert heading.split()[3:5] == ["latency", "untuned"]
+    rows = [line for line in text.splitlines() if " ms " in line]
+    assert rows, "in eighty columns a latency keeps its unit"
     # Three percent of each, as tests/report/runs.py makes them.
-    assert all(" 3 % " in row for row in rows)
+    assert all(" 3.0 % " in row for row in rows)
 
 
 def test_the_untuned_share_of_a_search_is_kept_for_its_resumption(

@@ -233,19 +233,19 @@ def _show_result(directory: RunDirectory, result: SearchResult, *, as_json: bool
 
 
 def _print_pareto(rows: list[dict[str, Any]]) -> None:
-    # A column of zeros would only take room: it is there where it says something.
-    untuned = (
-        [Column("of it untuned", "untuned")] if any(r["untuned_percent"] for r in rows) else []
-    )
+    from tvm_mnas.devices.latency import format_percent
+
+    # A column of zeros would say nothing, and in 80 columns there is room for one of the two.
+    flagged = any(row["untuned_percent"] for row in rows)
     columns = (
         Column("trial", "trial"),
         Column("id", "id", number=False),
         Column("accuracy", "accuracy"),
         Column("latency", "latency"),
-        *untuned,
+        *([Column("untuned", "untuned")] if flagged else []),
         Column("spread", "spread"),
         Column("reward", "reward"),
-        Column("params", "params"),
+        *([] if flagged else [Column("params", "params")]),
         Column("mult-adds", "mult_adds"),
     )
     shown = [
@@ -254,7 +254,7 @@ def _print_pareto(rows: list[dict[str, Any]]) -> None:
             "id": row["id"],
             "accuracy": f"{row['accuracy_percent']:.2f} %",
             "latency": format_ms(row["latency_ms"]) + (" emulated" if row["emulated"] else ""),
-            "untuned": f"{row['untuned_percent'] or 0:.2g} %",
+            "untuned": f"{format_percent(row['untuned_percent'] or 0.0)} %",
             "spread": f"{row['spread_percent']:.1f} %" + (" !" if row["noisy"] else ""),
             "reward": f"{row['reward']:.4f}",
             "params": format_count(row["parameters"]),
@@ -262,7 +262,10 @@ def _print_pareto(rows: list[dict[str, Any]]) -> None:
         }
         for row in rows
     ]
-    print_table("Pareto set (! marks a spread beyond the profile's)", columns, shown, as_json=False)
+    title = "Pareto set (! marks a spread beyond the profile's)"
+    if flagged:
+        title += "\nuntuned: the part of the run time in kernels without a tuning record"
+    print_table(title, columns, shown, as_json=False)
 
 
 @app.command()

@@ -8,7 +8,7 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
-from tvm_mnas.devices.latency import Coverage, Latency, spread_of
+from tvm_mnas.devices.latency import Coverage, Latency, format_percent, spread_of
 from tvm_mnas.errors import MeasurementError
 
 LATENCY = Latency(
@@ -122,3 +122,11 @@ def test_a_stored_latency_without_its_emulated_flag_does_not_load() -> None:
         Latency.from_dict(data)
     with pytest.raises(MeasurementError, match="JSON"):
         Latency.from_json("{")
+
+
+@pytest.mark.parametrize(
+    ("percent", "text"),
+    [(0.0, "0.0"), (3.14, "3.1"), (0.1, "0.1"), (0.0049, "0.005"), (100, "100.0")],
+)
+def test_a_small_percentage_is_not_shown_as_none(percent: float, text: str) -> None:
+    assert format_percent(percent) == text

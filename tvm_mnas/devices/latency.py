@@ -171,10 +171,12 @@ class Latency:
 
 def untuned_flag(percent: float | None) -> str | None:
     """Return what has to stand beside a latency of which `percent` is in untuned kernels, `None` if nothing has to."""
-    if not percent:
-        return None
-    digits = f"{percent:.1f}" if percent >= 0.1 else f"{percent:.1g}"
-    return f"{digits}% of it in untuned kernels"
+    return f"{format_percent(percent)}% of it in untuned kernels" if percent else None
+
+
+def format_percent(percent: float) -> str:
+    """Return `percent` with one decimal, or with as many as it takes not to show a small part as none."""
+    return f"{percent:.1f}" if percent == 0 or percent >= 0.1 else f"{percent:.1g}"
 
 
 def spread_of(samples: Sequence[float]) -> float:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from tvm_mnas import __version__
 from tvm_mnas.config import SearchConfig
-from tvm_mnas.devices.latency import untuned_flag
+from tvm_mnas.devices.latency import format_percent, untuned_flag
 from tvm_mnas.report.markup import Column, Markup, code, element, join, pairs, section, table
 from tvm_mnas.report.tables import (
     EMULATED,
@@ -226,7 +226,11 @@ def _candidates_section(records: Sequence[TrialRecord]) -> Markup:
 
 def _candidate_table(rows: Sequence[Row], *, most: int = _MOST_CANDIDATES) -> Markup:
     untuned = (
-        [Column("of it untuned", "untuned_percent", lambda value: f"{value or 0:.2g}%")]
+        [
+            Column(
+                "of it untuned", "untuned_percent", lambda value: f"{format_percent(value or 0.0)}%"
+            )
+        ]
         if any(row["untuned_percent"] for row in rows)
         else []
     )
@@ -374,7 +378,7 @@ def _show_untuned(row: Row) -> str:
 
 
 def _show_share(value: float) -> str:
-    return "all of it" if value == 1 else f"{100 * value:.4g}%"
+    return "all of it" if value == 1 else f"all but {format_percent(100.0 * (1.0 - value))}%"
 
 
 def _show_trials(numbers: Sequence[int], *, most: int = 12) -> str:

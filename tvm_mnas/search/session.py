@@ -92,7 +92,9 @@ class SearchResult:
             lines.append("no candidate succeeded; `tvm-mnas report RUN` lists the reasons")
             return lines
         accuracy, latency = self.manifest["accuracy"], self.manifest["latency"]
-        untuned = untuned_flag(Coverage(**latency["coverage"]).untuned_percent)
+        untuned = untuned_flag(
+            Coverage(tuned_share=latency.get("coverage", {}).get("tuned_share")).untuned_percent
+        )
         flag = f", {untuned}" if untuned else ""
         lines += [
             f"best: trial {self.best.number}, {self.manifest['architecture']}",
