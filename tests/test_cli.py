@@ -14,9 +14,10 @@ from pathlib import Path
 
 import optuna
 import pytest
+from typer.testing import CliRunner
 
 from tests.report.runs import make_run
-from tvm_mnas import __version__
+from tvm_mnas import __version__, cli
 from tvm_mnas.config import SearchConfig
 from tvm_mnas.resources import resource_directory
 from tvm_mnas.search.run import EVALUATION_ATTRIBUTE, REPEATS_ATTRIBUTE, RunDirectory
@@ -274,6 +275,23 @@ MISTAKES = {
     "unknown flag": Mistake("search --colour red", 2, ("--colour", "`tvm-mnas --help`")),
     "unknown command": Mistake("paint", 2, ("'paint'", "`tvm-mnas --help`")),
     "argument that is missing": Mistake("report", 2, ("run", "--help")),
+    **{
+        f"untuned kernels allowed: {text}": Mistake(
+            f"{command} --allow-untuned {text}", 2, (repr(text), "--allow-untuned 5%")
+        )
+        for command, text in (
+            ("search", "5"),
+            ("search", "many"),
+            ("search", "100%"),
+            ("search", "nan"),
+            ("bench i16", "150%"),
+            ("bench i16", "0.05ms"),
+            ("bench i16", "%"),
+        )
+    },
+    "resumed with another limit": Mistake(
+        "search --resume run --allow-untuned 5%", 2, ("--resume", "start a new run")
+    ),
     "model that is none": Mistake(
         "bench nonsense", 2, ("'nonsense'", "`tvm-mnas space quickstart --sample 1`")
     ),
@@ -417,6 +435,31 @@ def test_a_report_is_written_and_printed(place: Path) -> None:
     assert {file.suffix for file in files} >= {".html", ".png"}
     after = contents(place / "run")
     assert {name: after[name] for name in before} == before, "a report changed the run"
+
+
+def test_a_pareto_set_says_how_much_of_each_time_is_in_untuned_kernels(place: Path) -> None:
+    text = done("report", "run", cwd=place)
+    assert "untuned: the part of the run time in kernels without a tuning record" in text
+    (heading,) = (line for line in text.splitlines() if line.startswith("trial "))
+    assert heading.split()[3:5] == ["latency", "untuned"]
+    rows = [line for line in text.splitlines() if " ms " in line]
+    assert rows, "in eighty columns a latency keeps its unit"
+    # Three percent of each, as tests/report/runs.py makes them.
+    assert all(" 3.0 % " in row for row in rows)
+
+
+def test_the_untuned_share_of_a_search_is_kept_for_its_resumption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[RunDirectory] = []
+    monkeypatch.setattr(cli, "_search", lambda run, changes, as_json: started.append(run))
+    path = str(tmp_path / "run")
+    for arguments in (["--run", path, "--allow-untuned", "5%"], ["--resume", path]):
+        finished = CliRunner().invoke(cli.app, ["search", *arguments])
+        assert finished.exit_code == 0, finished.output
+    assert [run.config.max_untuned_share for run in started] == [0.05, 0.05]
+    CliRunner().invoke(cli.app, ["search", "--run", f"{path}-2"])
+    assert started[2].config.max_untuned_share == 0.0
 
 
 def test_output_that_nobody_reads_is_no_failure_of_ours(tmp_path: Path) -> None:

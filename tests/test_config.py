@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tvm_mnas.config import ALGORITHMS, SearchConfig, read_settings
+from tvm_mnas.config import ALGORITHMS, SearchConfig, parse_untuned_share, read_settings
 from tvm_mnas.errors import ConfigError
 
 SETTINGS = [field.name for field in dataclasses.fields(SearchConfig)]
@@ -41,6 +41,7 @@ CONFIGS = {
         train_batch=1,
         learning_rate=1e-05,
         trials_per_kernel=64,
+        max_untuned_share=0.05,
         finalists=1,
         final_steps=5,
         jobs=3,
@@ -74,6 +75,30 @@ def test_the_defaults_need_neither_device_nor_data() -> None:
     assert (config.space, config.device, config.data) == ("quickstart", "local", "embedded")
     # Twenty-four different candidates are promised, and some trials meet one again.
     assert config.trials > 24
+
+
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [
+        ("5%", 0.05),
+        ("0.05", 0.05),
+        (" 2.5 % ", 0.025),
+        (".5%", 0.005),
+        ("0", 0.0),
+        ("99.9%", 0.999),
+    ],
+)
+def test_a_part_of_the_run_time_is_read_with_or_without_its_sign(text: str, share: float) -> None:
+    assert parse_untuned_share(text) == pytest.approx(share, rel=1e-15)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "%", "5", "1", "100%", "-5%", "-0.05", "nan", "inf", "1e-2", "5%%", "5 ms", "5,0%"]
+)
+def test_what_is_no_part_of_the_run_time_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="--allow-untuned 5%") as caught:
+        parse_untuned_share(text)
+    assert repr(text) in str(caught.value)
 
 
 def test_a_configuration_cannot_be_changed() -> None:
@@ -128,6 +153,9 @@ def test_a_value_of_another_type_is_named(key: str, value: object) -> None:
         ("learning_rate", 0.0),
         ("alpha", 0.07),
         ("beta", 1),
+        ("max_untuned_share", -0.05),
+        ("max_untuned_share", 1),
+        ("max_untuned_share", 5.0),
     ],
 )
 def test_a_value_that_breaks_a_rule_is_named(key: str, value: float) -> None:

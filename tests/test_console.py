@@ -99,6 +99,14 @@ def test_a_time_on_an_emulator_is_marked() -> None:
     assert "EMULATED, not a latency" in line
 
 
+def test_a_time_with_untuned_kernels_in_it_is_marked() -> None:
+    line = trial_line(make_success(12, A, 0.8125, make_latency(0.0612, tuned_share=0.969)))
+    assert "3.1% of it in untuned kernels" in line
+    assert "untuned" not in trial_line(
+        make_success(12, A, 0.8125, make_latency(0.0612, tuned_share=1.0))
+    )
+
+
 def test_a_search_through_a_pipe_is_a_line_per_trial(messages: io.StringIO) -> None:
     with SearchDisplay(3) as display:
         display.stage("training", 0, 240)

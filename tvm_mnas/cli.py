@@ -18,11 +18,11 @@ from typer.main import get_command
 from tvm_mnas import __version__
 from tvm_mnas.commands.bench import bench
 from tvm_mnas.commands.devices import devices
-from tvm_mnas.commands.options import DEFAULTS, AsJson
+from tvm_mnas.commands.options import ALLOW_UNTUNED, DEFAULTS, AsJson
 from tvm_mnas.commands.records import records_app
 from tvm_mnas.commands.space import space
 from tvm_mnas.commands.tune import tune
-from tvm_mnas.config import SearchConfig, read_settings
+from tvm_mnas.config import SearchConfig, parse_untuned_share, read_settings
 from tvm_mnas.console import (
     MESSAGES,
     OUTPUT,
@@ -91,6 +91,9 @@ def search(
     trials_per_kernel: Annotated[
         int | None, typer.Option(help="Schedules to measure for a kernel without records.")
     ] = None,
+    allow_untuned: Annotated[
+        str | None, typer.Option(help=ALLOW_UNTUNED, metavar="PERCENT")
+    ] = None,
     finalists: Annotated[
         int | None, typer.Option(help="Best candidates to retrain before naming one.")
     ] = None,
@@ -124,6 +127,7 @@ def search(
         "seed": seed,
         "train_steps": train_steps,
         "trials_per_kernel": trials_per_kernel,
+        "max_untuned_share": None if allow_untuned is None else parse_untuned_share(allow_untuned),
         "finalists": finalists,
         "final_steps": final_steps,
         "jobs": jobs,
@@ -229,14 +233,19 @@ def _show_result(directory: RunDirectory, result: SearchResult, *, as_json: bool
 
 
 def _print_pareto(rows: list[dict[str, Any]]) -> None:
+    from tvm_mnas.devices.latency import format_percent
+
+    # A column of zeros would say nothing, and in 80 columns there is room for one of the two.
+    flagged = any(row["untuned_percent"] for row in rows)
     columns = (
         Column("trial", "trial"),
         Column("id", "id", number=False),
         Column("accuracy", "accuracy"),
         Column("latency", "latency"),
+        *([Column("untuned", "untuned")] if flagged else []),
         Column("spread", "spread"),
         Column("reward", "reward"),
-        Column("params", "params"),
+        *([] if flagged else [Column("params", "params")]),
         Column("mult-adds", "mult_adds"),
     )
     shown = [
@@ -245,6 +254,7 @@ def _print_pareto(rows: list[dict[str, Any]]) -> None:
             "id": row["id"],
             "accuracy": f"{row['accuracy_percent']:.2f} %",
             "latency": format_ms(row["latency_ms"]) + (" emulated" if row["emulated"] else ""),
+            "untuned": f"{format_percent(row['untuned_percent'] or 0.0)} %",
             "spread": f"{row['spread_percent']:.1f} %" + (" !" if row["noisy"] else ""),
             "reward": f"{row['reward']:.4f}",
             "params": format_count(row["parameters"]),
@@ -252,7 +262,10 @@ def _print_pareto(rows: list[dict[str, Any]]) -> None:
         }
         for row in rows
     ]
-    print_table("Pareto set (! marks a spread beyond the profile's)", columns, shown, as_json=False)
+    title = "Pareto set (! marks a spread beyond the profile's)"
+    if flagged:
+        title += "\nuntuned: the part of the run time in kernels without a tuning record"
+    print_table(title, columns, shown, as_json=False)
 
 
 @app.command()

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from tvm_mnas.errors import ConfigError
+
+_SHARE = re.compile(r"(?P<number>\d+(?:\.\d*)?|\.\d+)\s*(?P<percent>%?)")
 
 ALGORITHMS = ("ppo", "evolution", "random", "tpe", "nsga2")
 """Names that `--algorithm` takes. The first three resume bit for bit."""
@@ -26,7 +29,8 @@ class SearchConfig:
 
     `target_latency_ms`, `alpha` and `beta` are T and the exponents of equations 2 and 3 of the paper. A batch is
     the number of candidates between two updates of the controller. `finalists` are retrained for `final_steps`
-    before one of them is named the best. Raises `ConfigError` where a value breaks a rule.
+    before one of them is named the best. `max_untuned_share` (0..1) of a network's run time may be in kernels without
+    a tuning record; 0 refuses a network with any. Raises `ConfigError` where a value breaks a rule.
     """
 
     space: str = "quickstart"
@@ -43,6 +47,7 @@ class SearchConfig:
     train_batch: int = 64
     learning_rate: float = 0.01
     trials_per_kernel: int = 8
+    max_untuned_share: float = 0.0
     finalists: int = 2
     final_steps: int = 480
     jobs: int = 0
@@ -64,6 +69,7 @@ class SearchConfig:
                 raise ConfigError(
                     f"{name} is at most 0 (the paper takes -0.07, 0 or -1), not {value}"
                 )
+        check_untuned_share(self.max_untuned_share)
         if self.algorithm not in ALGORITHMS:
             raise ConfigError(
                 f"the algorithm is one of {', '.join(ALGORITHMS)}, not {self.algorithm!r}"
@@ -90,6 +96,34 @@ class SearchConfig:
             raise ConfigError(
                 f"{source}: {error}; `tvm-mnas search --help` says what each setting is"
             ) from error
+
+
+def check_untuned_share(share: float) -> None:
+    """Refuse a `max_untuned_share` that is none.
+
+    Raises:
+        ConfigError: if it is below 0, or lets in a network without a tuned kernel.
+    """
+    if not 0 <= share < 1:
+        raise ConfigError(f"max_untuned_share is 0 or more and below 1, not {share}")
+
+
+def parse_untuned_share(text: str) -> float:
+    """Return the part (0..1) of the run time that `text` states, such as `5%` or `0.05`.
+
+    Raises:
+        ConfigError: if it is neither a percentage nor a fraction, or not below 100%.
+    """
+    match = _SHARE.fullmatch(text.strip())
+    share = float(match["number"]) / (100 if match["percent"] else 1) if match else math.inf
+    try:
+        check_untuned_share(share)
+    except ConfigError as error:
+        raise ConfigError(
+            f"a part of the run time is a percentage or a fraction below 1, not {text!r}: "
+            f"write, for example, --allow-untuned 5%"
+        ) from error
+    return share
 
 
 def read_settings(path: Path) -> dict[str, object]:

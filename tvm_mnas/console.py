@@ -98,7 +98,9 @@ def trial_line(record: TrialRecord) -> str:
     objectives = evaluation.objectives
     assert objectives is not None
     accuracy, latency_ms = objectives
-    flag = "  EMULATED, not a latency" if evaluation.latency and evaluation.latency.emulated else ""
+    latency = evaluation.latency
+    flag = f"  {latency.untuned_flag}" if latency and latency.untuned_flag else ""
+    flag += "  EMULATED, not a latency" if latency and latency.emulated else ""
     return (
         f"{head}  accuracy {accuracy:6.2%}  latency {format_ms(latency_ms):>9}"
         f"  reward {record.reward:.4f}{flag}"

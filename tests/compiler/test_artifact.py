@@ -16,7 +16,7 @@ import torch
 from tests.compiler.conftest import SHAPE, FixedRunner, Mean, Tuned, small_network
 from tvm_mnas.compiler.artifact import CompiledArtifact, compile_network
 from tvm_mnas.compiler.linking import Linker
-from tvm_mnas.compiler.lowering import LoweredNetwork, lower_network
+from tvm_mnas.compiler.lowering import Kernel, LoweredNetwork, lower_network
 from tvm_mnas.compiler.records import RecordStore
 from tvm_mnas.compiler.tuning import TuningBudget, tune_kernels
 from tvm_mnas.compiler.workers import WarmBuilder
@@ -152,6 +152,102 @@ def test_a_kernel_without_a_record_is_named_and_nothing_is_written(
     assert left_out.name in str(caught.value)
     assert left_out.key in str(caught.value)
     assert not (tmp_path / "net.so").exists()
+
+
+@pytest.fixture(scope="module")
+def half_tuned(
+    lowered: LoweredNetwork,
+    tuned: Tuned,
+    builder: WarmBuilder,
+    target: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[RecordStore, Kernel]:
+    """Return records of the small network in which every schedule of one kernel, the mean, failed."""
+    mean = next(kernel for kernel in lowered.kernels if kernel.name.startswith("mean"))
+    others = [kernel for kernel in lowered.kernels if kernel is not mean]
+    directory = tmp_path_factory.mktemp("half") / "records"
+    tuned.store.subset(others, directory)
+    store = RecordStore.open(directory, target=target)
+    tune_kernels(
+        [mean],
+        store,
+        target=target,
+        builder=builder,
+        runner=FixedRunner(lambda run: "crash: signal 11"),
+        budget=TuningBudget(trials_per_kernel=2),
+        seed=0,
+    )
+    assert store.trials(mean.key) == 2
+    return store, mean
+
+
+def test_a_kernel_of_which_nothing_ran_is_refused_by_default(
+    lowered: LoweredNetwork, half_tuned: tuple[RecordStore, Kernel], tmp_path: Path
+) -> None:
+    store, mean = half_tuned
+    with pytest.raises(UntunedKernelError, match=mean.key):
+        compile_network(lowered, store, tmp_path / "net.so", untuned_us={mean.key: 1e-3})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_kernel_may_stay_untuned_by_choice_and_its_share_is_told(
+    lowered: LoweredNetwork, half_tuned: tuple[RecordStore, Kernel], tmp_path: Path
+) -> None:
+    store, mean = half_tuned
+    tuned_us = sum(
+        (store.best_us(kernel.key) or 0.0) * kernel.calls
+        for kernel in lowered.kernels
+        if kernel is not mean
+    )
+    artifact = compile_network(
+        lowered,
+        store,
+        tmp_path / "net.so",
+        untuned_us={mean.key: tuned_us / 19 / mean.calls},
+        max_untuned_share=0.06,
+    )
+    assert artifact.tuned_share == pytest.approx(0.95, rel=1e-12)
+    assert artifact.tuned_kernels == artifact.kernels - 1 == len(lowered.kernels) - 1
+    expected = predict(small_network(), IMAGES)
+    outputs = _run(artifact.path, tmp_path)
+    np.testing.assert_allclose(outputs, expected, rtol=0.0, atol=1e-4)
+
+
+def test_above_the_limit_nothing_is_written(
+    lowered: LoweredNetwork, half_tuned: tuple[RecordStore, Kernel], tmp_path: Path
+) -> None:
+    store, mean = half_tuned
+    with pytest.raises(UntunedKernelError, match=f"at most 6%.*{mean.key}"):
+        compile_network(
+            lowered,
+            store,
+            tmp_path / "net.so",
+            untuned_us={mean.key: 1e6},
+            max_untuned_share=0.06,
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_choice_does_not_cover_a_record_of_other_code(
+    lowered: LoweredNetwork,
+    half_tuned: tuple[RecordStore, Kernel],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store, mean = half_tuned
+    (other,) = (k for k in lowered.kernels if k.name.startswith("matmul"))
+    kept = [kernel for kernel in lowered.kernels if kernel is not other]
+    # A record that is there and that TVM does not apply.
+    database = store.database(kept)
+    monkeypatch.setattr(store, "database", lambda kernels: database)
+    with pytest.raises(UntunedKernelError, match="matmul.*delete the tuning records"):
+        compile_network(
+            lowered,
+            store,
+            tmp_path / "net.so",
+            untuned_us={mean.key: 1e-3},
+            max_untuned_share=0.9,
+        )
 
 
 def test_a_linker_that_fails_leaves_the_library_that_was_there(

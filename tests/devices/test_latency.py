@@ -8,7 +8,7 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
-from tvm_mnas.devices.latency import Coverage, Latency, spread_of
+from tvm_mnas.devices.latency import Coverage, Latency, format_percent, spread_of
 from tvm_mnas.errors import MeasurementError
 
 LATENCY = Latency(
@@ -95,6 +95,26 @@ def test_a_stored_latency_that_contradicts_itself_does_not_load(change: dict[str
         Latency.from_json(json.dumps(LATENCY.to_dict() | change))
 
 
+@pytest.mark.parametrize(
+    ("share", "flag"),
+    [
+        (None, None),
+        (1.0, None),
+        (0.969, "3.1% of it in untuned kernels"),
+        (0.588, "41.2% of it in untuned kernels"),
+        (0.0, "100.0% of it in untuned kernels"),
+        # However small, a part is never shown as none.
+        (0.99996, "0.004% of it in untuned kernels"),
+    ],
+)
+def test_a_latency_says_how_much_of_it_is_in_untuned_kernels(
+    share: float | None, flag: str | None
+) -> None:
+    latency = replace(LATENCY, coverage=replace(LATENCY.coverage, tuned_share=share))
+    assert latency.untuned_flag == flag
+    assert Latency.from_json(latency.to_json()).untuned_flag == flag
+
+
 def test_a_stored_latency_without_its_emulated_flag_does_not_load() -> None:
     data = LATENCY.to_dict()
     del data["emulated"]
@@ -102,3 +122,11 @@ def test_a_stored_latency_without_its_emulated_flag_does_not_load() -> None:
         Latency.from_dict(data)
     with pytest.raises(MeasurementError, match="JSON"):
         Latency.from_json("{")
+
+
+@pytest.mark.parametrize(
+    ("percent", "text"),
+    [(0.0, "0.0"), (3.14, "3.1"), (0.1, "0.1"), (0.0049, "0.005"), (100, "100.0")],
+)
+def test_a_small_percentage_is_not_shown_as_none(percent: float, text: str) -> None:
+    assert format_percent(percent) == text

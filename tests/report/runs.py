@@ -17,7 +17,12 @@ REWARD = Reward.soft(0.06)
 
 
 def make_latency(
-    median_ms: float, *, emulated: bool = False, device_key: str = "local", spread: float = 0.02
+    median_ms: float,
+    *,
+    emulated: bool = False,
+    device_key: str = "local",
+    spread: float = 0.02,
+    tuned_share: float = 0.97,
 ) -> Latency:
     """A latency of five samples around `median_ms` with an interquartile range of `spread` of it."""
     samples = tuple(median_ms * (1.0 + spread * step) for step in (-1.0, -0.5, 0.0, 0.5, 1.0))
@@ -30,7 +35,7 @@ def make_latency(
         measured_at="2025-01-02T03:04:05+00:00",
         emulated=emulated,
         max_spread=0.05,
-        coverage=Coverage(kernels=12, tuned_kernels=12, trials=96, tuned_share=0.97),
+        coverage=Coverage(kernels=12, tuned_kernels=12, trials=96, tuned_share=tuned_share),
     )
 
 

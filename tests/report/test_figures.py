@@ -202,6 +202,18 @@ def test_titles_labels_and_counts_are_there(build: Builder) -> None:
 
 
 @every_figure
+def test_times_with_untuned_kernels_in_them_say_so(build: Builder) -> None:
+    (architecture,) = sample_architectures(1)
+
+    def texts(share: float) -> str:
+        record = make_success(0, architecture, 0.7, make_latency(0.05, tuned_share=share))
+        return " ".join(texts_of(build([record])).split())
+
+    assert "up to 3.1% of it in untuned kernels" in texts(0.969)
+    assert "untuned" not in texts(1.0)
+
+
+@every_figure
 def test_emulated_times_are_never_called_latencies(build: Builder) -> None:
     figure = build(make_run(20, emulated=True, device_key="k" * 200))
     assert "emulated: not a latency" in " ".join(texts_of(figure).split())

@@ -58,10 +58,17 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def make_page(records: list[TrialRecord], *, config: SearchConfig | None = None) -> Page:
+def make_page(
+    records: list[TrialRecord],
+    *,
+    config: SearchConfig | None = None,
+    export: TrialRecord | None = None,
+) -> Page:
     config = config or SearchConfig()
     reward = Reward(config.target_latency_ms, config.alpha, config.beta)
-    return Page(build_page(records, reward, config, [PICTURE], title="a run"))
+    latency = None if export is None else export.evaluation.latency
+    manifest = None if latency is None else {"latency": latency.to_dict()}
+    return Page(build_page(records, reward, config, [PICTURE], title="a run", manifest=manifest))
 
 
 def test_the_page_has_every_part() -> None:
@@ -121,6 +128,22 @@ def test_emulated_times_are_labelled() -> None:
     assert "Times on this page come from an emulator" in page.text
     assert "time (emulated: not a latency)" in page.text
     assert "emulated" not in make_page(make_run(10)).text
+
+
+def test_times_with_untuned_kernels_in_them_are_labelled() -> None:
+    a, b = sample_architectures(2)
+    tuned = make_success(0, a, 0.7, make_latency(0.05, tuned_share=1.0))
+    other = make_success(1, b, 0.9, make_latency(0.05, tuned_share=0.969))
+    text = make_page([tuned, other]).text
+    assert "Latency on this page: up to 3.1% of it in untuned kernels" in text
+    # The best one's line and tile, and a column in the tables.
+    assert text.count("3.1% of it in untuned kernels") >= 3
+    assert "of it untuned" in text
+    assert "all but 3.1%" in make_page([other], export=other).text
+    text = make_page([tuned], export=tuned).text
+    assert "all of it" in text
+    assert "untuned kernels" not in text
+    assert "of it untuned" not in text
 
 
 def test_latencies_that_do_not_compare_are_called_out() -> None:

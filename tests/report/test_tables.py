@@ -30,6 +30,7 @@ from tvm_mnas.report.tables import (
     pareto_records,
     pareto_rows,
     provenance_rows,
+    worst_untuned_percent,
 )
 from tvm_mnas.search.evaluation import Effort
 from tvm_mnas.search.run import TrialRecord
@@ -95,6 +96,18 @@ def test_a_row_of_an_emulated_time_says_so() -> None:
     (architecture,) = sample_architectures(1)
     record = make_success(0, architecture, 0.75, make_latency(0.05, emulated=True))
     assert candidate_row(record)["emulated"] is True
+
+
+def test_a_row_says_how_much_of_the_time_is_in_untuned_kernels() -> None:
+    a, b = sample_architectures(2)
+    records = [
+        make_success(0, a, 0.75, make_latency(0.05, tuned_share=0.96)),
+        make_success(1, b, 0.75, make_latency(0.05, tuned_share=1.0)),
+    ]
+    percents = [candidate_row(record)["untuned_percent"] for record in records]
+    assert percents == [pytest.approx(4.0), 0.0]
+    assert worst_untuned_percent(records) == pytest.approx(4.0)
+    assert worst_untuned_percent(records[1:]) == worst_untuned_percent([]) == 0.0
 
 
 def test_a_failed_candidate_has_no_row_of_numbers() -> None:

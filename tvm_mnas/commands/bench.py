@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from tvm_mnas.commands.options import DEFAULTS, AsJson, Records
+from tvm_mnas.commands.options import ALLOW_UNTUNED, DEFAULTS, AsJson, Records
+from tvm_mnas.config import parse_untuned_share
 from tvm_mnas.console import OUTPUT, Column, SearchDisplay, print_json, print_table
 
 
@@ -17,6 +18,7 @@ def bench(
     trials_per_kernel: Annotated[
         int, typer.Option(help="Schedules to measure for a kernel without records.")
     ] = 32,
+    allow_untuned: Annotated[str, typer.Option(help=ALLOW_UNTUNED, metavar="PERCENT")] = "0%",
     records: Records = DEFAULTS.records,
     seed: Annotated[int, typer.Option(help="The seed of weights and tuning.")] = 0,
     untuned: Annotated[
@@ -27,6 +29,7 @@ def bench(
     """Tune what has no records, then time a network end to end and show its kernels."""
     from tvm_mnas.search.bench import bench_model
 
+    max_untuned_share = parse_untuned_share(allow_untuned)
     with SearchDisplay(1) as display:
         result = bench_model(
             model,
@@ -36,6 +39,7 @@ def bench(
             seed=seed,
             observer=display,
             untuned=untuned,
+            max_untuned_share=max_untuned_share,
         )
     if as_json:
         print_json(result.to_json())
@@ -52,6 +56,10 @@ def bench(
     ]
     if untuned:
         columns.append(Column("speed-up", "speed_up"))
-    print_table("Kernels, from their records", columns, result.kernels, as_json=False)
+    rows = [
+        {**row, "kernel": row["kernel"] if row["tuned"] else f"UNTUNED {row['kernel']}"}
+        for row in result.kernels
+    ]
+    print_table("Kernels, from their records", columns, rows, as_json=False)
     OUTPUT.print(result.peak_line, markup=False)
     OUTPUT.print(result.line, markup=False)

@@ -10,6 +10,10 @@ from tvm_mnas.config import SearchConfig
 
 DEFAULTS = SearchConfig()
 
+ALLOW_UNTUNED = (
+    "How much of the run time may be in kernels without a record, such as 5%; else none."
+)
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Records = Annotated[
     str, typer.Option(help="Where tuning records are kept, from one run to the next.")

@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import tvm
 from tvm import relax
 
+from tvm_mnas.compiler.coverage import tuned_share, untuned_kernels
 from tvm_mnas.compiler.externals import call_by_symbol
 from tvm_mnas.compiler.folding import fold_packing
 from tvm_mnas.compiler.linking import Linker, find_linker
 from tvm_mnas.compiler.lookup import TuningRecords
-from tvm_mnas.compiler.lowering import LoweredNetwork
+from tvm_mnas.compiler.lowering import LoweredNetwork, key_of_function
 from tvm_mnas.compiler.metaschedule import load_target
 from tvm_mnas.compiler.objects import ObjectCache
 from tvm_mnas.errors import BuildError, TvmMnasError, UntunedKernelError
 
 _SCHEDULED = "tirx.is_scheduled"
+_NONE_UNTUNED: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class CompiledArtifact:
     """A shared library with the function `main`: images (N,C,H,W) -> logits (N,classes), float32.
 
-    `kernels` counts distinct ones, `tuned_kernels` those compiled from a record (all of them), `trials` the
-    schedules that were measured for them, `tuned_share` the share of the run time spent in tuned kernels.
+    `kernels` counts distinct ones, `tuned_kernels` those compiled from a record, `trials` the schedules that were
+    measured for all, `tuned_share` the part (0..1) of the run time that is spent in tuned kernels.
     """
 
     path: Path
@@ -46,25 +49,28 @@ def compile_network(
     *,
     linker: Linker | None = None,
     objects: Path | None = None,
+    untuned_us: Mapping[str, float] = _NONE_UNTUNED,
+    max_untuned_share: float = 0.0,
 ) -> CompiledArtifact:
     """Compile `lowered` into the shared library `path`, every kernel from its best record in `store`.
 
     `objects` is a directory that keeps compiled kernels from one network to the next; without it all are compiled.
+    With `max_untuned_share` above 0 a kernel without a record may be compiled as TVM builds it by itself, if
+    `untuned_us` has its measured time that way (microseconds by key) and no more than this part (0..1) of the run time
+    is in such kernels.
 
     Raises:
-        UntunedKernelError: naming a kernel without a record: untuned it would be many times slower, and the
-            latency would say nothing of the network.
+        UntunedKernelError: naming a kernel without a record that may not stay so: untuned it would be many times
+            slower, and the latency would say nothing of the network.
         BuildError: if TVM or the linker fails.
     """
-    for kernel in lowered.kernels:
-        if not store.has(kernel.key):
-            raise UntunedKernelError(
-                f"a latency needs a tuning record for every kernel, and {kernel.name} ({kernel.key}) "
-                f"has none; every schedule tried for it failed, see the run's log"
-            )
+    share = tuned_share(
+        lowered.kernels, store, untuned_us=untuned_us, max_untuned_share=max_untuned_share
+    )
+    untuned = frozenset(kernel.key for kernel in untuned_kernels(lowered.kernels, store))
     chosen = linker if linker is not None else find_linker(lowered.target)
     try:
-        _build(lowered, store, path, chosen, objects)
+        _build(lowered, store, path, chosen, objects, untuned)
     except TvmMnasError:
         raise
     except Exception as error:
@@ -76,9 +82,9 @@ def compile_network(
     return CompiledArtifact(
         path=path,
         kernels=len(lowered.kernels),
-        tuned_kernels=len(lowered.kernels),
+        tuned_kernels=len(lowered.kernels) - len(untuned),
         trials=sum(store.trials(kernel.key) for kernel in lowered.kernels),
-        tuned_share=1.0,
+        tuned_share=share,
         size_bytes=path.stat().st_size,
     )
 
@@ -89,6 +95,7 @@ def _build(
     path: Path,
     linker: Linker,
     objects: Path | None,
+    untuned: frozenset[str],
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".build-") as name:
@@ -97,7 +104,7 @@ def _build(
         target = load_target(lowered.target)
         with target, store.database(lowered.kernels), tvm.transform.PassContext(opt_level=3):
             module = relax.transform.MetaScheduleApplyDatabase()(lowered.module)
-            _check_scheduled(module)
+            _check_scheduled(module, untuned)
             module = relax.transform.SplitLayoutRewritePreproc()(module)
             module = fold_packing(module, kept)
             cache = ObjectCache(kept, lowered.target)
@@ -131,11 +138,14 @@ def _link(
         executable.export_library(str(path), fcompile=link, workspace_dir=directory)
 
 
-def _check_scheduled(module: Any) -> None:
+def _check_scheduled(module: Any, untuned: frozenset[str]) -> None:
+    """Refuse a kernel that no record was applied to, unless its key is one of `untuned`."""
     for variable, function in module.functions_items():
         if isinstance(function, relax.Function):
             continue
-        if not (function.attrs and function.attrs.get(_SCHEDULED, 0)):
+        if function.attrs and function.attrs.get(_SCHEDULED, 0):
+            continue
+        if not untuned or key_of_function(function) not in untuned:
             raise UntunedKernelError(
                 f"a kernel is compiled from its record, and {variable.name_hint} was not; its record is "
                 f"of other code; delete the tuning records and tune again"

@@ -141,6 +141,13 @@ def _lower(module: Any, input_shape: tuple[int, int, int, int], target: str) -> 
     return LoweredNetwork(input_shape, target, _kernels_of(module, tvm_target), module)
 
 
+def key_of_function(function: Any) -> str:
+    """Return the `Kernel.key` of a function in a lowered network's module, not yet scheduled."""
+    database = load_meta_schedule().database
+    normalize = tvm.get_global_func("tvm.s_tir.meta_schedule.normalize_mod")
+    return key_of(str(database.Workload(normalize(function)).as_json()[0]))
+
+
 def _kernels_of(module: Any, target: Any) -> tuple[Kernel, ...]:
     from tvm.s_tir.analysis import estimate_tir_flops
 

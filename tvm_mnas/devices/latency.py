@@ -44,6 +44,11 @@ class Coverage:
         if share is not None and not (_is_number(share) and 0.0 <= share <= 1.0):
             raise MeasurementError(f"tuned_share must lie in 0..1, not {share!r}")
 
+    @property
+    def untuned_percent(self) -> float | None:
+        """The part of the run time spent in kernels without a record, in percent, `None` where unknown."""
+        return None if self.tuned_share is None else 100.0 * (1.0 - self.tuned_share)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
@@ -105,6 +110,11 @@ class Latency:
         """The part (0..1) of the run time spent in tuned kernels, `None` where unknown."""
         return self.coverage.tuned_share
 
+    @property
+    def untuned_flag(self) -> str | None:
+        """What has to stand beside the latency where kernels without a record had a part in it, else `None`."""
+        return untuned_flag(self.coverage.untuned_percent)
+
     def to_dict(self) -> dict[str, object]:
         """Return plain values for JSON, the derived figures included for people who read the file."""
         data: dict[str, object] = {
@@ -157,6 +167,16 @@ class Latency:
         if not isinstance(data, dict):
             raise MeasurementError(f"a stored latency must be a JSON object, not {data!r}")
         return cls.from_dict(data)
+
+
+def untuned_flag(percent: float | None) -> str | None:
+    """Return what has to stand beside a latency of which `percent` is in untuned kernels, `None` if nothing has to."""
+    return f"{format_percent(percent)}% of it in untuned kernels" if percent else None
+
+
+def format_percent(percent: float) -> str:
+    """Return `percent` with one decimal, or with as many as it takes not to show a small part as none."""
+    return f"{percent:.1f}" if percent == 0 or percent >= 0.1 else f"{percent:.1g}"
 
 
 def spread_of(samples: Sequence[float]) -> float:

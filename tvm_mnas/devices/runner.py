@@ -30,7 +30,9 @@ REASONS = {
     Status.HUNG: "timeout",
 }
 """The first word of a failed trial's message: what a report counts failures by. Beside these "bad-time" (a
-time that is no number above zero) and "no-device" (none could be leased)."""
+time that is no number above zero) and `NO_DEVICE` (none could be leased)."""
+
+NO_DEVICE = "no-device"
 
 _Arguments = Sequence[tuple[str, Sequence[int]]]
 
@@ -135,7 +137,7 @@ def measure_kernel(
                     path, arguments, timing, deadline_s=deadline_s, entry=entry
                 )
         except DeviceError as error:
-            return f"no-device: {error}"
+            return f"{NO_DEVICE}: {error}"
         if reply.status is not Status.LOST:
             break
     if reply.status is not Status.OK:

@@ -12,6 +12,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tvm_mnas.devices.latency import untuned_flag
 from tvm_mnas.report.drawing import (
     LIGHT,
     Theme,
@@ -36,6 +37,7 @@ from tvm_mnas.report.tables import (
     kernel_rows,
     measured,
     pareto_records,
+    worst_untuned_percent,
 )
 from tvm_mnas.search.reward import Reward
 from tvm_mnas.search.run import TrialRecord
@@ -255,7 +257,9 @@ def _new_picture(
     heading = f"{title} on {keys}" if keys else title
     if is_emulated(records):
         heading += f" ({EMULATED})"
-    return new_axes(heading, [_count_text(records), *notes], theme)
+    flag = untuned_flag(worst_untuned_percent(records))
+    flags = [f"Latency: up to {flag}."] if flag else []
+    return new_axes(heading, [_count_text(records), *notes, *flags], theme)
 
 
 def _shorten(key: str) -> str:

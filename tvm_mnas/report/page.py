@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from tvm_mnas import __version__
 from tvm_mnas.config import SearchConfig
+from tvm_mnas.devices.latency import format_percent, untuned_flag
 from tvm_mnas.report.markup import Column, Markup, code, element, join, pairs, section, table
 from tvm_mnas.report.tables import (
     EMULATED,
@@ -31,6 +32,7 @@ from tvm_mnas.report.tables import (
     is_emulated,
     pareto_rows,
     provenance_rows,
+    worst_untuned_percent,
 )
 from tvm_mnas.search.reward import Reward
 from tvm_mnas.search.run import TrialRecord
@@ -117,10 +119,13 @@ def _header(title: str, config: SearchConfig, reward: Reward) -> Markup:
 
 
 def _warning(records: Sequence[TrialRecord]) -> Markup:
-    if not is_emulated(records):
-        return Markup()
-    text = f"Times on this page come from an emulator ({EMULATED}); they rank nothing."
-    return element("p", text, attributes={"class": "warning"})
+    texts: list[str] = []
+    if is_emulated(records):
+        texts.append(f"Times on this page come from an emulator ({EMULATED}); they rank nothing.")
+    flag = untuned_flag(worst_untuned_percent(records))
+    if flag is not None:
+        texts.append(f"Latency on this page: up to {flag}, which have no tuning record.")
+    return join(element("p", text, attributes={"class": "warning"}) for text in texts)
 
 
 def _tiles(records: Sequence[TrialRecord], star: TrialRecord | None, reward: Reward) -> Markup:
@@ -130,9 +135,10 @@ def _tiles(records: Sequence[TrialRecord], star: TrialRecord | None, reward: Rew
     if star is not None:
         row = candidate_row(star)
         share = row["latency_ms"] / reward.target_latency_ms
+        untuned = _show_untuned(row)
         tiles += [
             (f"{row['accuracy_percent']:.2f}%", "accuracy of the best, in the search"),
-            (_show_ms(row["latency_ms"]), f"{_time_word(row)}, {share:.0%} of the target"),
+            (_show_ms(row["latency_ms"]), f"{_time_word(row)}, {share:.0%} of the target{untuned}"),
             (f"{row['reward']:.4f}", "its reward"),
         ]
     tiles += [
@@ -155,7 +161,10 @@ def _best_section(star: TrialRecord | None) -> Markup:
                 ("architecture", code(row["architecture"])),
                 ("id", code(row["id"])),
                 ("accuracy in the search", _show_accuracy(row)),
-                (_time_word(row), f"{_show_ms(row['latency_ms'])}, spread {_show_spread(row)}"),
+                (
+                    _time_word(row),
+                    f"{_show_ms(row['latency_ms'])}, spread {_show_spread(row)}{_show_untuned(row)}",
+                ),
                 ("reward", f"{row['reward']:.4f}"),
                 ("parameters", f"{row['parameters']:,}"),
                 ("mult-adds", f"{row['mult_adds']:,}"),
@@ -174,6 +183,7 @@ def _export_section(manifest: Mapping[str, Any]) -> Markup:
         ("training steps", ("accuracy", "validation", "steps"), lambda v: f"{v:,}"),
         (EMULATED if emulated else "latency", ("latency", "latency_ms"), _show_ms),
         ("spread", ("latency", "spread"), lambda v: f"{v:.1%}"),
+        ("run time in tuned kernels", ("latency", "coverage", "tuned_share"), _show_share),
         ("largest difference from torch", ("agreement", "largest_relative_difference"), _show_tiny),
         ("size", ("artifact", "size_bytes"), lambda v: f"{v / 1e6:.2f} MB"),
         ("kernels", ("artifact", "kernels"), str),
@@ -218,6 +228,15 @@ def _candidates_section(records: Sequence[TrialRecord]) -> Markup:
 
 
 def _candidate_table(rows: Sequence[Row], *, most: int = _MOST_CANDIDATES) -> Markup:
+    untuned = (
+        [
+            Column(
+                "of it untuned", "untuned_percent", lambda value: f"{format_percent(value or 0.0)}%"
+            )
+        ]
+        if any(row["untuned_percent"] for row in rows)
+        else []
+    )
     columns = (
         Column("trial", "trial"),
         Column("accuracy", "accuracy_text"),
@@ -226,6 +245,7 @@ def _candidate_table(rows: Sequence[Row], *, most: int = _MOST_CANDIDATES) -> Ma
             "latency_ms",
             _show_ms,
         ),
+        *untuned,
         Column("spread (IQR)", "spread_text"),
         Column("reward", "reward", lambda value: f"{value:.4f}"),
         Column("parameters", "parameters", lambda value: f"{value:,}"),
@@ -361,6 +381,15 @@ def _show_accuracy(row: Row) -> str:
 
 def _show_spread(row: Row) -> str:
     return f"{row['spread_percent']:.1f}%{' noisy' if row['noisy'] else ''}"
+
+
+def _show_untuned(row: Row) -> str:
+    flag = untuned_flag(row["untuned_percent"])
+    return f", {flag}" if flag else ""
+
+
+def _show_share(value: float) -> str:
+    return "all of it" if value == 1 else f"all but {format_percent(100.0 * (1.0 - value))}%"
 
 
 def _show_trials(numbers: Sequence[int], *, most: int = 12) -> str:

@@ -85,6 +85,13 @@ def is_emulated(records: Iterable[TrialRecord]) -> bool:
     return any(latency.emulated for latency in _latencies(records))
 
 
+def worst_untuned_percent(records: Iterable[TrialRecord]) -> float:
+    """Return the largest part of any latency among `records` that is in untuned kernels, in percent."""
+    return max(
+        (latency.coverage.untuned_percent or 0.0 for latency in _latencies(records)), default=0.0
+    )
+
+
 def device_keys(records: Iterable[TrialRecord]) -> list[str]:
     """Return the keys of the devices that measured, sorted: one, if all went well."""
     return sorted({latency.device_key for latency in _latencies(records)})
@@ -107,7 +114,8 @@ def candidate_row(record: TrialRecord) -> Row:
     """Return what is known of one measured candidate.
 
     `accuracy_error_percent` is the standard error from the number of images alone, `spread_percent` the
-    interquartile range of the samples over their median; `noisy` says that it stayed beyond the profile's bound.
+    interquartile range of the samples over their median; `noisy` says that it stayed beyond the profile's bound,
+    `untuned_percent` how much of the run time is in kernels without a record, None where unknown.
 
     Raises:
         ValueError: if the candidate failed; it has no such numbers.
@@ -130,6 +138,7 @@ def candidate_row(record: TrialRecord) -> Row:
         "spread_percent": 100.0 * latency.spread,
         "noisy": latency.noisy,
         "emulated": latency.emulated,
+        "untuned_percent": latency.coverage.untuned_percent,
         "reward": record.reward,
         "parameters": cost.parameters,
         "mult_adds": cost.mult_adds,

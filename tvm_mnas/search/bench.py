@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tvm_mnas.errors import BuildError, ConfigError, MeasurementError
+from tvm_mnas.errors import BuildError, ConfigError, DeviceError, MeasurementError
 from tvm_mnas.search.evaluation import Observer
 from tvm_mnas.search.roofline import DevicePeak, measure_peak, measure_untuned
 from tvm_mnas.search.workbench import Workbench, open_workbench
@@ -27,6 +28,8 @@ CHECKED_IMAGES = 2
 @dataclass(frozen=True, slots=True)
 class BenchResult:
     """An end-to-end latency, and a row per kernel with the time that its record promises.
+
+    A kernel that is not `tuned` has the time that was measured as TVM builds it by itself.
 
     `difference` is how far the outputs are from torch's, None for an ONNX file, which has no torch network. `peak`
     is what the device's core can do at most, None where that could not be measured: `peak_failure` says why.
@@ -59,11 +62,15 @@ class BenchResult:
     def line(self) -> str:
         """The result in a line."""
         latency = self.latency
+        flag = f", {latency.untuned_flag}" if latency.untuned_flag else ""
         noisy = f", above the profile's {latency.max_spread:.0%}" if latency.noisy else ""
+        by = "by their records"
+        if not all(row["tuned"] for row in self.kernels):
+            by += " or, untuned, their own times"
         text = (
             f"{latency.latency_ms:.4g} ms end to end on {latency.device_key} "
-            f"(median of {len(latency.samples_ms)}, spread {latency.spread:.1%}{noisy}); "
-            f"the sum of its kernels by their records is {self.kernels_ms:.4g} ms, "
+            f"(median of {len(latency.samples_ms)}, spread {latency.spread:.1%}{noisy}){flag}; "
+            f"the sum of its kernels {by} is {self.kernels_ms:.4g} ms, "
             f"{self.kernels_ms / latency.latency_ms:.0%} of it"
         )
         untuned = [row["untuned_us"] for row in self.kernels]
@@ -94,11 +101,12 @@ def bench_model(
     seed: int,
     observer: Observer,
     untuned: bool = False,
+    max_untuned_share: float = 0.0,
 ) -> BenchResult:
     """Tune what lacks records, compile `model`, check it against torch and time it.
 
     `model` is a notation, an .onnx file, or RUN:TRIAL. With `untuned` each kernel is also timed as TVM builds it
-    by itself, which takes a while.
+    by itself, which takes a while. `max_untuned_share` (0..1) of the run time may be in kernels without a record.
 
     Raises:
         ConfigError: if there is no such model.
@@ -119,6 +127,7 @@ def bench_model(
             scratch=Path(directory),
             trials_per_kernel=trials_per_kernel,
             seed=seed,
+            max_untuned_share=max_untuned_share,
         ) as workbench,
     ):
         observer.stage("lowering", 0, 1)
@@ -211,18 +220,21 @@ def _peak(workbench: Workbench, directory: Path) -> tuple[DevicePeak | None, str
 def _kernel_rows(
     lowered: LoweredNetwork, workbench: Workbench, peak: DevicePeak | None
 ) -> list[dict[str, Any]]:
-    """Return a row per kernel, the costliest first; times are those of the best records."""
+    """Return a row per kernel, the costliest first; times are those of the best records, or measured without."""
     from tvm_mnas.compiler.probes import kernel_arguments, size_bytes
 
+    untuned_us = workbench.untuned_us(lowered)
     rows: list[dict[str, Any]] = []
     for kernel in lowered.kernels:
-        best_us = workbench.store.best_us(kernel.key)
-        assert best_us is not None, "compile_network refuses a network with an untuned kernel"
+        recorded_us = workbench.store.best_us(kernel.key)
+        # compile_network refuses a network with a kernel that has neither.
+        best_us = untuned_us[kernel.key] if recorded_us is None else recorded_us
         rows.append(
             {
                 "kernel": kernel.name,
                 "key": kernel.key,
                 "times": kernel.calls,
+                "tuned": recorded_us is not None,
                 "best_us": best_us,
                 "gflops": kernel.flops / best_us / 1e3,
                 **_limit(kernel.flops, size_bytes(kernel_arguments(kernel)), best_us, peak),
@@ -272,7 +284,12 @@ def _add_untuned(
     kernels = {kernel.key: kernel for kernel in lowered.kernels}
     for done, row in enumerate(rows):
         observer.stage("untuned kernels", done, len(rows))
-        row["untuned_us"] = measure_untuned(workbench, kernels[row["key"]], directory)
+        if not row["tuned"]:
+            # It was timed that way already, to learn its share.
+            row["untuned_us"] = row["best_us"]
+            continue
+        with contextlib.suppress(DeviceError):
+            row["untuned_us"] = measure_untuned(workbench, kernels[row["key"]], directory)
         if row["untuned_us"] is not None:
             row["speed_up"] = row["untuned_us"] / row["best_us"]
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tvm_mnas.errors import BuildError, MeasurementError
+from tvm_mnas.errors import BuildError, DeviceError, MeasurementError
 
 if TYPE_CHECKING:
     from tvm_mnas.compiler.lowering import Kernel
@@ -128,11 +128,15 @@ def peak_of(timed: Sequence[tuple[int, int, float]], *, failure: str) -> DeviceP
 def measure_untuned(workbench: Workbench, kernel: Kernel, directory: Path) -> float | None:
     """Return what `kernel` takes on the device as TVM builds it by itself, in microseconds.
 
-    None if it does not build or does not run there within two minutes: nothing to compare with.
+    None if it does not build or does not run there within two minutes: nothing to compare with. It is timed as
+    kernels are while they are tuned, so that the time compares with those of records.
+
+    Raises:
+        DeviceError: if no device can be leased.
     """
     from tvm_mnas.compiler.linking import find_linker
     from tvm_mnas.compiler.probes import build_untuned
-    from tvm_mnas.devices.profile import Timing
+    from tvm_mnas.devices.runner import NO_DEVICE
 
     target = workbench.profile.target
     path = directory / f"untuned-{kernel.key}.so"
@@ -140,8 +144,11 @@ def measure_untuned(workbench: Workbench, kernel: Kernel, directory: Path) -> fl
         arguments = build_untuned(kernel, target, path, linker=find_linker(target))
     except BuildError:
         return None
-    timing = Timing(repeat=3, min_repeat_ms=0, warmup=0, attempts=1)
+    timing = workbench.profile.kernel_timing
     seconds = _time(workbench.farm, path, arguments, timing, _UNTUNED_DEADLINE_S)
+    if isinstance(seconds, str) and seconds.startswith(f"{NO_DEVICE}:"):
+        # Says nothing of the kernel: it may run once the device is back.
+        raise DeviceError(seconds)
     return None if isinstance(seconds, str) else statistics.median(seconds) * 1e6
 
 

@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from tvm_mnas.devices.latency import Coverage, untuned_flag
 from tvm_mnas.errors import CandidateError, ConfigError, RunError
 from tvm_mnas.search.evaluation import Observer
 from tvm_mnas.search.evolution import make_sampler
@@ -91,11 +92,15 @@ class SearchResult:
             lines.append("no candidate succeeded; `tvm-mnas report RUN` lists the reasons")
             return lines
         accuracy, latency = self.manifest["accuracy"], self.manifest["latency"]
+        untuned = untuned_flag(
+            Coverage(tuned_share=latency.get("coverage", {}).get("tuned_share")).untuned_percent
+        )
+        flag = f", {untuned}" if untuned else ""
         lines += [
             f"best: trial {self.best.number}, {self.manifest['architecture']}",
             f"      validation {accuracy['validation']['top1']:.2%}, test {accuracy['test']['top1']:.2%} "
             f"after {accuracy['validation']['steps']} steps; {latency['latency_ms']:.4g} ms on "
-            f"{latency['device_key']} (spread {latency['spread']:.1%})",
+            f"{latency['device_key']} (spread {latency['spread']:.1%}{flag})",
             f"      {self.export}/net.so",
         ]
         return lines
@@ -332,6 +337,7 @@ class Session:
             scratch=scratch,
             trials_per_kernel=trials_per_kernel,
             seed=config.seed,
+            max_untuned_share=config.max_untuned_share,
         ) as workbench:
             yield workbench
         shutil.rmtree(scratch, ignore_errors=True)

@@ -2,21 +2,25 @@
 
 The rooms below do not know each other; this is where a kernel's tuning meets the device that times it. The
 search, the export and `tvm-mnas bench` all go through one :class:`Workbench`, so that each latency is obtained
-in the same way: every kernel tuned, the outputs compared with torch's, then timed with nothing else running.
+in the same way: every kernel tuned, the outputs compared with torch's, then timed with nothing else running. Untuned
+kernels are let in by choice alone, up to a part of the run time that the latency then tells.
 """
 
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tvm_mnas.config import check_untuned_share
 from tvm_mnas.errors import DeviceError, MeasurementError
+from tvm_mnas.search.roofline import measure_untuned
 
 if TYPE_CHECKING:
     from tvm_mnas.compiler.artifact import CompiledArtifact
@@ -54,6 +58,12 @@ class Workbench:
     seed: int
     objects: Path
     """Where compiled kernels are kept."""
+    max_untuned_share: float = 0.0
+    """The part (0..1) of a network's run time that may be in kernels without a record; 0 refuses any."""
+    _untuned_us: dict[str, float | None] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check_untuned_share(self.max_untuned_share)
 
     @property
     def overlap(self) -> bool:
@@ -115,15 +125,48 @@ class Workbench:
         return sum(calls * best_us for calls, best_us in times_us if best_us is not None)
 
     def compile(self, lowered: LoweredNetwork, path: Path) -> CompiledArtifact:
-        """Compile `lowered` from its kernels' records alone into the shared library `path`.
+        """Compile `lowered` from its kernels' records into the shared library `path`.
+
+        A kernel without a record is timed on the device as TVM builds it by itself, if such kernels are let in.
 
         Raises:
-            UntunedKernelError: if a kernel has no record.
+            UntunedKernelError: if more than `max_untuned_share` of the run time is in kernels without a record.
             BuildError: if it does not compile or link.
+            DeviceError: if the device stays lost, and a kernel was to be timed.
         """
         from tvm_mnas.compiler.artifact import compile_network
 
-        return compile_network(lowered, self.store, path, objects=self.objects)
+        return compile_network(
+            lowered,
+            self.store,
+            path,
+            objects=self.objects,
+            untuned_us=self.untuned_us(lowered) if self.max_untuned_share else {},
+            max_untuned_share=self.max_untuned_share,
+        )
+
+    def untuned_us(self, lowered: LoweredNetwork) -> dict[str, float]:
+        """Return what the kernels of `lowered` without a record take on the device, in microseconds by key.
+
+        Each is timed as TVM builds it by itself, once for all networks; one that does not build or run is left out.
+
+        Raises:
+            DeviceError: if the device stays lost.
+        """
+        from tvm_mnas.compiler.coverage import untuned_kernels
+
+        times_us: dict[str, float] = {}
+        for kernel in untuned_kernels(lowered.kernels, self.store):
+            if kernel.key not in self._untuned_us:
+                self._untuned_us[kernel.key] = self._time_untuned(kernel)
+            time_us = self._untuned_us[kernel.key]
+            if time_us is not None:
+                times_us[kernel.key] = time_us
+        return times_us
+
+    def _time_untuned(self, kernel: Kernel) -> float | None:
+        with tempfile.TemporaryDirectory(prefix="tvm-mnas-untuned-") as directory:
+            return _retried(lambda: measure_untuned(self, kernel, Path(directory)))
 
     def measure(self, artifact: CompiledArtifact, shape: Shape) -> Latency:
         """Return the latency of a compiled network on the device.
@@ -183,11 +226,13 @@ def open_workbench(
     scratch: Path,
     trials_per_kernel: int,
     seed: int,
+    max_untuned_share: float = 0.0,
 ) -> Iterator[Workbench]:
     """Yield a workbench for `profile`; its processes end with the context.
 
     `records` is the directory under which each profile and target has its store, above the one that ships;
-    `scratch` is for files that nobody needs afterwards.
+    `scratch` is for files that nobody needs afterwards. `max_untuned_share` (0..1) of a network's run time may be in
+    kernels without a record.
 
     Raises:
         RecordsError: if the records there are unreadable or of another target.
@@ -211,7 +256,9 @@ def open_workbench(
         ) as builder,
     ):
         objects = records / store_name(profile.key, profile.target) / "objects"
-        yield Workbench(profile, farm, store, builder, trials_per_kernel, seed, objects)
+        yield Workbench(
+            profile, farm, store, builder, trials_per_kernel, seed, objects, max_untuned_share
+        )
 
 
 def _building_cores(profile: DeviceProfile) -> list[int]:

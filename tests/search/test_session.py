@@ -1,0 +1,30 @@
+"""The lines that sum a search up for a person."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.report.runs import make_latency, make_success, sample_architectures
+from tvm_mnas.search.session import SearchResult
+
+
+@pytest.mark.parametrize(
+    ("share", "shown"),
+    [(0.969, "(spread 2.0%, 3.1% of it in untuned kernels)"), (1.0, "(spread 2.0%)")],
+)
+def test_the_best_ones_latency_says_how_much_of_it_is_in_untuned_kernels(
+    share: float, shown: str
+) -> None:
+    (architecture,) = sample_architectures(1)
+    latency = make_latency(0.05, tuned_share=share)
+    record = make_success(0, architecture, 0.7, latency)
+    manifest = {
+        "architecture": architecture.notation,
+        "accuracy": {"validation": {"top1": 0.7, "steps": 120}, "test": {"top1": 0.6}},
+        "latency": latency.to_dict(),
+    }
+    lines = SearchResult((record,), record, Path("run/best"), manifest).lines()
+    (line,) = (line for line in lines if "0.05 ms" in line)
+    assert line.endswith(shown)
