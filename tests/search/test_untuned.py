@@ -53,11 +53,13 @@ class Silent:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    profile = load_profile("local")
+    # Under a name of its own, for which no records ship.
+    profile = replace(load_profile("local"), key="unshipped")
     network = build_network(Architecture.parse(NETWORK), seed=0).eval()
     lowered = lower_network(network, SHAPE, profile.target)
     pool = next(kernel for kernel in lowered.kernels if "pool" in kernel.name)
     directory = tmp_path_factory.mktemp("workbench")
+    (directory / "unshipped.toml").write_text(profile.to_toml())
     store = RecordStore.open(
         directory / "records" / store_name(profile.key, profile.target), target=profile.target
     )
@@ -167,7 +169,7 @@ def test_a_limit_that_is_none_is_refused(workbench: Workbench, share: float) -> 
 def bench(place: Place, max_untuned_share: float, *, untuned: bool = False) -> BenchResult:
     return bench_model(
         NETWORK,
-        device="local",
+        device=str(place.directory / "unshipped.toml"),
         records=place.records,
         trials_per_kernel=2,
         seed=0,
