@@ -85,10 +85,15 @@ class Workbench:
         return self.store.missing(lowered.kernels, trials_per_kernel=self.trials_per_kernel)
 
     def tune(
-        self, networks: Sequence[LoweredNetwork], *, on_progress: Callable[[int, int], None]
+        self,
+        networks: Sequence[LoweredNetwork],
+        *,
+        on_progress: Callable[[int, int], None],
+        by_importance: bool = True,
     ) -> TuningReport:
-        """Tune the kernels of `networks` that the records lack, each once and by its importance to these networks.
+        """Tune the kernels of `networks` that the records lack, each once.
 
+        Each gets schedules by its importance to these networks, or as many as any other.
         `on_progress` gets the schedules measured and those planned. A kernel that cannot be tuned has no
         record afterwards, and `compile` says so.
 
@@ -108,7 +113,7 @@ class Workbench:
             budget=TuningBudget(
                 trials_per_kernel=self.trials_per_kernel,
                 trials_per_round=min(MOST_PER_ROUND, -(-self.trials_per_kernel // 2)),
-                by_importance=True,
+                by_importance=by_importance,
             ),
             seed=self.seed,
             on_progress=on_progress,
