@@ -97,8 +97,8 @@ def bench_model(
 ) -> BenchResult:
     """Tune what lacks records, compile `model`, check it against torch and time it.
 
-    `model` is a notation, an .onnx file, or RUN:TRIAL. With `untuned` each kernel is also timed as TVM builds it
-    by itself, which takes a while.
+    `model` is a key of the zoo, a notation, an .onnx file, or RUN:TRIAL. With `untuned` each kernel is also
+    timed as TVM builds it by itself, which takes a while.
 
     Raises:
         ConfigError: if there is no such model.
@@ -165,10 +165,10 @@ def find_onnx_file(model: str) -> Path | None:
 
 
 def find_architecture(model: str) -> Architecture:
-    """Return the architecture of `model`, a notation or RUN:TRIAL.
+    """Return the architecture of `model`, a key of the zoo, a notation or RUN:TRIAL.
 
     Raises:
-        ConfigError: if the run has no such finished trial.
+        ConfigError: if the run has no such finished trial, or the zoo no such notation.
         SpaceError: if it is no notation.
     """
     run, colon, trial = model.rpartition(":")
@@ -181,7 +181,19 @@ def find_architecture(model: str) -> Architecture:
         raise ConfigError(
             f"{run} has no finished trial {trial}; `tvm-mnas report {run}` lists them"
         )
+    if ":" not in model:
+        return _zoo_architecture(model)
     return Architecture.parse(model)
+
+
+def _zoo_architecture(key: str) -> Architecture:
+    from tvm_mnas.models.zoo.registry import ZOO, zoo_entry
+
+    architecture = zoo_entry(key).architecture
+    if architecture is None:
+        notations = ", ".join(entry.key for entry in ZOO if entry.notation is not None)
+        raise ConfigError(f"{key} is no sequence of blocks, which this takes: {notations}, for one")
+    return architecture
 
 
 def _lower(
