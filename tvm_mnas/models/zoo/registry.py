@@ -53,6 +53,36 @@ def _condensenet(groups: int) -> Callable[[int], nn.Module]:
     return build
 
 
+def _nasnet_a(seed: int) -> nn.Module:
+    from tvm_mnas.models.zoo.nas_cells import build_nasnet_a
+
+    return build_nasnet_a(seed=seed)
+
+
+def _amoebanet_a(seed: int) -> nn.Module:
+    from tvm_mnas.models.zoo.nas_cells import build_amoebanet_a
+
+    return build_amoebanet_a(seed=seed)
+
+
+def _pnasnet(seed: int) -> nn.Module:
+    from tvm_mnas.models.zoo.nas_cells import build_pnasnet
+
+    return build_pnasnet(seed=seed)
+
+
+def _darts_v1(seed: int) -> nn.Module:
+    from tvm_mnas.models.zoo.nas_cells import build_darts_v1
+
+    return build_darts_v1(seed=seed)
+
+
+def _darts_v2(seed: int) -> nn.Module:
+    from tvm_mnas.models.zoo.nas_cells import build_darts_v2
+
+    return build_darts_v2(seed=seed)
+
+
 _B1 = (
     "i224_c3_w1:stem32_s22:r1_k3_s11_e1_i32_o16_noskip:r3_k3_s22_e3_i16_o24{se}:r3_k5_s22_e3_i24_o40{se}:"
     "r3_k5_s22_e6_i40_o80{se}:r2_k3_s11_e6_i80_o96{se}:r4_k5_s22_e6_i96_o192{se}:"
@@ -302,7 +332,76 @@ _MOBILENETS = (
     ),
 )
 
-ZOO: tuple[ZooEntry, ...] = (*_MANUAL, *_MOBILENETS, *_MNASNETS)
+_SEARCHED = (
+    ZooEntry(
+        key="nasnet-a-mobile",
+        name="NASNet-A (4 @ 1056)",
+        builder=_nasnet_a,
+        published=Published(
+            parameters=5_300_000,
+            mult_adds=564_000_000,
+            top1_percent=74.0,
+            top5_percent=91.3,
+            pixel_latency_ms=183,
+        ),
+        author_parameters=5_289_978,
+        counted_by=_KERAS,
+        deviation="symmetric padding for TensorFlow's",
+    ),
+    ZooEntry(
+        key="amoebanet-a-mobile",
+        name="AmoebaNet-A (N=4, F=50)",
+        builder=_amoebanet_a,
+        published=Published(
+            parameters=5_100_000,
+            mult_adds=555_000_000,
+            top1_percent=74.5,
+            top5_percent=92.0,
+            pixel_latency_ms=190,
+        ),
+        deviation="cells of github.com/tensorflow/tpu, models/official/amoeba_net; symmetric padding",
+    ),
+    ZooEntry(
+        key="pnasnet-mobile",
+        name="PNASNet-5 (N=3, F=54)",
+        builder=_pnasnet,
+        published=Published(
+            parameters=5_100_000,
+            mult_adds=588_000_000,
+            top1_percent=74.2,
+            top5_percent=91.9,
+        ),
+        deviation=f"cells of {_SLIM}; symmetric padding for TensorFlow's",
+    ),
+    ZooEntry(
+        key="darts-imagenet",
+        name="DARTS (June 2018)",
+        builder=_darts_v1,
+        published=Published(
+            parameters=4_900_000,
+            mult_adds=595_000_000,
+            top1_percent=73.1,
+            top5_percent=91,
+        ),
+        deviation=(
+            "cells and 50 channels of github.com/quark0/darts, 8876e79; how 595M was counted is not public, and its "
+            "issue 46 finds the same gap"
+        ),
+    ),
+)
+
+_LATER = (
+    ZooEntry(
+        key="darts-imagenet-v2",
+        name="DARTS (October 2018)",
+        builder=_darts_v2,
+        author_parameters=4_718_752,
+        counted_by="github.com/quark0/darts, README (4.719M), and pytorchcv",
+        deviation="not in v1 of the paper; the cells that DARTS is known by since",
+    ),
+)
+
+ZOO: tuple[ZooEntry, ...] = (*_MANUAL, *_MOBILENETS, *_SEARCHED, *_MNASNETS, *_LATER)
 """In the order of Table 1, the networks that it does not have last."""
 
 _BY_KEY = {entry.key: entry for entry in ZOO}
