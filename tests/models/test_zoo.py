@@ -151,6 +151,15 @@ def test_a_key_stands_for_its_notation(key: str) -> None:
 def test_an_unknown_key_lists_those_there_are() -> None:
     with pytest.raises(ConfigError, match="mnasnet-b1.*tvm-mnas zoo"):
         find_architecture("mnasnet-b2")
+    with pytest.raises(ConfigError, match="mnasnet-b2.*nasnet-a-mobile.*tvm-mnas zoo"):
+        zoo_entry("mnasnet-b2")
+
+
+@pytest.mark.parametrize("key", MODULES)
+def test_a_network_without_notation_is_no_architecture(key: str) -> None:
+    assert zoo_entry(key).architecture is None
+    with pytest.raises(ConfigError, match="no sequence of blocks; name .*mnasnet-b1"):
+        find_architecture(key)
 
 
 def test_json_has_every_network_with_its_counts(capsys: pytest.CaptureFixture[str]) -> None:

@@ -187,13 +187,19 @@ def find_architecture(model: str) -> Architecture:
 
 
 def _zoo_architecture(key: str) -> Architecture:
-    from tvm_mnas.models.zoo.registry import ZOO, zoo_entry
+    from tvm_mnas.models.zoo.registry import ZOO
 
-    architecture = zoo_entry(key).architecture
-    if architecture is None:
-        notations = ", ".join(entry.key for entry in ZOO if entry.notation is not None)
-        raise ConfigError(f"{key} is no sequence of blocks, which this takes: {notations}, for one")
-    return architecture
+    architectures = {
+        entry.key: entry.architecture for entry in ZOO if entry.architecture is not None
+    }
+    if key not in architectures:
+        modules = [entry.key for entry in ZOO if entry.architecture is None]
+        what = "no sequence of blocks" if key in modules else "no network of the zoo"
+        raise ConfigError(
+            f"{key!r} is {what}; name {', '.join(architectures)}, which `tvm-mnas zoo` describes, or give a "
+            f"notation: `tvm-mnas space quickstart --sample 1` prints one"
+        )
+    return architectures[key]
 
 
 def _lower(
