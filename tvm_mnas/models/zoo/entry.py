@@ -14,6 +14,10 @@ from tvm_mnas.space.architecture import Architecture
 if TYPE_CHECKING:
     from torch import nn
 
+SLIM = "github.com/tensorflow/models, research/slim"
+KERAS = "keras.applications"
+"""Whose counts several entries quote."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
