@@ -364,7 +364,7 @@ def test_without_a_command_the_help_is_shown(tmp_path: Path) -> None:
 
 def test_the_help_names_every_command(tmp_path: Path) -> None:
     text = done("--help", cwd=tmp_path)
-    commands = ("search", "report", "export", "space", "tune", "bench", "devices", "records")
+    commands = ("search", "report", "export", "space", "zoo", "tune", "bench", "devices", "records")
     assert all(command in text for command in commands)
 
 

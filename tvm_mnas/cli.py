@@ -1,4 +1,4 @@
-"""The command line: `tvm-mnas search | report | export | space | tune | bench | devices | records`.
+"""The command line: `tvm-mnas search | report | export | space | zoo | tune | bench | devices | records`.
 
 The only module that ends the process. Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted (state saved).
 Everything heavy is imported inside a command, so that `--help` and a wrong flag answer at once.
@@ -22,6 +22,7 @@ from tvm_mnas.commands.options import ALLOW_UNTUNED, DEFAULTS, AsJson
 from tvm_mnas.commands.records import records_app
 from tvm_mnas.commands.space import space
 from tvm_mnas.commands.tune import tune
+from tvm_mnas.commands.zoo import zoo
 from tvm_mnas.config import SearchConfig, parse_untuned_share, read_settings
 from tvm_mnas.console import (
     MESSAGES,
@@ -323,7 +324,7 @@ def export(
         OUTPUT.print(f"{target}/net.so", markup=False)
 
 
-for _command in (space, tune, bench, devices):
+for _command in (space, zoo, tune, bench, devices):
     app.command()(_command)
 app.add_typer(records_app, name="records")
 

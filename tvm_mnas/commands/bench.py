@@ -13,7 +13,9 @@ from tvm_mnas.console import OUTPUT, Column, SearchDisplay, print_json, print_ta
 
 
 def bench(
-    model: Annotated[str, typer.Argument(help="A notation, an .onnx file, or RUN:TRIAL.")],
+    model: Annotated[
+        str, typer.Argument(help="A key of the zoo, a notation, an .onnx file, or RUN:TRIAL.")
+    ],
     device: Annotated[str, typer.Option(help="A device profile by name, or a file.")] = "local",
     trials_per_kernel: Annotated[
         int, typer.Option(help="Schedules to measure for a kernel without records.")

@@ -16,7 +16,8 @@ SHOWN = 8
 
 def tune(
     model: Annotated[
-        str | None, typer.Argument(help="A notation, an .onnx file, or RUN:TRIAL.")
+        str | None,
+        typer.Argument(help="A key of the zoo, a notation, an .onnx file, or RUN:TRIAL."),
     ] = None,
     space: Annotated[
         str | None, typer.Option(help="Instead, every kernel of this space (a name or TOML file).")

@@ -1,4 +1,4 @@
-"""What a network costs on paper: parameters and mult-adds, counted without torch.
+"""What a network costs on paper: parameters and mult-adds, an architecture's counted without torch.
 
 A mult-add count says little about latency (paper, section 1); it is here for tables and for sanity
 checks.
@@ -6,9 +6,14 @@ checks.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from tvm_mnas.space.architecture import Architecture, ConvOp, Layer
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,34 @@ def count_cost(architecture: Architecture) -> Cost:
     cost += _conv(1, last.out_channels, head, last.output_size)
     dense = head * architecture.classes
     return cost + Cost(parameters=dense + architecture.classes, mult_adds=dense)
+
+
+def count_module(network: nn.Module, shape: tuple[int, ...]) -> Cost:
+    """Return what any torch network costs for one input of `shape` (N,C,H,W).
+
+    Parameters are the trainable ones. Mult-adds are those of its convolution and linear modules, seen as they run on
+    shapes alone: nothing is computed and `network` stays as it is.
+    """
+    import copy
+
+    import torch
+
+    mult_adds = 0
+
+    def count(module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal mult_adds
+        assert isinstance(module, torch.nn.Conv2d | torch.nn.Linear)
+        # One mult-add per output and weight of a filter, which has the other dimensions of the weights.
+        mult_adds += output.numel() * math.prod(module.weight.shape[1:])
+
+    parameters = sum(values.numel() for values in network.parameters() if values.requires_grad)
+    shapes = copy.deepcopy(network).to("meta").eval()
+    for module in shapes.modules():
+        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
+            module.register_forward_hook(count)
+    with torch.no_grad():
+        shapes(torch.empty(shape, device="meta"))
+    return Cost(parameters=parameters, mult_adds=mult_adds)
 
 
 def layer_cost(layer: Layer) -> Cost:

@@ -105,8 +105,9 @@ def bench_model(
 ) -> BenchResult:
     """Tune what lacks records, compile `model`, check it against torch and time it.
 
-    `model` is a notation, an .onnx file, or RUN:TRIAL. With `untuned` each kernel is also timed as TVM builds it
-    by itself, which takes a while. `max_untuned_share` (0..1) of the run time may be in kernels without a record.
+    `model` is a key of the zoo, a notation, an .onnx file, or RUN:TRIAL. With `untuned` each kernel is also
+    timed as TVM builds it by itself, which takes a while. `max_untuned_share` (0..1) of the run time may be in
+    kernels without a record.
 
     Raises:
         ConfigError: if there is no such model.
@@ -174,10 +175,10 @@ def find_onnx_file(model: str) -> Path | None:
 
 
 def find_architecture(model: str) -> Architecture:
-    """Return the architecture of `model`, a notation or RUN:TRIAL.
+    """Return the architecture of `model`, a key of the zoo, a notation or RUN:TRIAL.
 
     Raises:
-        ConfigError: if the run has no such finished trial.
+        ConfigError: if the run has no such finished trial, or the zoo no such notation.
         SpaceError: if it is no notation.
     """
     run, colon, trial = model.rpartition(":")
@@ -190,7 +191,25 @@ def find_architecture(model: str) -> Architecture:
         raise ConfigError(
             f"{run} has no finished trial {trial}; `tvm-mnas report {run}` lists them"
         )
+    if ":" not in model:
+        return _zoo_architecture(model)
     return Architecture.parse(model)
+
+
+def _zoo_architecture(key: str) -> Architecture:
+    from tvm_mnas.models.zoo.registry import ZOO
+
+    architectures = {
+        entry.key: entry.architecture for entry in ZOO if entry.architecture is not None
+    }
+    if key not in architectures:
+        modules = [entry.key for entry in ZOO if entry.architecture is None]
+        what = "no sequence of blocks" if key in modules else "no network of the zoo"
+        raise ConfigError(
+            f"{key!r} is {what}; name {', '.join(architectures)}, which `tvm-mnas zoo` describes, or give a "
+            f"notation: `tvm-mnas space quickstart --sample 1` prints one"
+        )
+    return architectures[key]
 
 
 def _lower(

@@ -140,8 +140,8 @@ def tune_model(
 ) -> TuneResult:
     """Tune the kernels that lack schedules: those of `model`, or of a few networks that have all of `space`.
 
-    `model` is a notation, an .onnx file, or RUN:TRIAL; exactly one of both is given. Before it starts, `observer`
-    gets a line with the forecast. What was measured until an interruption is in the records.
+    `model` is a key of the zoo, a notation, an .onnx file, or RUN:TRIAL; exactly one of both is given. Before
+    it starts, `observer` gets a line with the forecast. What was measured until an interruption is in the records.
 
     Raises:
         ConfigError: if both or none are given, or there is no such model.
