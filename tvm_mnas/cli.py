@@ -17,6 +17,7 @@ from typer.main import get_command
 
 from tvm_mnas import __version__
 from tvm_mnas.commands.bench import bench
+from tvm_mnas.commands.device import device_app
 from tvm_mnas.commands.devices import devices
 from tvm_mnas.commands.options import DEFAULTS, AsJson
 from tvm_mnas.commands.records import records_app
@@ -310,6 +311,7 @@ def export(
 for _command in (space, tune, bench, devices):
     app.command()(_command)
 app.add_typer(records_app, name="records")
+app.add_typer(device_app, name="device")
 
 
 def main() -> None:

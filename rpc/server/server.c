@@ -42,7 +42,7 @@
 
 enum { RPC_MAGIC = 0xFF271, RPC_MISMATCH = 0xFF273, TRACKER_MAGIC = 0x2F271 };
 enum { PUT = 3, UPDATE_INFO = 5, PENDING_KEYS = 7 };
-enum { MAX_GREETERS = 16, HEADER_BYTES = 1024, MESSAGE_BYTES = 1 << 20 };
+enum { MAX_GREETERS = 16, HEADER_BYTES = 1024, MESSAGE_BYTES = 1 << 16 };
 static const double HANDSHAKE_S = 5, TRACKER_ANSWER_S = 5, PING_S = 2, UNUSED_KEY_S = 6, ORPHAN_S = 1;
 
 static struct {
@@ -284,7 +284,7 @@ static struct {
   double next_try, backoff, ping_at, answer_by, key_missing_since;
   size_t used;
   unsigned char data[MESSAGE_BYTES];
-} tracker = {.fd = -1, .backoff = 0.05};
+} tracker; /* all zero, so that its buffer takes no room in the file */
 
 static int remove_entry(const char *path, const struct stat *info, int kind, struct FTW *walk) {
   (void)info, (void)kind, (void)walk;
@@ -532,6 +532,7 @@ static void serve(void) {
   signal(SIGPIPE, SIG_IGN);
   sigprocmask(SIG_BLOCK, &blocked, NULL); /* they arrive in ppoll only, so none is missed before it */
   for (int i = 0; i < MAX_GREETERS; ++i) greeters[i].fd = -1;
+  tracker.fd = -1, tracker.backoff = 0.05;
   while (!stopped) {
     int status;
     if (session.pid && waitpid(session.pid, &status, WNOHANG) == session.pid) end_session(status);
