@@ -274,7 +274,8 @@ static void load_tvm(void) {
 /* ---- Sessions: one at a time, in a child ---- */
 
 static struct { pid_t pid; int fd, killed; double ends, orphaned; char why[256]; } session = {.fd = -1};
-static struct greeter { int fd; double ends; size_t used; unsigned char data[HEADER_BYTES + 8]; }
+/* A connection before its session, or after it (`leaving`): then what it sends is thrown away. */
+static struct greeter { int fd, leaving; double ends; size_t used; unsigned char data[HEADER_BYTES + 8]; }
     greeters[MAX_GREETERS];
 static int listener = -1;
 static char match_key[256]; /* what the next client has to show; empty while a session runs */
@@ -342,6 +343,16 @@ static void start_session(int fd, const char *choices) {
            "RPCSessionTimeoutError: the session of %g s has expired; ask for a longer session_timeout", limit);
 }
 
+static void take_slot(int fd, int leaving) {
+  struct greeter *slot = greeters;
+  for (int i = 0; i < MAX_GREETERS; ++i) {
+    if (greeters[i].fd < 0) { slot = &greeters[i]; break; }
+    if (greeters[i].ends < slot->ends) slot = &greeters[i]; /* the longest silent makes room */
+  }
+  if (slot->fd >= 0) close(slot->fd);
+  slot->fd = fd, slot->leaving = leaving, slot->used = 0, slot->ends = now_s() + HANDSHAKE_S;
+}
+
 static void end_session(int status) {
   char text[256] = "";
   kill(-session.pid, SIGKILL); /* what the child may have started */
@@ -359,8 +370,10 @@ static void end_session(int status) {
                                  {.type_index = kTVMFFIRawStr, .v_c_str = text}};
     TVMFFIObjectHandle error;
     if (call_global("rpc.ReturnException", args, 2, &result)) ffi_take_error(&error);
-  }
-  close(session.fd);
+    /* Closed now, a request under way would be answered by a reset, which eats the reason. */
+    shutdown(session.fd, SHUT_WR);
+    take_slot(session.fd, 1);
+  } else close(session.fd);
   nftw(work_path, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
   session.pid = 0, session.fd = -1;
 }
@@ -379,6 +392,7 @@ static void drop_greeter(struct greeter *greeter) {
 static void hear_greeter(struct greeter *greeter) {
   ssize_t got = recv(greeter->fd, greeter->data + greeter->used, sizeof greeter->data - 1 - greeter->used, 0);
   if (got < 0 && (errno == EAGAIN || errno == EINTR)) return;
+  if (greeter->leaving && got > 0) return;
   int32_t head[2] = {RPC_MAGIC, 1};
   if (got > 0) greeter->used += got;
   memcpy(head, greeter->data, greeter->used < 8 ? greeter->used & ~3u : 8);
@@ -410,13 +424,7 @@ static void accept_greeter(void) {
   int fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
   if (fd < 0) return;
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
-  struct greeter *slot = greeters;
-  for (int i = 0; i < MAX_GREETERS; ++i) {
-    if (greeters[i].fd < 0) { slot = &greeters[i]; break; }
-    if (greeters[i].ends < slot->ends) slot = &greeters[i]; /* the longest silent makes room */
-  }
-  if (slot->fd >= 0) close(slot->fd);
-  slot->fd = fd, slot->used = 0, slot->ends = now_s() + HANDSHAKE_S;
+  take_slot(fd, 0);
 }
 
 /* ---- The tracker: JSON messages with their length in front, answered in order ---- */
@@ -681,8 +689,8 @@ int main(int count, char **args) {
     CPU_SET(options.core, &cores);
     if (sched_setaffinity(0, sizeof cores, &cores)) FAIL("cannot run on core %d: %s", options.core, strerror(errno));
   }
-  load_tvm();
   open_listener();
+  load_tvm();
   say("listening on %s:%d", options.bind, options.port);
   serve();
   say("stopped");

@@ -189,7 +189,9 @@ def test_a_network_and_a_kernel_give_what_tvms_own_server_gives(
     with farm_of(rig, tmp_path / "farm") as ours:
         outputs = run_network(path, inputs, ours, batch_size=1)
         latency = measure(path, SHAPE, ours, timing=QUICK)
-        samples = measure_kernel(ours, kernels["good"], ARGUMENTS, timing=QUICK, deadline_s=10)
+        samples = measure_kernel(
+            ours, kernels["good"], ARGUMENTS, timing=QUICK, deadline_s=10, lease_deadline_s=10
+        )
         assert ours.fingerprint().digest == farm.fingerprint().digest
     assert len(outputs) == len(expected) == 2
     for ours_out, theirs in zip(outputs, expected, strict=True):
@@ -315,7 +317,6 @@ def test_bad_handshakes_and_silence_cost_only_their_own_connection(
     rig: Rig, kernels: dict[str, Path]
 ) -> None:
     with rig.raw() as bad, rig.raw() as huge, rig.raw() as half, rig.raw() as wrong:
-        silent = [rig.raw() for _ in range(20)]
         half.sendall(struct.pack("<i", MAGIC) + b"\x07")
         bad.sendall(b"GET / HT")
         assert bad.recv(8) == b""
@@ -323,6 +324,7 @@ def test_bad_handshakes_and_silence_cost_only_their_own_connection(
         assert huge.recv(8) == b""
         wrong.sendall(struct.pack("<ii", MAGIC, 12) + b"client:board")
         assert struct.unpack("<i", wrong.recv(4)) == (MISMATCH,)
+        silent = [rig.raw() for _ in range(20)]  # more than the server keeps waiting
         started = time.monotonic()
         rig.serves(kernels["good"])
         assert time.monotonic() - started < 2
@@ -374,11 +376,12 @@ def test_a_stopped_server_takes_its_session_along(
     rig = new_rig()
     remote = rig.connect()
     (child,) = rig.children()
+    assert remote.listdir(".") == ""
     rig.server.terminate()
     assert rig.server.wait(5) == 0
     assert not child.is_running()
     assert list(rig.sessions.iterdir()) == []
-    with pytest.raises(Exception, match="server was stopped"):
+    with pytest.raises(Exception, match="server was stopped|Connection reset|Broken pipe"):
         remote.listdir(".")
 
 

@@ -79,7 +79,9 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 }
 
 
-def build_bundle(architecture: str, output: Path, *, cache: Path | None = None) -> dict[str, object]:
+def build_bundle(
+    architecture: str, output: Path, *, cache: Path | None = None
+) -> dict[str, object]:
     """Write the bundle for `architecture`, a key of ARCHITECTURES, to `output`; returns its manifest.
 
     Wheels are kept in `cache`, by default ~/.cache/tvm-mnas. Raises BundleError where a compiler, a library or a
@@ -122,7 +124,9 @@ def build_bundle(architecture: str, output: Path, *, cache: Path | None = None) 
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_bytes(archive)
     except OSError as error:
-        raise BundleError(f"cannot write {output}: {error.strerror}; name another file with -o") from error
+        raise BundleError(
+            f"cannot write {output}: {error.strerror}; name another file with -o"
+        ) from error
     return manifest
 
 
@@ -179,7 +183,9 @@ def tvm_library_directories() -> tuple[Path, Path]:
 def _package(name: str) -> Path:
     spec = importlib.util.find_spec(name)  # looks, does not import
     if spec is None or spec.origin is None:
-        raise BundleError(f"a bundle is made of the installed {name}, and there is none; run: make .venv")
+        raise BundleError(
+            f"a bundle is made of the installed {name}, and there is none; run: make .venv"
+        )
     return Path(spec.origin).parent
 
 
@@ -253,7 +259,11 @@ def _wheel(project: str, version: str, architecture: Architecture, cache: Path) 
         with tempfile.TemporaryDirectory(dir=directory) as fresh:
             command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "-q"]
             command += ["--no-deps", "--only-binary=:all:", "--dest", fresh]
-            command += ["--platform", f"manylinux_2_28_{architecture.name}", f"{project}=={version}"]
+            command += [
+                "--platform",
+                f"manylinux_2_28_{architecture.name}",
+                f"{project}=={version}",
+            ]
             _run(command, f"pip cannot get {project} {version}", timeout_s=_PIP_TIMEOUT_S)
             for wheel in Path(fresh).glob("*.whl"):
                 wheel.replace(directory / wheel.name)
