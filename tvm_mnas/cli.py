@@ -1,4 +1,4 @@
-"""The command line: `tvm-mnas search | report | export | space | tune | bench | devices | records`.
+"""The command line: `tvm-mnas search | report | export | space | tune | bench | device | devices | records`.
 
 The only module that ends the process. Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted (state saved).
 Everything heavy is imported inside a command, so that `--help` and a wrong flag answer at once.

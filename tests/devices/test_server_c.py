@@ -74,11 +74,11 @@ class Rig:
         self._processes: list[subprocess.Popen[bytes]] = []
         self.tracker = self.start_tracker()
         runtime, ffi = tvm_library_directories()
+        arguments = ["--tracker", str(self.tracker_address), "--key", KEY, "--port-end", "65535"]
+        arguments += ["--port", str(free_port(HOST)), "--work-directory", str(self.sessions)]
         with self.log.open("wb") as log:
             self.server = subprocess.Popen(
-                [binary, "--tracker", str(self.tracker_address), "--key", KEY]
-                + ["--port", str(free_port(HOST)), "--port-end", "65535"]
-                + ["--work-directory", str(self.sessions), *options],
+                [binary, *arguments, *options],
                 env={**os.environ, "LD_LIBRARY_PATH": f"{runtime}:{ffi}"},
                 stderr=log,
             )
