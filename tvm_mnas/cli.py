@@ -1,4 +1,4 @@
-"""The command line: `tvm-mnas search | report | export | space | zoo | tune | bench | devices | records`.
+"""The command line: `tvm-mnas search | report | export | space | zoo | tune | bench | device | devices | records`.
 
 The only module that ends the process. Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted (state saved).
 Everything heavy is imported inside a command, so that `--help` and a wrong flag answer at once.
@@ -17,6 +17,7 @@ from typer.main import get_command
 
 from tvm_mnas import __version__
 from tvm_mnas.commands.bench import bench
+from tvm_mnas.commands.device import device_app
 from tvm_mnas.commands.devices import devices
 from tvm_mnas.commands.options import ALLOW_UNTUNED, DEFAULTS, AsJson
 from tvm_mnas.commands.records import records_app
@@ -327,6 +328,7 @@ def export(
 for _command in (space, zoo, tune, bench, devices):
     app.command()(_command)
 app.add_typer(records_app, name="records")
+app.add_typer(device_app, name="device")
 
 
 def main() -> None:

@@ -8,6 +8,7 @@
     |   `-- DataError                training data is missing or malformed
     |-- RunError                     not retried    exit 1   a run is corrupt, in use or of another search
     |-- RecordsError                 not retried    exit 1   tuning records are unreadable or of another target
+    |-- BundleError                  not retried    exit 1   a device's server cannot be built here
     |-- CandidateError               not retried             this candidate failed; the search goes on
     |   |-- TrainingError            the short training diverged
     |   |-- LoweringError            TVM cannot express the network
@@ -64,6 +65,10 @@ class RunError(TvmMnasError):
 
 class RecordsError(TvmMnasError):
     """Tuning records are unreadable or belong to another target."""
+
+
+class BundleError(TvmMnasError):
+    """A device's server cannot be built here: a compiler, a library or a wheel is missing."""
 
 
 class CandidateError(TvmMnasError):
