@@ -385,6 +385,18 @@ def test_a_stopped_server_takes_its_session_along(
         remote.listdir(".")
 
 
+def test_a_session_keeps_to_its_core_and_its_memory(new_rig: Callable[..., Rig]) -> None:
+    core = max(os.sched_getaffinity(0))
+    rig = new_rig("--core", str(core), "--memory-bytes", str(1 << 30))
+    remote = rig.connect()
+    assert remote.listdir(".") == ""
+    (child,) = rig.children()
+    assert child.cpu_affinity() == [core]
+    assert child.rlimit(psutil.RLIMIT_AS) == (1 << 30, 1 << 30)
+    with pytest.raises(Exception, match=r"alloc|memory|RPC"):
+        tvm.runtime.empty((1 << 31,), "int8", remote.cpu())
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
