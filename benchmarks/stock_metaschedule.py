@@ -212,7 +212,9 @@ def run_ours(
         seed=seed,
     ) as workbench:
         network = LoweredNetwork((1, 3, 224, 224), profile.target, tuple(kernels.values()), None)
-        report = workbench.tune([network], on_progress=lambda done, total: None)
+        report = workbench.tune(
+            [network], on_progress=lambda done, total: None, by_importance=False
+        )
         duration_s = time.time() - started
         database = load_meta_schedule().database
         libraries: dict[str, Library] = {}
