@@ -430,6 +430,12 @@ class NoMoreSchedules:
     def poll(self, timeout_s: float) -> list[RoundResult]:
         return [RoundResult(1, (), None)]
 
+    def pause(self) -> None:
+        raise AssertionError("nothing is measured")
+
+    def resume(self) -> None:
+        pass
+
 
 def test_a_kernel_that_has_no_more_schedules_after_an_interruption_is_done(
     dense: Kernel, tuned: Tuned, store: RecordStore
@@ -526,6 +532,30 @@ def test_by_importance_a_kernel_that_never_runs_takes_nothing_from_the_others(
     report = _tune([dense], store, builder, runner, trials=4, per_round=2, by_importance=True)
     assert report.kernels[0].trials == 4
     assert report.kernels[0].best_us is None
+
+
+def test_nothing_is_built_on_a_borrowed_core_while_kernels_are_measured(
+    dense: Kernel, store: RecordStore, builder: WarmBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    def answer(run: int) -> float | str:
+        told.append("measured")
+        if run == 5:
+            raise RuntimeError("interrupted")
+        return 1e-6
+
+    for name in ("pause", "resume"):
+        monkeypatch.setattr(builder, name, lambda name=name: told.append(name))
+    with pytest.raises(RuntimeError, match="interrupted"):
+        _tune([dense], store, builder, FixedRunner(answer), trials=6, per_round=2)
+    paused = False
+    for event in told:
+        paused = event == "pause" or (paused and event != "resume")
+        assert paused or event != "measured"
+    assert told.count("measured") == 5
+    assert told[-1] == "resume"
+    _drain(builder)
 
 
 def test_a_convolution_has_schedules_beyond_the_tiles(

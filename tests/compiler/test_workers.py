@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -154,6 +155,53 @@ def test_a_killed_worker_is_replaced(
     again = _result(fragile, fragile.submit(_round(kernel, target, seed=3)))
     assert again.error is None
     assert fragile.processes() != [pid]
+
+
+def _states(group: int) -> list[str]:
+    """Return the states of all processes of a process group, as the kernel tells them."""
+    states = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = path.read_text().rpartition(")")[2].split()
+            if int(fields[2]) == group:
+                states.append(fields[0])
+    return states
+
+
+def test_a_borrowed_core_builds_nothing_while_it_is_paused(
+    script_linker: Callable[[str], Linker], core: int, kernel: Kernel, target: str, tmp_path: Path
+) -> None:
+    # The build waits for this file, so the pause meets it half done.
+    go = tmp_path / "go"
+    linker = script_linker(
+        f"touch {tmp_path}/waits; until [ -e {go} ]; do sleep 0.05; done; exit 1"
+    )
+    with WarmBuilder(
+        cores=[], borrowed=[core], linker=linker, log=tmp_path / "log", build_deadline_s=1.5
+    ) as opened:
+        assert opened.processes() == []
+        opened.pause()
+        assert opened.idle == 0
+        opened.resume()
+        ticket = opened.submit(_round(kernel, target))
+        while not (tmp_path / "waits").exists():
+            assert opened.poll(0.05) == []
+        opened.pause()
+        (group,) = opened.processes()
+        end = time.monotonic() + 5
+        while set(_states(group)) != {"T"} and time.monotonic() < end:
+            time.sleep(0.01)
+        # The worker, the build and its linker; as long as that takes, it is not the build's time.
+        assert set(_states(group)) == {"T"}
+        assert len(_states(group)) >= 3
+        time.sleep(2.0)
+        go.touch()
+        assert opened.poll(0.2) == []
+        opened.resume()
+        result = _result(opened, ticket)
+    assert result.error is None
+    failures = [built.failure for built in result.built]
+    assert all(failure is not None and failure.startswith("build-error") for failure in failures)
 
 
 def test_an_old_worker_is_replaced(

@@ -19,8 +19,8 @@ from tvm_mnas.compiler.records import RecordStore
 
 ROOT = Path(__file__).resolve().parents[2]
 NETWORK = "i16_c3_w1:stem8_s22:r1_k3_s22_e3_i8_o16:head32:n10"
-TRIALS = 20
-"""More than one round, so that an interruption finds kernels that are half done."""
+TRIALS = 8
+"""More than one round of a kernel, so that an interruption finds kernels that are half done."""
 DEADLINE_S = 280
 
 pytestmark = pytest.mark.timeout(600)
@@ -52,6 +52,34 @@ def _stopped(directory: Path, *, events: int, how: signal.Signals) -> tuple[int,
 
 def _events(directory: Path) -> list[bytes]:
     return [line for path in directory.glob(f"records/*/{HISTORY}") for line in path.open("rb")]
+
+
+def test_two_tuners_on_one_store_lose_nothing(tmp_path: Path) -> None:
+    tuners = [
+        subprocess.Popen(
+            _command("--json", "--seed", str(seed)),
+            cwd=tmp_path,
+            env=_environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for seed in (1, 2)
+    ]
+    measured = []
+    for tuner in tuners:
+        output, messages = tuner.communicate(timeout=DEADLINE_S)
+        assert tuner.returncode == 0, messages[-2000:]
+        measured.append(json.loads(output)["measured"])
+    assert min(measured) > 0
+    (directory,) = (tmp_path / "records").iterdir()
+    lines = (directory / RECORDS).read_bytes().splitlines()
+    assert len(lines) == sum(measured)
+    assert sum(parse_event(line).measured for line in _events(tmp_path)) == sum(measured)
+    store = RecordStore.read(directory)
+    assert all(store.has(key) and store.budget(key) == TRIALS for key in store.keys())  # noqa: SIM118
+    again, _ = _tuned(tmp_path)
+    assert again["measured"] == 0
 
 
 def _tuned(directory: Path) -> tuple[dict[str, Any], str]:

@@ -37,6 +37,7 @@ _REWRITES = "meta_schedule.layout_rewrite_preproc"
 _TILES = 32
 """How many register tiles a convolution gets: the best one has always been among the first dozen."""
 
+_STEP_S = 0.1
 _POPULATION = 64
 _GENERATIONS = 2
 
@@ -230,9 +231,12 @@ def _build_apart(
         _build_and_exit(module, target, path, linker, write_fd)
     os.close(write_fd)
     with os.fdopen(read_fd, "r") as pipe:
-        # Whatever ends the process closes its end of the pipe.
-        ready, _, _ = select.select([pipe], [], [], deadline_s)
-        if not ready:
+        # Whatever ends the process closes its end of the pipe. The time is counted in small steps, of which one at
+        # most passes while this process is stopped.
+        waited_s = 0.0
+        while not select.select([pipe], [], [], _STEP_S)[0] and waited_s < deadline_s:
+            waited_s += _STEP_S
+        if waited_s >= deadline_s:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             return f"build-timeout: no result within {deadline_s:g} s"

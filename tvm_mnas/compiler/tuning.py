@@ -1,8 +1,9 @@
 """Tunes the kernels that the records lack: build workers propose, the device measures, the records remember.
 
 Kernels share their schedules by importance (`budget.py`), or each gets as many. One kernel is built while another is
-measured. What a round of a kernel gave is written as the round ends, so a tuning that is interrupted or killed keeps
-every round that it finished, and the next one goes on with the rest.
+measured; between measurements the measuring core builds too. What a round of a kernel gave is written as the round
+ends, so a tuning that is interrupted or killed keeps every round that it finished, and the next one goes on with the
+rest.
 """
 
 from __future__ import annotations
@@ -166,8 +167,11 @@ def tune_kernels(
     tasks = [_task(kernel, store, budget) for kernel in todo]
     planned = sum(max(0, budget.trials_per_kernel - task.spent) for task in tasks)
     tuner = _Tuner(store, target, builder, runner, budget, seed, deque(tasks), planned)
-    while tuner.step():
-        on_progress(min(tuner.done, planned), planned)
+    try:
+        while tuner.step():
+            on_progress(min(tuner.done, planned), planned)
+    finally:
+        builder.resume()
     # Kernels with fewer schedules than planned would leave the count short.
     on_progress(planned, planned)
     return TuningReport(tuple(tuner.tuned), time.monotonic() - started)
@@ -251,7 +255,9 @@ class _Tuner:
             if all(future.done() for _, future in task.pending):
                 self.measuring.remove(task)
                 self._take_measured(task)
-        if not self.building and self.measuring:
+        if not self.measuring:
+            self.builder.resume()
+        elif not self.building:
             time.sleep(_POLL_S)
         return bool(self.queue or self.building or self.measuring)
 
@@ -304,6 +310,8 @@ class _Tuner:
         for built in result.built:
             if built.failure is not None:
                 self._record(task, built, None, built.failure)
+        if good:
+            self.builder.pause()
         futures = self.runner.run([_runner_input(built) for built in good]) if good else []
         task.pending = list(zip(good, futures, strict=True))
         if len(result.built) < task.asked:

@@ -1,7 +1,8 @@
 """Warm build workers: processes that have TVM loaded and turn kernels into libraries to be measured.
 
 TVM's own builder starts fresh processes for every batch, and each spends half a minute on imports. These start
-once, are kept busy by `tuning.py`, and are replaced when they die, hang or grow old (TVM leaks).
+once, are kept busy by `tuning.py`, and are replaced when they die, hang or grow old (TVM leaks). The core that
+measures builds too while nothing is measured: its worker is stopped as a process, and goes on where it was.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import os
 import select
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -61,19 +63,23 @@ class RoundResult:
 
 
 class WarmBuilder:
-    """As many build workers as `cores`, each bound to one. A context manager; its files end with it."""
+    """Build workers, each bound to one of `cores` or `borrowed` cores. A context manager; its files end with it.
+
+    Those on borrowed cores start when they are first needed, and `pause` stops them.
+    """
 
     def __init__(
         self,
         *,
         cores: Sequence[int],
+        borrowed: Sequence[int] = (),
         linker: Linker,
         log: Path,
         scratch: Path | None = None,
         build_deadline_s: float = 20.0,
         rounds_per_worker: int = 200,
     ) -> None:
-        """Start the workers, which import TVM in the background.
+        """Start the workers of `cores`, which import TVM in the background.
 
         `log` takes what they print; what they build goes below `scratch`, the system's directory for temporary
         files if None, and is removed at the end, unless the end is a `kill -9`.
@@ -87,9 +93,12 @@ class WarmBuilder:
         log.parent.mkdir(parents=True, exist_ok=True)
         self._directory = Path(tempfile.mkdtemp(prefix="tvm-mnas-build-", dir=scratch)).resolve()
         self._spawner = Spawner()
-        self._workers = [_Worker(core) for core in cores]
+        self._borrowed = [_Worker(core) for core in borrowed]
+        self._workers = [*(_Worker(core) for core in cores), *self._borrowed]
+        self._paused_at: float | None = None
         for worker in self._workers:
-            self._start(worker)
+            if worker not in self._borrowed:
+                self._start(worker)
 
     def __enter__(self) -> WarmBuilder:
         return self
@@ -112,11 +121,28 @@ class WarmBuilder:
     @property
     def idle(self) -> int:
         """How many workers wait for a round."""
-        return sum(worker.ticket is None for worker in self._workers)
+        return len(self._idle())
+
+    def pause(self) -> None:
+        """Stop the workers on borrowed cores, and what they build, until `resume`."""
+        if self._paused_at is None:
+            self._paused_at = time.monotonic()
+            for worker in self._borrowed:
+                worker.signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let the workers on borrowed cores go on; the pause does not count against their deadlines."""
+        if self._paused_at is None:
+            return
+        paused_s = time.monotonic() - self._paused_at
+        self._paused_at = None
+        for worker in self._borrowed:
+            worker.deadline += paused_s
+            worker.signal(signal.SIGCONT)
 
     def submit(self, task: Round) -> int:
         """Give `task` to an idle worker and return its ticket; there must be one (`idle`)."""
-        worker = next(worker for worker in self._workers if worker.ticket is None)
+        worker = self._idle()[0]
         if worker.rounds >= self._rounds_per_worker or not worker.alive:
             self._start(worker)
         self._tickets += 1
@@ -151,6 +177,8 @@ class WarmBuilder:
                 self._start(worker)
                 results.append(RoundResult(ticket, (), "worker-died: a build worker died"))
         for worker in busy.values():
+            if self._is_paused(worker):
+                continue
             if worker.ticket is not None and time.monotonic() > worker.deadline:
                 ticket = worker.finish()
                 self._start(worker)
@@ -160,6 +188,16 @@ class WarmBuilder:
     def processes(self) -> list[int]:
         """Return the process ids of the workers, for tests and for diagnosis."""
         return [worker.process.pid for worker in self._workers if worker.process is not None]
+
+    def _is_paused(self, worker: _Worker) -> bool:
+        return self._paused_at is not None and worker in self._borrowed
+
+    def _idle(self) -> list[_Worker]:
+        return [
+            worker
+            for worker in self._workers
+            if worker.ticket is None and not self._is_paused(worker)
+        ]
 
     def _start(self, worker: _Worker) -> None:
         worker.end()
@@ -219,6 +257,12 @@ class _Worker:
             return None
         line, self._buffer = self._buffer, b""
         return line
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the worker and to what it builds."""
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, number)
 
     def finish(self) -> int:
         assert self.ticket is not None

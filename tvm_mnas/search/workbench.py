@@ -255,6 +255,7 @@ def open_workbench(
         open_farm(profile, work_directory=logs) as farm,
         WarmBuilder(
             cores=_building_cores(profile),
+            borrowed=_borrowed_cores(profile),
             linker=find_linker(profile.target),
             log=logs / "builders.log",
             scratch=scratch,
@@ -275,6 +276,13 @@ def _building_cores(profile: DeviceProfile) -> list[int]:
         # A machine with a single core builds on it too; then nothing is measured meanwhile.
         return [core for core in cores if core != profile.core] or cores
     return cores
+
+
+def _borrowed_cores(profile: DeviceProfile) -> list[int]:
+    """The core that measures, where it is one of this machine's and others build: it may help between measurements."""
+    if not profile.is_local or profile.core is None:
+        return []
+    return [] if profile.core in _building_cores(profile) else [profile.core]
 
 
 def _retried(work: Callable[[], _Result]) -> _Result:
