@@ -77,7 +77,9 @@ def test_two_tuners_on_one_store_lose_nothing(tmp_path: Path) -> None:
     assert len(lines) == sum(measured)
     assert sum(parse_event(line).measured for line in _events(tmp_path)) == sum(measured)
     store = RecordStore.read(directory)
-    assert all(store.has(key) and store.budget(key) == TRIALS for key in store.keys())  # noqa: SIM118
+    for key in store.keys():  # noqa: SIM118
+        assert store.has(key)
+        assert TRIALS <= store.budget(key) <= MOST * TRIALS
     again, _ = _tuned(tmp_path)
     assert again["measured"] == 0
 
@@ -118,7 +120,7 @@ def test_a_tuning_goes_on_where_it_was_ended(tmp_path: Path) -> None:
         assert records[: len(held.get(row["key"], []))] == held.get(row["key"], [])
         assert len(records) == row["schedules"] <= MOST * TRIALS
         assert row["measured"] == len(records) - len(held.get(row["key"], []))
-        assert store.budget(row["key"]) == TRIALS
+        assert store.budget(row["key"]) == max(TRIALS, row["schedules"])
         assert row["best_us"] == store.best_us(row["key"])
     full = [row for row in result["kernels"] if row["schedules"] >= TRIALS]
     assert full, "a convolution has more schedules than its equal share"
@@ -130,4 +132,5 @@ def test_a_tuning_goes_on_where_it_was_ended(tmp_path: Path) -> None:
     assert (again["measured"], again["kernels_tuned"]) == (0, 0)
     assert messages == ""
     assert (directory / RECORDS).read_bytes() == lines
-    assert max(parse_event(line).budget for line in _events(tmp_path)) == TRIALS
+    most = max(row["schedules"] for row in result["kernels"])
+    assert max(parse_event(line).budget for line in _events(tmp_path)) == max(TRIALS, most)

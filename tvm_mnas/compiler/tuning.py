@@ -365,10 +365,9 @@ class _Tuner:
             task.failures[error.partition(":")[0]] += 1
 
     def _finish(self, task: _Task) -> None:
-        # A kernel that has no more schedules counts as tuned to what was asked for.
-        self._note(
-            task, budget=task.spent if task.lost else self.budget.trials_per_kernel, ends=True
-        )
+        # A kernel that has no more schedules, or should get no more, counts as tuned to what was asked for.
+        budget = task.spent if task.lost else max(task.spent, self.budget.trials_per_kernel)
+        self._note(task, budget=budget, ends=True)
         self.tuned.append(
             TunedKernel(
                 name=task.kernel.name,
