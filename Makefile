@@ -3,6 +3,7 @@
 #   make search            search on this computer through a real RPC tracker: minutes, no data, no device
 #   make test              every test except those marked slow
 #   make lint              formatting, lint, types, import layers
+#   make arm-tools         with apt, an ARM emulator and cross compiler; without them the tests of ARM code are skipped
 #   make bench             the scripts behind the README's figures, hours; BENCHMARKS=benchmarks/rivals.py: one of them
 #   make clean             remove .venv, caches and builds; runs/ and your records stay
 #
@@ -25,9 +26,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALLED := .venv/.installed
 INSTALLED_DEV := .venv/.installed-dev
 INSTALLED_BENCH := .venv/.installed-bench
+ARM_PACKAGES := qemu-user-static gcc-aarch64-linux-gnu libstdc++6-arm64-cross libgcc-s1-arm64-cross libc6-dev-arm64-cross
 BENCHMARKS ?= $(wildcard benchmarks/*.py)
 
-.PHONY: help search test lint bench clean
+.PHONY: help search test lint arm-tools bench clean
 
 help:
 	@sed -n '2,/^$$/s/^# \{0,1\}//p' Makefile
@@ -43,6 +45,16 @@ lint: $(INSTALLED_DEV)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+arm-tools:
+	@if ! command -v qemu-aarch64-static >/dev/null || ! command -v aarch64-linux-gnu-gcc >/dev/null; then
+	  if [[ $$(id -u) -ne 0 ]] || ! command -v apt-get >/dev/null; then
+	    echo "not installed: as root, apt-get install $(ARM_PACKAGES)"
+	    exit 0
+	  fi
+	  apt-get update -qq
+	  DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(ARM_PACKAGES) >/dev/null
+	fi
 
 bench: $(INSTALLED_BENCH)
 	for script in $(BENCHMARKS); do

@@ -236,6 +236,7 @@ def _show_result(directory: RunDirectory, result: SearchResult, *, as_json: bool
 
 def _print_pareto(rows: list[dict[str, Any]]) -> None:
     from tvm_mnas.devices.latency import format_percent
+    from tvm_mnas.report.tables import EMULATED
 
     # A column of zeros would say nothing, and in 80 columns there is room for one of the two.
     flagged = any(row["untuned_percent"] for row in rows)
@@ -255,7 +256,7 @@ def _print_pareto(rows: list[dict[str, Any]]) -> None:
             "trial": row["trial"],
             "id": row["id"],
             "accuracy": f"{row['accuracy_percent']:.2f} %",
-            "latency": format_ms(row["latency_ms"]) + (" emulated" if row["emulated"] else ""),
+            "latency": format_ms(row["latency_ms"]) + (f", {EMULATED}" if row["emulated"] else ""),
             "untuned": f"{format_percent(row['untuned_percent'] or 0.0)} %",
             "spread": f"{row['spread_percent']:.1f} %" + (" !" if row["noisy"] else ""),
             "reward": f"{row['reward']:.4f}",

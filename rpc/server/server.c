@@ -243,6 +243,40 @@ static int device_facts(void *self, const TVMFFIAny *args, int32_t count, TVMFFI
   return return_text(json, strlen(json), result);
 }
 
+static int read_word(const char *path, char *word, size_t size) {
+  FILE *file = fopen(path, "r");
+  int found = file && fgets(word, size, file);
+  if (file) fclose(file);
+  if (found) word[strcspn(word, "\n")] = 0;
+  return found && *word;
+}
+
+/* Clocks and heat now, of what is readable: the keys of device_state in host.py. */
+static int device_state(void *self, const TVMFFIAny *args, int32_t count, TVMFFIAny *result) {
+  static const char *files[][2] = {{"frequency_khz", "scaling_cur_freq"}, {"limit_khz", "scaling_max_freq"},
+                                   {"max_khz", "cpuinfo_max_freq"}, {"governor", "scaling_governor"}};
+  char json[1024] = "{", path[PATH_MAX], word[64];
+  long hottest = LONG_MIN;
+  (void)self, (void)args, (void)count;
+  for (size_t i = 0; i < sizeof files / sizeof *files; ++i) {
+    snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/cpufreq/%s", sched_getcpu(), files[i][1]);
+    if (read_word(path, word, sizeof word)) add_fact(json, sizeof json, files[i][0], word);
+  }
+  DIR *zones = opendir("/sys/class/thermal");
+  for (struct dirent *entry; zones && (entry = readdir(zones));) {
+    snprintf(path, sizeof path, "/sys/class/thermal/%s/temp", entry->d_name);
+    if (!strncmp(entry->d_name, "thermal_zone", 12) && read_word(path, word, sizeof word)) {
+      long degrees = strtol(word, NULL, 10);
+      if (degrees > hottest) hottest = degrees;
+    }
+  }
+  if (zones) closedir(zones);
+  snprintf(word, sizeof word, "%ld", hottest);
+  if (hottest != LONG_MIN) add_fact(json, sizeof json, "temperature_mc", word);
+  strcat(json, "}");
+  return return_text(json, strlen(json), result);
+}
+
 static void load_tvm(void) {
   /* Global, because kernels leave TVM's symbols undefined. */
   void *ffi = dlopen("libtvm_ffi.so", RTLD_NOW | RTLD_GLOBAL);
@@ -262,7 +296,7 @@ static void load_tvm(void) {
   static const struct { const char *name; TVMFFISafeCallType call; } functions[] = {
       {"tvm.rpc.server.workpath", server_workpath}, {"tvm.rpc.server.upload", server_upload},
       {"tvm.rpc.server.load_module", server_load_module}, {"tvm.rpc.server.listdir", server_listdir},
-      {"tvm_mnas.device_facts", device_facts}};
+      {"tvm_mnas.device_facts", device_facts}, {"tvm_mnas.device_state", device_state}};
   for (size_t i = 0; i < sizeof functions / sizeof *functions; ++i) {
     TVMFFIObjectHandle made;
     TVMFFIByteArray name = {functions[i].name, strlen(functions[i].name)};

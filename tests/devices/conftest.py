@@ -19,6 +19,7 @@ KERNEL = "int __tvm_ffi_main(void *self, const void *arguments, int count, void 
 BODIES = {
     "good": "volatile float x = 0; for (int i = 0; i < 20000; ++i) x += 1.0f; return 0;",
     "slow": "usleep(1500000); return 0;",
+    "nap": "usleep(150000); return 0;",
     "crash": "raise(SIGSEGV); return 0;",
     "hang": "for (;;) pause();",
     "error": 'TVMFFIErrorSetRaisedFromCStr("ValueError", "the kernel says no"); return -1;',

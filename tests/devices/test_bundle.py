@@ -136,9 +136,8 @@ def test_it_runs_from_anywhere_with_its_own_libraries(archive: Path, tmp_path: P
 
 @pytest.mark.skipif(CROSS_GCC is None, reason="needs apt-get install gcc-aarch64-linux-gnu")
 @pytest.mark.skipif(QEMU is None, reason="needs apt-get install qemu-user-static")
-@pytest.mark.slow
 def test_the_arm_bundle_runs_under_emulation(tmp_path: Path) -> None:
-    """Marked slow: pip fetches TVM's ARM wheels, 98 MB, on the first run."""
+    """On the first run pip fetches TVM's ARM wheels, 98 MB."""
     assert QEMU is not None
     for name in ("a.tgz", "b.tgz"):
         build_bundle("aarch64", tmp_path / name)

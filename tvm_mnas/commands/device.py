@@ -1,16 +1,34 @@
-"""`tvm-mnas device`: what a device needs before it can be measured."""
+"""`tvm-mnas device`: from a device in its box to one that can be measured."""
 
 from __future__ import annotations
 
+import signal
+import threading
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tvm_mnas.commands.options import AsJson
-from tvm_mnas.console import OUTPUT, print_json
+from tvm_mnas.console import MESSAGES, OUTPUT, Column, print_json, print_table
+from tvm_mnas.errors import ConfigError
 
-device_app = typer.Typer(no_args_is_help=True, help="Prepare a device: bundle its server.")
+if TYPE_CHECKING:
+    from tvm_mnas.devices.reach import Reach
+
+device_app = typer.Typer(
+    no_args_is_help=True,
+    help="Prepare a device: describe it, put its server there, look what is wrong with it.",
+)
+
+_Profile = Annotated[str, typer.Argument(help="A device profile by name, or a file.")]
+_SshHost = Annotated[
+    str | None, typer.Option("--ssh", help="A host that ssh reaches without a password.")
+]
+_AdbSerial = Annotated[
+    str | None, typer.Option("--adb", help="A serial number that `adb devices` lists.")
+]
 
 
 @device_app.command()
@@ -30,3 +48,102 @@ def bundle(
         print_json({"file": str(output), "bytes": output.stat().st_size, **manifest})
     else:
         OUTPUT.print(str(output), markup=False)
+
+
+@device_app.command()
+def add(
+    key: Annotated[str, typer.Argument(help="What to call it; its server registers under this.")],
+    ssh: _SshHost = None,
+    adb: _AdbSerial = None,
+    tracker: Annotated[
+        str, typer.Option(help="The tracker that its server will register at, host:port.")
+    ] = "127.0.0.1:9190",
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The profile to write, KEY.toml else.")
+    ] = None,
+) -> None:
+    """Write a profile for a device by looking at it."""
+    from tvm_mnas.devices.describe import look_at
+    from tvm_mnas.devices.profile import parse_tracker
+
+    path = output if output is not None else Path(f"{key}.toml")
+    if path.exists():
+        raise ConfigError(f"{path} is there already; name another file with -o, or remove it")
+    profile = look_at(_reach(ssh, adb), key=key, tracker=parse_tracker(tracker))
+    try:
+        path.write_text(profile.to_toml(), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}; name another file") from error
+    OUTPUT.print(f"{path}: {profile.description}, core {profile.core}", markup=False)
+
+
+@device_app.command()
+def push(
+    profile: _Profile,
+    ssh: _SshHost = None,
+    adb: _AdbSerial = None,
+    port: Annotated[
+        int, typer.Option(help="Its port, there and here; each device takes another.")
+    ] = 9090,
+) -> None:
+    """Put the server on a device, start it, forward its ports, and keep all that up until interrupted."""
+    from tvm_mnas.devices.profile import read_profile
+    from tvm_mnas.devices.push import Service, install, supervise
+
+    chosen = read_profile(profile)
+    if chosen.tracker is None:
+        raise ConfigError(f"{profile} is of this machine, and `device push` is for others")
+    if not 1024 <= port <= 65534:
+        raise ConfigError(f"--port must lie in 1024..65534, not {port}")
+    reach = _reach(ssh, adb)
+    service = Service(key=chosen.key, tracker=chosen.tracker, port=port, core=chosen.core)
+    directory = install(reach, cache=None)
+    stop = threading.Event()
+    # A service manager ends with SIGTERM what a user ends with Ctrl-C; neither is a failure.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    supervise(
+        reach,
+        directory,
+        service,
+        stop=stop,
+        on_state=lambda line: MESSAGES.print(line, markup=False),
+    )
+
+
+@device_app.command()
+def doctor(
+    profile: _Profile = "local",
+    ssh: _SshHost = None,
+    adb: _AdbSerial = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look at a device step by step, and say what to do about what is wrong; fails if something is."""
+    from tvm_mnas.devices.profile import load_profile
+    from tvm_mnas.search.doctor import Verdict, examine
+
+    chosen = load_profile(profile)
+    reach = None if ssh is None and adb is None else _reach(ssh, adb)
+    steps = list(examine(chosen, reach=reach))
+    columns = (
+        Column("step", "name", number=False),
+        Column("", "verdict", number=False),
+        Column("found", "finding", number=False, wraps=True),
+        Column("do", "remedy", number=False, wraps=True),
+    )
+    rows = [asdict(step) for step in steps]
+    print_table(f"Device {chosen.key}", columns, rows, as_json=as_json)
+    if steps[-1].verdict is Verdict.FAILED:
+        raise typer.Exit(1)
+
+
+def _reach(ssh: str | None, adb: str | None) -> Reach:
+    from tvm_mnas.devices.reach import Adb, Ssh
+
+    if ssh is not None and adb is None:
+        return Ssh(ssh)
+    if adb is not None and ssh is None:
+        return Adb(adb)
+    raise ConfigError(
+        "a device is reached by --ssh HOST or by --adb SERIAL, one of them; `adb devices` lists serial numbers"
+    )

@@ -19,7 +19,11 @@ from pathlib import Path
 from tvm_mnas.errors import BuildError
 
 _DEADLINE_S = 60.0
-_CROSS_PREFIX = {"aarch64": "aarch64-linux-gnu-", "armv7l": "arm-linux-gnueabihf-", "x86_64": ""}
+_CROSS_PREFIX = {
+    "aarch64": "aarch64-linux-gnu-",
+    "armv7l": "arm-linux-gnueabihf-",
+    "x86_64": "x86_64-linux-gnu-",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,11 @@ def find_linker(target: str) -> Linker:
             return Linker((found,))
     if importlib.util.find_spec("ziglang") is not None:
         return Linker((sys.executable, "-m", "ziglang", "ld.lld"))
-    package = "binutils" if machine == platform.machine() else f"binutils-{names[0][:-3]}"
+    package = (
+        "binutils"
+        if machine == platform.machine()
+        else f"binutils-{names[0][:-3].replace('_', '-')}"
+    )
     raise BuildError(
         f"linking for {machine} needs {names[0]} or ld.lld, and neither is there; "
         f"`apt-get install {package}` or `pip install ziglang` brings one"
@@ -76,5 +84,6 @@ def find_linker(target: str) -> Linker:
 
 def _machine_of(target: str) -> str:
     attributes = json.loads(target) if target.lstrip().startswith("{") else {}
-    triple = str(attributes.get("mtriple", ""))
-    return triple.split("-")[0] if triple else platform.machine()
+    machine = str(attributes.get("mtriple", platform.machine())).partition("-")[0]
+    # LLVM knows 32-bit ARM by many names; its linkers are one.
+    return "armv7l" if machine == "arm" or machine.startswith("armv7") else machine

@@ -19,7 +19,8 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -128,6 +129,52 @@ def build_bundle(
             f"cannot write {output}: {error.strerror}; name another file with -o"
         ) from error
     return manifest
+
+
+def kept_bundle(architecture: str, *, cache: Path | None = None) -> Path:
+    """Return a bundle for `architecture` in `cache`, built when it is first asked for.
+
+    Raises BundleError as `build_bundle` does.
+    """
+    kept = cache if cache is not None else default_cache()
+    source = (resource_directory("rpc") / "server" / "server.c").read_bytes()
+    digest = hashlib.sha256(source).hexdigest()[:12]
+    archive = kept / "servers" / f"{architecture}-{metadata.version('apache-tvm')}-{digest}.tgz"
+    if not archive.is_file():
+        with _fresh_directory(archive.parent) as fresh:
+            build_bundle(architecture, fresh / archive.name, cache=kept)
+            (fresh / archive.name).replace(archive)
+    return archive
+
+
+def unpacked_bundle(architecture: str, *, cache: Path | None = None) -> Path:
+    """Return the directory of `kept_bundle`, unpacked beside it; raises BundleError as it does."""
+    archive = kept_bundle(architecture, cache=cache)
+    root = archive.with_suffix("")
+    if not root.is_dir():
+        with _fresh_directory(root.parent) as fresh:
+            with tarfile.open(archive) as opened:
+                opened.extractall(fresh, filter="data")
+            # Whole or not there; another process may have been faster.
+            with suppress(OSError):
+                (fresh / "tvm-server").rename(root)
+    return root
+
+
+@contextmanager
+def _fresh_directory(parent: Path) -> Iterator[Path]:
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        fresh = tempfile.mkdtemp(dir=parent)
+    except OSError as error:
+        raise BundleError(
+            f"bundles are kept in {parent}, which cannot be written: {error.strerror}; "
+            "set XDG_CACHE_HOME to another directory"
+        ) from error
+    try:
+        yield Path(fresh)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def default_cache() -> Path:

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from tvm_mnas.devices.channel import Reply, Status, WorkerHandle
 from tvm_mnas.devices.host import Fingerprint, available_cores
 from tvm_mnas.devices.profile import DeviceProfile, Timing
+from tvm_mnas.devices.quarantine import FIRST_S, Quarantine
 from tvm_mnas.devices.serve import runtime_environment
 from tvm_mnas.devices.services import LocalServices
 from tvm_mnas.devices.tracker import DeviceStatus, TrackerAddress, TrackerClient
@@ -30,6 +31,8 @@ _LOCAL_WAIT_S = 3.0
 """A local device that is ours alone answers in 0.1 s; after this its server is taken for broken."""
 _ANSWER_SLACK_S = 3.0
 """What a worker may need beyond the wait for a device: TVM's handshake."""
+_CONNECT_S = 10.0
+"""What a device may take from our connection to its first answer; one that is silent for longer is left alone."""
 _SESSION_S = 60.0
 """A session is renewed at this age; where nobody else waits for the device, it would not have to be."""
 _IDLE_RELEASE_S = 5.0
@@ -44,12 +47,14 @@ class Lease:
     def __init__(
         self,
         worker: WorkerHandle,
+        server: str,
         fingerprint: Fingerprint,
-        on_trouble: Callable[[Reply], None],
+        on_reply: Callable[[str, Reply], None],
     ) -> None:
-        """Wrap an open worker; `on_trouble` is told when the device hung or vanished."""
+        """Wrap an open worker; `on_reply` is told how each request to the device at `server` ended."""
         self._worker = worker
-        self._on_trouble = on_trouble
+        self._on_reply = on_reply
+        self.server = server
         self.fingerprint = fingerprint
 
     def time_kernel(
@@ -91,10 +96,13 @@ class Lease:
         """Run the loaded network once; the reply holds `outputs` ([dtype, shape] each) and their bytes."""
         return self._call({"op": "run", "dtype": dtype, "shape": list(shape)}, deadline_s, payload)
 
+    def state(self, *, deadline_s: float) -> Reply:
+        """Ask for the device's clocks and heat; the reply's `state` holds what is readable there."""
+        return self._call({"op": "state"}, deadline_s)
+
     def _call(self, request: Mapping[str, Any], deadline_s: float, payload: bytes = b"") -> Reply:
         reply = self._worker.call(request, deadline_s=deadline_s, payload=payload)
-        if reply.status in (Status.HUNG, Status.LOST):
-            self._on_trouble(reply)
+        self._on_reply(self.server, reply)
         return reply
 
 
@@ -109,6 +117,7 @@ class Farm:
         self._changed = threading.Condition()
         self._closed = False
         self._spawner = Spawner()
+        self._quarantine = Quarantine()
         self._services: LocalServices | None = None
         self._workers: list[WorkerHandle] = []
         try:
@@ -162,8 +171,8 @@ class Farm:
         end = time.monotonic() + deadline_s
         worker = self._take_worker(end, deadline_s)
         try:
-            fingerprint = self._open(worker, end, deadline_s, hold_s)
-            yield Lease(worker, fingerprint, self._on_trouble)
+            server, fingerprint = self._open(worker, end, deadline_s, hold_s)
+            yield Lease(worker, server, fingerprint, self._on_reply)
         finally:
             with self._changed:
                 self._idle.append(worker)
@@ -227,26 +236,19 @@ class Farm:
 
     def _open(
         self, worker: WorkerHandle, end: float, deadline_s: float, hold_s: float
-    ) -> Fingerprint:
+    ) -> tuple[str, Fingerprint]:
         reply = Reply(Status.NO_DEVICE)
         while not self._closed:
             left_s = end - time.monotonic()
             if left_s <= 0:
                 break
-            wait_s = min(left_s, _LOCAL_WAIT_S) if self._services else left_s
-            request = {
-                "op": "open",
-                "key": self.profile.key,
-                "tracker_host": self._tracker.host,
-                "tracker_port": self._tracker.port,
-                "wait_s": wait_s,
-                "hold_s": hold_s,
-                "lifetime_s": hold_s + _SESSION_S,
-                "idle_s": None if self._services else _IDLE_RELEASE_S,
-            }
-            reply = worker.call(request, deadline_s=wait_s + _ANSWER_SLACK_S)
+            reply = self._find(worker, left_s, hold_s)
             if reply.status is Status.OK:
-                return Fingerprint.of(reply.values["facts"])
+                server = str(reply.values["server"])
+                most_s = _LOCAL_WAIT_S if self._services else _CONNECT_S
+                reply = self._connect(worker, server, min(left_s, most_s), hold_s)
+                if reply.status is Status.OK:
+                    return server, Fingerprint.of(reply.values["facts"])
             if self._services is not None:
                 # The tracker is ours and nobody else leases: whoever does not answer now is broken.
                 self._services.recover()
@@ -254,6 +256,40 @@ class Farm:
                 break
             time.sleep(0.1)
         raise self._lease_error(reply, deadline_s)
+
+    def _find(self, worker: WorkerHandle, left_s: float, hold_s: float) -> Reply:
+        """Return the reply that names a device, at best one that is not in quarantine."""
+        blocked = set() if self._services is not None else set(self._quarantine.blocked())
+        wait_s = left_s
+        if self._services is not None:
+            wait_s = min(left_s, _LOCAL_WAIT_S)
+        elif blocked:
+            # It may be out of quarantine after that.
+            wait_s = min(left_s, FIRST_S)
+        request = {
+            "op": "find",
+            "key": self.profile.key,
+            "tracker_host": self._tracker.host,
+            "tracker_port": self._tracker.port,
+            "wait_s": wait_s,
+            "hold_s": hold_s,
+            "avoid": sorted(blocked),
+        }
+        return worker.call(request, deadline_s=wait_s + _ANSWER_SLACK_S)
+
+    def _connect(
+        self, worker: WorkerHandle, server: str, deadline_s: float, hold_s: float
+    ) -> Reply:
+        request = {
+            "op": "connect",
+            "known_as": f"{self._tracker}/{self.profile.key}",
+            "lifetime_s": hold_s + _SESSION_S,
+            "idle_s": None if self._services else _IDLE_RELEASE_S,
+        }
+        reply = worker.call(request, deadline_s=deadline_s + _ANSWER_SLACK_S)
+        if reply.status is not Status.OK:
+            self._quarantine.unreachable(server, reply.message)
+        return reply
 
     def _lease_error(self, reply: Reply, deadline_s: float) -> Exception:
         where = f"device {self.profile.key!r} at tracker {self._tracker}"
@@ -273,7 +309,11 @@ class Farm:
             "restart its server"
         )
 
-    def _on_trouble(self, reply: Reply) -> None:
+    def _on_reply(self, server: str, reply: Reply) -> None:
+        if reply.status is Status.OK:
+            self._quarantine.worked(server)
+        elif reply.status in (Status.HUNG, Status.LOST):
+            self._quarantine.failed(server, reply.message)
         # What hangs on the device would hang on: the session's timeout is long. Elsewhere it has to do.
         if self._services is not None and reply.status is Status.HUNG:
             self._services.recover()

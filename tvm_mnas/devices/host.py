@@ -44,6 +44,14 @@ _LLVM_FEATURE_OF_FLAG = {
 }
 
 
+_CLOCK_FILES = {
+    "frequency_khz": "scaling_cur_freq",
+    "limit_khz": "scaling_max_freq",
+    "max_khz": "cpuinfo_max_freq",
+    "governor": "scaling_governor",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
     """The facts that identify a device, and a short hash of them.
@@ -80,6 +88,22 @@ def device_facts() -> dict[str, str]:
         "libc": " ".join(platform.libc_ver()).strip() or "unknown",
         "tvm": tvm_version(),
     }
+
+
+def device_state() -> dict[str, str]:
+    """Return clocks and heat of the core that this process runs on, of what is readable.
+
+    `frequency_khz` is the clock now, `limit_khz` what it may be at most now, `max_khz` what the core can do;
+    `governor` sets it; `temperature_mc` is the hottest sensor's, in thousandths of a degree Celsius.
+    """
+    core = available_cores()[-1]
+    directory = Path(f"/sys/devices/system/cpu/cpu{core}/cpufreq")
+    found = {name: _read(directory / file) for name, file in _CLOCK_FILES.items()}
+    heat = [_read(path) for path in Path("/sys/class/thermal").glob("thermal_zone*/temp")]
+    degrees = [int(text) for text in heat if text.lstrip("-").isdecimal()]
+    if degrees:
+        found["temperature_mc"] = str(max(degrees))
+    return {name: value for name, value in found.items() if value}
 
 
 def tvm_version() -> str:
@@ -139,19 +163,19 @@ def detect_target(*, threads: int) -> str:
 
     cpu = str(codegen.llvm_get_system_cpu())
     target: dict[str, object] = {"kind": "llvm", "mcpu": cpu, "num-cores": threads}
-    missing = _hidden_features(str(codegen.llvm_get_system_triple()), cpu)
+    triple = str(codegen.llvm_get_system_triple())
+    missing = hidden_features(triple, cpu, _cpu_flags(), machine=platform.machine())
     if missing:
-        target["mtriple"] = str(codegen.llvm_get_system_triple())
+        target["mtriple"] = triple
         target["mattr"] = [f"-{feature}" for feature in missing]
     return json.dumps(target)
 
 
-def _hidden_features(triple: str, cpu: str) -> list[str]:
-    """Return the LLVM features that the CPU's name implies and that this machine does not offer."""
+def hidden_features(triple: str, cpu: str, flags: frozenset[str], *, machine: str) -> list[str]:
+    """Return the LLVM features that the CPU's name implies and that its kernel's `flags` lack. Imports TVM."""
     from tvm.target import Target, codegen
 
-    flags = _cpu_flags()
-    feature_of_flag = _LLVM_FEATURE_OF_FLAG.get(platform.machine(), {})
+    feature_of_flag = _LLVM_FEATURE_OF_FLAG.get(machine, {})
     if not flags or not feature_of_flag:
         return []
     described = Target({"kind": "llvm", "mtriple": triple, "mcpu": cpu})

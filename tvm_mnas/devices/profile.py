@@ -1,12 +1,14 @@
 """A device profile: a TOML file that says what a device is, how to reach it and how to time on it.
 
 Shipped profiles lie in `rpc/profiles/`; any other is given by its path. The profile `local` is this machine:
-its target is detected when it is loaded, and a farm starts its tracker and server by itself.
+its target is detected when it is loaded, and a farm starts its tracker and server by itself. So it does for a
+profile that is `emulated`, with the server of the target's architecture in an emulator.
 """
 
 from __future__ import annotations
 
 import json
+import platform
 import re
 import tomllib
 from collections.abc import Mapping
@@ -135,6 +137,12 @@ class DeviceProfile:
     def is_local(self) -> bool:
         """Whether we start this device's tracker and server ourselves."""
         return self.tracker is None
+
+    @property
+    def architecture(self) -> str:
+        """What the device's code is for, as in its triple: "aarch64"; this machine's where none is given."""
+        attributes = {} if self.target == HOST_TARGET else json.loads(self.target)
+        return str(attributes.get("mtriple", platform.machine())).partition("-")[0]
 
     def resolved(self) -> DeviceProfile:
         """Return the profile with its target detected; imports TVM where there is something to detect."""

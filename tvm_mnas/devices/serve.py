@@ -18,17 +18,21 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
-from tvm_mnas.devices.host import device_facts
+from tvm_mnas.devices.host import device_facts, device_state
 from tvm_mnas.devices.tracker import TrackerAddress, TrackerClient
 from tvm_mnas.errors import TrackerError
 from tvm_mnas.processes import ask_to_be_killed, die_with_parent
 
 FACTS_FUNCTION = "tvm_mnas.device_facts"
 """What our server answers beside TVM's own functions: the device's facts as JSON."""
+
+STATE_FUNCTION = "tvm_mnas.device_state"
+"""Likewise: the device's clocks and heat at this moment, as JSON; what cannot be read is left out."""
 
 _PORTS_TO_TRY = 200
 _RESTART_PAUSE_S = 0.02
@@ -82,7 +86,8 @@ def _run_server(tracker: TrackerAddress, key: str, core: int | None) -> None:
     _load_extra_library()
     import tvm_ffi
 
-    tvm_ffi.register_global_func(FACTS_FUNCTION, lambda: json.dumps(device_facts()), override=True)
+    for name, answer in ((FACTS_FUNCTION, device_facts), (STATE_FUNCTION, device_state)):
+        tvm_ffi.register_global_func(name, partial(_as_json, answer), override=True)
     # Every process forked from here on, down to the sessions' children, ends with the one above it.
     os.register_at_fork(after_in_child=ask_to_be_killed)
     listener = 0
@@ -102,6 +107,10 @@ def _run_server(tracker: TrackerAddress, key: str, core: int | None) -> None:
         listener = 0
         print(f"listener ended with status {status}; starting another", flush=True)
         time.sleep(_RESTART_PAUSE_S)
+
+
+def _as_json(answer: Callable[[], dict[str, str]]) -> str:
+    return json.dumps(answer())
 
 
 def _listen(tracker: TrackerAddress, key: str) -> None:

@@ -1,5 +1,6 @@
 """The tracker and the RPC server of a local farm: started, watched, restarted and ended.
 
+The server runs on this machine, or for another architecture's code in an emulator of it.
 Their logs lie in the farm's directory. They listen on 127.0.0.1 only: whoever reaches them runs code as us.
 """
 
@@ -12,6 +13,8 @@ import threading
 import time
 from pathlib import Path
 
+from tvm_mnas.devices.bundle import unpacked_bundle
+from tvm_mnas.devices.emulate import find_emulator
 from tvm_mnas.devices.profile import DeviceProfile
 from tvm_mnas.devices.serve import free_port, runtime_environment
 from tvm_mnas.devices.tracker import TrackerAddress, TrackerClient
@@ -34,6 +37,7 @@ class LocalServices:
         self._spawner = spawner
         self._directory = directory
         self._address = TrackerAddress(_HOST, free_port(_HOST))
+        self._bundle: Path | None = None
         self._lock = threading.Lock()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._started_at: dict[str, float] = {}
@@ -41,7 +45,13 @@ class LocalServices:
         self._watcher = threading.Thread(target=self._watch, name="tvm-mnas-services", daemon=True)
 
     def start(self) -> TrackerAddress:
-        """Start both and return the tracker's address once the device is registered."""
+        """Start both and return the tracker's address once the device is registered.
+
+        Raises TrackerError where they do not start, BundleError where what an emulated device needs is not there.
+        """
+        if self._profile.emulated:
+            find_emulator(self._profile.architecture)
+            self._bundle = unpacked_bundle(self._profile.architecture)
         temporary = self._directory / "tmp"
         temporary.mkdir(exist_ok=True)
         for name in ("tracker", "server"):
@@ -89,7 +99,8 @@ class LocalServices:
         return self._directory / f"{name}.log"
 
     def _start(self, name: str) -> None:
-        arguments = [name, "--host", _HOST, "--port", str(self._address.port)]
+        module = "tvm_mnas.devices.serve"
+        arguments = ["--host", _HOST, "--port", str(self._address.port)]
         environment = {**runtime_environment(), "TMPDIR": str(self._directory.resolve() / "tmp")}
         if name == "server":
             arguments += ["--key", self._profile.key]
@@ -101,8 +112,14 @@ class LocalServices:
                 "OMP_NUM_THREADS": str(self._profile.threads),
                 "TVM_BIND_THREADS": "0",
             }
+        if name == "server" and self._bundle is not None:
+            module = "tvm_mnas.devices.emulate"
+            arguments += ["--architecture", self._profile.architecture]
+            arguments += ["--bundle", str(self._bundle)]
+        else:
+            arguments.insert(0, name)
         process = self._spawner.spawn_module(
-            "tvm_mnas.devices.serve",
+            module,
             arguments,
             directory=self._directory,
             log=self._log(name),

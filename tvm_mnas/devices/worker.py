@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from tvm_mnas.devices.channel import Status, read_frame, write_frame
-from tvm_mnas.devices.serve import FACTS_FUNCTION, block_torch
-from tvm_mnas.devices.tracker import TrackerAddress, TrackerClient
+from tvm_mnas.devices.serve import FACTS_FUNCTION, STATE_FUNCTION, block_torch
+from tvm_mnas.devices.tracker import Grant, TrackerAddress, TrackerClient
 from tvm_mnas.errors import LeaseTimeoutError, TrackerError
 from tvm_mnas.processes import die_with_parent
 
@@ -34,14 +34,10 @@ class _SessionLostError(Exception):
 class _Session:
     """One open RPC session and what is loaded in it."""
 
-    def __init__(self, request: Mapping[str, Any]) -> None:
+    def __init__(self, grant: Grant, *, lifetime_s: float) -> None:
         from tvm import rpc
 
-        address = TrackerAddress(request["tracker_host"], request["tracker_port"])
-        self.address = f"{address}/{request['key']}"
-        with TrackerClient(address) as tracker:
-            grant = tracker.request(request["key"], deadline_s=request["wait_s"])
-        lifetime_s = float(request["lifetime_s"])
+        self.address = f"{grant.host}:{grant.port}"
         self.ends = time.monotonic() + lifetime_s
         try:
             self.remote = rpc.connect(
@@ -49,7 +45,7 @@ class _Session:
             )
             self.device = self.remote.cpu(0)
         except Exception as error:
-            raise _SessionLostError(f"{grant.host}:{grant.port}: {_first_line(error)}") from error
+            raise _SessionLostError(f"{self.address}: {_first_line(error)}") from error
         self._uploads = 0
         self._fill: Any = None
         self._arguments: tuple[str, list[Any]] | None = None
@@ -114,15 +110,18 @@ class Worker:
     def __init__(self) -> None:
         """Start without a session."""
         self._session: _Session | None = None
+        self._grant: Grant | None = None
         self._operations: dict[
             str, Callable[[dict[str, Any], bytes], tuple[dict[str, Any], bytes]]
         ] = {
-            "open": self.do_open,
+            "find": self.do_find,
+            "connect": self.do_connect,
             "close": self.do_close,
             "kernel": self.do_kernel,
             "load": self.do_load,
             "time": self.do_time,
             "run": self.do_run,
+            "state": self.do_state,
         }
 
     def answer(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
@@ -148,14 +147,37 @@ class Worker:
             self._session = None
             gc.collect()
 
-    def do_open(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
-        """Have a session that answers and lasts for `hold_s`; returns the device's facts."""
+    def do_find(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
+        """Have a session that answers and lasts for `hold_s`, or a device to `connect` to; returns its address.
+
+        A device in `avoid` is not taken: its server offers it again by itself.
+        """
         session = self._session
-        enough = session is not None and session.ends - time.monotonic() > request["hold_s"]
-        if session is None or not enough or not session.alive():
+        if session is not None:
+            if session.ends - time.monotonic() > request["hold_s"] and session.alive():
+                return {"server": session.address, "connected": True}, b""
             del session
             self.close_session()
-            self._session = session = _Session(request)
+        address = TrackerAddress(request["tracker_host"], request["tracker_port"])
+        end = time.monotonic() + request["wait_s"]
+        while True:
+            with TrackerClient(address) as tracker:
+                left_s = max(end - time.monotonic(), 0.001)
+                grant = tracker.request(request["key"], deadline_s=left_s)
+            server = f"{grant.host}:{grant.port}"
+            if server not in request["avoid"]:
+                break
+        self._grant = grant
+        return {"server": server, "connected": False}, b""
+
+    def do_connect(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
+        """Open a session of `lifetime_s` with the device that was found, or use the one there is; returns its facts."""
+        session = self._session
+        if session is None:
+            if self._grant is None:
+                raise _SessionLostError("no device was found")
+            grant, self._grant = self._grant, None
+            self._session = session = _Session(grant, lifetime_s=float(request["lifetime_s"]))
         session.network = None
         try:
             facts = json.loads(str(session.remote.get_function(FACTS_FUNCTION)()))
@@ -163,13 +185,24 @@ class Worker:
             # TVM's stock server has no such function; a dead session fails again at once.
             if not session.alive():
                 raise
-            facts = {"server": session.address}
+            facts = {"server": request["known_as"]}
         return {"facts": facts}, b""
 
     def do_close(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
         """Give the device back."""
         self.close_session()
         return {}, b""
+
+    def do_state(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
+        """Return the device's clocks and heat; none from a server that does not tell."""
+        session = self._need_session()
+        try:
+            state = json.loads(str(session.remote.get_function(STATE_FUNCTION)()))
+        except Exception:
+            if not session.alive():
+                raise
+            state = {}
+        return {"state": state}, b""
 
     def do_kernel(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
         """Time a kernel's entry function on random arguments; returns seconds per repeat."""

@@ -1,0 +1,132 @@
+"""ARM code without an ARM: the device's own server under qemu-user, through a real tracker.
+
+Needs `make arm-tools`; without them these tests are skipped, and say what is lacking.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tvm_mnas.compiler.lowering import lower_network
+from tvm_mnas.devices.profile import load_profile
+from tvm_mnas.models.inference import predict
+from tvm_mnas.models.network import build_network
+from tvm_mnas.models.zoo.registry import ZOO
+from tvm_mnas.search.doctor import Verdict, examine
+from tvm_mnas.search.pipeline import input_shape
+from tvm_mnas.search.run import RunDirectory
+from tvm_mnas.search.workbench import open_workbench
+from tvm_mnas.space.architecture import Architecture
+
+ROOT = Path(__file__).resolve().parents[2]
+KEY = "emulated-aarch64"
+SEARCH_S = 400
+TRIALS = 3
+LACKING = [
+    name
+    for name in ("qemu-aarch64-static", "aarch64-linux-gnu-gcc", "aarch64-linux-gnu-ld")
+    if shutil.which(name) is None
+]
+
+pytestmark = [
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(bool(LACKING), reason=f"make arm-tools brings {', '.join(LACKING)}"),
+]
+
+
+def small_b1() -> Architecture:
+    (entry,) = [entry for entry in ZOO if entry.key == "mnasnet-b1"]
+    assert entry.architecture is not None
+    return replace(entry.architecture, depth_multiplier=0.35, input_size=64)
+
+
+def test_mnasnet_b1_computes_there_what_torch_does(tmp_path: Path) -> None:
+    """Issue: within 1e-4 on outputs that are not degenerate."""
+    architecture = small_b1()
+    network = build_network(architecture, seed=1)
+    shape = input_shape(architecture)
+    profile = load_profile(KEY)
+    with open_workbench(
+        profile,
+        records=tmp_path / "records",
+        logs=tmp_path,
+        scratch=tmp_path,
+        trials_per_kernel=1,
+        seed=0,
+    ) as workbench:
+        lowered = lower_network(network, shape, profile.target)
+        workbench.tune([lowered], on_progress=lambda done, total: None)
+        artifact = workbench.compile(lowered, tmp_path / "net.so")
+        assert _machine_of(artifact.path) == "AArch64"
+        images = np.random.default_rng(2).standard_normal((2, *shape[1:]), dtype=np.float32)
+        expected = predict(network, images)
+        # Different for each image, and across classes: a network that is all bias proves nothing.
+        assert np.abs(expected[0] - expected[1]).max() > 0.01 * np.abs(expected).max()
+        assert expected.std(axis=1).min() > 0.01
+        assert workbench.check(artifact, images, expected) < 1e-4
+        latency = workbench.measure(artifact, shape)
+    assert latency.emulated
+
+
+def _machine_of(library: Path) -> str:
+    header = subprocess.run(
+        ["readelf", "-h", library], capture_output=True, text=True, check=True, timeout=30
+    ).stdout
+    (line,) = [line for line in header.splitlines() if "Machine:" in line]
+    return line.partition(":")[2].strip()
+
+
+def test_the_doctor_finds_it_usable_and_does_not_time_it() -> None:
+    steps = {step.name: step for step in examine(load_profile(KEY))}
+    assert {step.verdict for step in steps.values()} == {Verdict.GOOD}, steps
+    assert "machine aarch64" in steps["answers"].finding
+    assert "no latencies" in steps["times"].finding
+
+
+def test_a_search_there_says_everywhere_that_its_times_are_no_latencies(tmp_path: Path) -> None:
+    done = _run(
+        tmp_path,
+        *("search", "--device", KEY, "--trials", str(TRIALS), "--batch", "1", "--run", "run"),
+        *("--train-steps", "4", "--final-steps", "4", "--trials-per-kernel", "1"),
+        *("--records", "records", "--target-latency", "20ms", "--json"),
+    )
+    assert json.loads(done.stdout)["trials"] == TRIALS
+    lines = [line for line in done.stderr.splitlines() if line.startswith("trial ")]
+    assert len(lines) == TRIALS
+    assert all("EMULATED, not a latency" in line for line in lines), lines
+    records = list(RunDirectory.open(tmp_path / "run").finished_trials())
+    for record in records:
+        evaluation = record.evaluation
+        assert evaluation.failure is None
+        assert evaluation.latency is not None
+        assert evaluation.latency.emulated
+        assert evaluation.latency.coverage.tuned_share == 1.0
+    report = _run(tmp_path, "report", "run").stdout
+    rows = [line for line in report.splitlines() if " ms" in line]
+    assert rows
+    assert all("emulated: not a latency" in row for row in rows), report
+    page = (tmp_path / "run" / "report" / "index.html").read_text(encoding="utf-8")
+    assert "emulated: not a latency" in page
+
+
+def _run(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "tvm_mnas", *arguments],
+        cwd=directory,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=SEARCH_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done
