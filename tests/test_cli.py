@@ -165,7 +165,7 @@ MISTAKES = {
         "search --space mnasnet", 2, ("'mnasnet'", "--target-latency 80ms")
     ),
     "unknown device": Mistake(
-        "search --device pixel9", 2, ("'pixel9'", "there are: local", "TOML file")
+        "search --device pixel9", 2, ("'pixel9'", "there are: armv7-a7, ", ", local, ", "TOML file")
     ),
     "device profile with a wrong target": Mistake(
         "search --device bad_board.toml", 2, ("bad_board.toml", "target", "kind")
