@@ -5,20 +5,23 @@
 
 Candidates are drawn uniformly and go one after the other from notation to measured latency, without training. The
 records begin empty, unless --records names a directory to keep them in: a run that was cut off goes on there, and
-what it finds tuned makes its times cheaper than they are, which it says. After the loop a predictor of latencies is
-fitted on every other candidate and tried on the rest; a few candidates are tuned alone, by ours and (a sample of their
-kernels) by stock MetaSchedule: see alone.py. The result goes to the standard output, progress to the standard error.
+what it finds tuned makes its times cheaper than they are, which it says. After the loop all candidates are timed
+again, in --again rounds, and a predictor of their median latencies is fitted on every other candidate and tried on
+the rest; a few candidates are tuned alone, by ours and (a sample of their kernels) by stock MetaSchedule: see
+alone.py. The result goes to the standard output, progress to the standard error.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import random
+import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -81,9 +84,39 @@ def evaluate(architecture: Architecture, workbench: Workbench, path: Path) -> tu
     except (CandidateError, DeviceError) as error:
         # A device that was lost for one candidate may be back for the next; hours of others are worth keeping.
         cost = replace(cost, failure=str(error))
-    finally:
-        path.unlink(missing_ok=True)
     return replace(cost, other_s=time.perf_counter() - started - cost.tuning_s), keys
+
+
+def time_again(
+    costs: Sequence[Cost],
+    architectures: Sequence[Architecture],
+    workbench: Workbench,
+    directory: Path,
+    *,
+    rounds: int,
+) -> list[Cost]:
+    """Return `costs` with the medians of `rounds` more latencies, each round timing every candidate once.
+
+    Between two latencies of a candidate lie minutes, so that what disturbs the machine for a while is outvoted.
+    """
+    from tvm_mnas.devices.timing import measure
+    from tvm_mnas.errors import CandidateError, DeviceError
+    from tvm_mnas.search.pipeline import input_shape
+
+    found: list[list[float]] = [[] for _ in costs]
+    for number in range(1, rounds + 1):
+        for index, architecture in enumerate(architectures):
+            path = directory / f"{index + 1}.so"
+            if costs[index].latency_ms is None:
+                continue
+            with contextlib.suppress(CandidateError, DeviceError):
+                latency = measure(path, input_shape(architecture), workbench.farm)
+                found[index].append(latency.latency_ms)
+        say(f"timed again, round {number} of {rounds}")
+    return [
+        replace(cost, latency_ms=statistics.median(times)) if times else cost
+        for cost, times in zip(costs, found, strict=True)
+    ]
 
 
 def say(text: str) -> None:
@@ -105,7 +138,8 @@ def run(arguments: argparse.Namespace, directory: Path) -> Result:
     )
     setting = (
         f"{len(architectures)} candidates of {arguments.space} at {arguments.size}, "
-        f"{arguments.trials_per_kernel} schedules a kernel, on {arguments.device}"
+        f"{arguments.trials_per_kernel} schedules a kernel, on {arguments.device}; latencies to predict are medians of "
+        f"{arguments.again} rounds"
     )
     say(setting)
     records = Path(arguments.records) if arguments.records else directory / "records"
@@ -126,6 +160,7 @@ def run(arguments: argparse.Namespace, directory: Path) -> Result:
                 f"{number}: {cost.in_all_s:.1f} s, {cost.tuned} of {cost.kernels} kernels tuned, "
                 f"{cost.failure or f'{cost.latency_ms:.4g} ms'}"
             )
+        again = time_again(costs, architectures, workbench, directory, rounds=arguments.again)
     measured = {
         number: architecture
         for number, (architecture, cost) in enumerate(
@@ -151,7 +186,7 @@ def run(arguments: argparse.Namespace, directory: Path) -> Result:
         costs=costs,
         distinct=len(distinct),
         found=len(distinct & known),
-        prediction=predict(costs),
+        prediction=predict(again),
         alone=tuned_alone,
         stock=stock,
     )
@@ -213,12 +248,13 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="local")
     parser.add_argument("--records", help="where to keep records; they make the first ones cheap")
+    parser.add_argument("--again", type=int, default=5, help="rounds of timing all, to predict")
     parser.add_argument("--alone", type=int, default=3, help="candidates tuned alone too")
     parser.add_argument("--rounds", type=int, default=7, help="of timing those again")
     parser.add_argument("--stock", type=int, default=6, help="kernels of those for stock, 0: none")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     arguments = parser.parse_args()
-    for name, least in (("candidates", 1), ("alone", 0), ("rounds", 1), ("stock", 0)):
+    for name, least in (("candidates", 1), ("again", 0), ("alone", 0), ("rounds", 1), ("stock", 0)):
         value = getattr(arguments, name)
         if value < least:
             parser.error(f"--{name} is {least} or more, not {value}")

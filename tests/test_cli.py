@@ -167,6 +167,25 @@ MISTAKES = {
     "unknown device": Mistake(
         "search --device pixel9", 2, ("'pixel9'", "there are: armv7-a7, ", ", local, ", "TOML file")
     ),
+    "devices watched without a tracker": Mistake("devices --watch", 2, ("--watch", "--tracker")),
+    "device to add without a way to it": Mistake(
+        "device add mine", 2, ("--ssh HOST", "--adb SERIAL", "one of them")
+    ),
+    "device to add whose profile is there": Mistake(
+        "device add bad_board --ssh nowhere", 2, ("bad_board.toml", "there already", "-o")
+    ),
+    "device to push to that is this machine": Mistake(
+        "device push local --ssh nowhere", 2, ("local", "this machine")
+    ),
+    "device reached in two ways": Mistake(
+        "device push rpi4 --ssh a --adb b", 2, ("--ssh HOST", "--adb SERIAL", "one of them")
+    ),
+    "device with a port of the system": Mistake(
+        "device push rpi4 --ssh a --port 80", 2, ("--port", "1024..65534", "80")
+    ),
+    "host that is an option": Mistake(
+        "device push rpi4 --ssh=-oProxyCommand=x", 2, ("--ssh", "leading dash")
+    ),
     "device profile with a wrong target": Mistake(
         "search --device bad_board.toml", 2, ("bad_board.toml", "target", "kind")
     ),

@@ -10,7 +10,15 @@ from rich.console import Console
 
 from tests.report.runs import make_failure, make_latency, make_success, sample_architectures
 from tvm_mnas import console
-from tvm_mnas.console import Column, SearchDisplay, format_ms, print_json, print_table, trial_line
+from tvm_mnas.console import (
+    Column,
+    SearchDisplay,
+    format_ms,
+    print_json,
+    print_table,
+    trial_line,
+    watch_table,
+)
 
 A, B = sample_architectures(2)
 COLUMNS = (Column("name", "name", number=False), Column("latency ms", "latency_ms"))
@@ -135,3 +143,17 @@ def test_a_search_in_a_terminal_shows_the_whole_and_the_step(
     shown = text.getvalue()
     for part in ("training", "120/240", "7/28", "best reward 0.8000", A.id):
         assert part in shown
+
+
+def test_a_watched_table_is_made_anew_until_interrupted(output: io.StringIO) -> None:
+    made: list[int] = []
+
+    def rows() -> list[dict[str, object]]:
+        made.append(len(made))
+        if len(made) > 2:
+            raise KeyboardInterrupt
+        return [{"n": f"row-{made[-1]}"}]
+
+    watch_table("Watched", (Column("n", "n"),), rows, every_s=0.0)
+    assert made == [0, 1, 2]
+    assert "row-1" in output.getvalue()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.live import Live
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -60,6 +63,27 @@ def print_table(
     if as_json:
         print_json(rows)
         return
+    OUTPUT.print(_table(title, columns, rows))
+
+
+def watch_table(
+    title: str,
+    columns: Sequence[Column],
+    rows: Callable[[], Sequence[dict[str, Any]]],
+    *,
+    every_s: float = 1.0,
+) -> None:
+    """Show a table of what `rows` returns, anew every `every_s` seconds, until the user interrupts."""
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        Live(_table(title, columns, rows()), console=OUTPUT, auto_refresh=False) as live,
+    ):
+        while True:
+            time.sleep(every_s)
+            live.update(_table(title, columns, rows()), refresh=True)
+
+
+def _table(title: str, columns: Sequence[Column], rows: Sequence[dict[str, Any]]) -> Table:
     table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
     for column in columns:
         table.add_column(
@@ -70,7 +94,7 @@ def print_table(
         )
     for row in rows:
         table.add_row(*(_cell(row.get(column.key)) for column in columns))
-    OUTPUT.print(table)
+    return table
 
 
 def print_json(values: object) -> None:

@@ -69,6 +69,31 @@ def test_a_candidate_that_fails_costs_what_it_took_and_has_no_latency(
     assert cost.other_s > 0
 
 
+def test_candidates_timed_again_have_the_median_of_the_rounds(
+    script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    candidates = script("candidates")
+    architectures = candidates.draw("quickstart", candidates=3, size=32, seed=0)
+    costs = costs_of(script, 3)
+    costs[1] = replace(costs[1], latency_ms=None, failure="none ran")
+    order: list[str] = []
+    answers = iter([1.0, 5.0, 2.0, 7.0, 9.0, None])
+
+    def measure(path: Path, shape: Any, farm: Any) -> Any:
+        order.append(path.name)
+        answer = next(answers)
+        if answer is None:
+            raise MeasurementError("a time is above 0 s")
+        return SimpleNamespace(latency_ms=answer)
+
+    monkeypatch.setattr("tvm_mnas.devices.timing.measure", measure)
+    workbench = SimpleNamespace(farm=None)
+    again = candidates.time_again(costs, architectures, workbench, tmp_path, rounds=3)
+    assert order == ["1.so", "3.so"] * 3
+    assert [cost.latency_ms for cost in again] == [2.0, None, 6.0]
+    assert candidates.time_again(costs, architectures, workbench, tmp_path, rounds=0) == costs
+
+
 def costs_of(script: Script, count: int, **values: Any) -> list[Any]:
     """Return costs of candidates whose latency is exactly 1.2 x kernels + 0.01 ms x calls + 0.5 ms."""
     generator = random.Random(7)

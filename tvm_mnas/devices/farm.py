@@ -259,7 +259,10 @@ class Farm:
 
     def _find(self, worker: WorkerHandle, left_s: float, hold_s: float) -> Reply:
         """Return the reply that names a device, at best one that is not in quarantine."""
-        blocked = set() if self._services is not None else set(self._quarantine.blocked())
+        blocked = set(self._quarantine.blocked())
+        if self._services is not None or len(blocked) >= self.capacity:
+            # Nobody else to go to: one that failed may be well again, and waiting would help nobody.
+            blocked = set()
         wait_s = left_s
         if self._services is not None:
             wait_s = min(left_s, _LOCAL_WAIT_S)

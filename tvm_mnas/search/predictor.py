@@ -97,7 +97,10 @@ class PredictionError:
 
 
 def fit_predictor(networks: Sequence[MeasuredNetwork]) -> LatencyPredictor:
-    """Return the predictor with the least squared error on `networks` among those without negative coefficients.
+    """Return the predictor with the least squared relative error on `networks`, without negative coefficients.
+
+    Relative, because what disturbs a measurement lengthens it by a part of itself: absolute errors would let the few
+    slowest networks decide.
 
     Raises:
         DataError: if there are fewer than three networks.
@@ -108,14 +111,14 @@ def fit_predictor(networks: Sequence[MeasuredNetwork]) -> LatencyPredictor:
             f"`tvm-mnas bench` measures another"
         )
     features = np.array([[each.kernels_us / 1000, each.calls, 1.0] for each in networks])
-    measured = np.array([each.latency_ms for each in networks])
-    best, least = np.zeros(3), float(np.sum(measured**2))
+    features /= np.array([[each.latency_ms] for each in networks])
+    best, least = np.zeros(3), float(len(networks))
     # The best point has some coefficients at zero and is the unbounded best in the others: try all seven sets.
     for count in (1, 2, 3):
         for chosen in itertools.combinations(range(3), count):
             columns = list(chosen)
-            found = np.linalg.lstsq(features[:, columns], measured, rcond=None)[0]
-            error = float(np.sum((features[:, columns] @ found - measured) ** 2))
+            found = np.linalg.lstsq(features[:, columns], np.ones(len(networks)), rcond=None)[0]
+            error = float(np.sum((features[:, columns] @ found - 1) ** 2))
             if np.all(found >= 0) and error < least:
                 best, least = np.zeros(3), error
                 best[columns] = found
