@@ -92,30 +92,33 @@ def measure(
     *,
     rounds: int,
 ) -> dict[str, list[float | None]]:
-    """Return each network's latency (ms) with the records of each workbench, the median of `rounds` taken in turn.
+    """Return each network's latency (ms) with the records of each workbench, the median of `rounds`.
 
+    A round times every network once with every budget, so that the machine's slow minutes fall on all alike.
     None where a kernel has no schedule that ran.
     """
     from tvm_mnas.errors import UntunedKernelError
 
-    latencies_ms: dict[str, list[float | None]] = {name: [] for name in workbenches}
+    artifacts = {}
     for number, lowered in enumerate(networks):
-        artifacts = {}
         for name, workbench in workbenches.items():
             path = directory / f"{number}-{name.replace(', ', '-')}.so"
             try:
-                artifacts[name] = workbench.compile(lowered, path)
+                artifacts[number, name] = workbench.compile(lowered, path)
             except UntunedKernelError as error:
                 print(f"candidate {number}, {name}: {error}", file=sys.stderr)
-        samples_ms: dict[str, list[float]] = {name: [] for name in artifacts}
-        for _ in range(rounds):
-            for name, artifact in artifacts.items():
-                latency = workbenches[name].measure(artifact, lowered.input_shape)
-                samples_ms[name].append(latency.latency_ms)
-        for name in workbenches:
-            found = samples_ms.get(name)
-            latencies_ms[name].append(statistics.median(found) if found else None)
-    return latencies_ms
+    samples_ms: dict[tuple[int, str], list[float]] = {key: [] for key in artifacts}
+    for _ in range(rounds):
+        for (number, name), artifact in artifacts.items():
+            latency = workbenches[name].measure(artifact, networks[number].input_shape)
+            samples_ms[number, name].append(latency.latency_ms)
+    return {
+        name: [
+            statistics.median(samples_ms[number, name]) if (number, name) in samples_ms else None
+            for number in range(len(networks))
+        ]
+        for name in workbenches
+    }
 
 
 def main() -> int:
