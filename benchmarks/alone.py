@@ -140,7 +140,7 @@ def tune_alone(
     """Tune and compile each of `architectures` (number in the list -> one) from a store of its own below `stores`."""
     from tvm_mnas.errors import CandidateError
     from tvm_mnas.models.network import build_network
-    from tvm_mnas.search.pipeline import input_shape
+    from tvm_mnas.search.model import image_shape
 
     peers = Peers()
     for number, architecture in architectures.items():
@@ -152,7 +152,7 @@ def tune_alone(
         ) as workbench:
             try:
                 network = build_network(architecture).eval()
-                lowered = workbench.lower(network, input_shape(architecture))
+                lowered = workbench.lower(network, image_shape(architecture))
                 peers.lowered[number] = lowered
                 report = workbench.tune([lowered], on_progress=lambda done, total: None)
                 result = replace(

@@ -60,13 +60,13 @@ def evaluate(architecture: Architecture, workbench: Workbench, path: Path) -> tu
     """Return what `architecture` took up to its latency, and the keys of its kernels."""
     from tvm_mnas.errors import CandidateError, DeviceError
     from tvm_mnas.models.network import build_network
-    from tvm_mnas.search.pipeline import input_shape
+    from tvm_mnas.search.model import image_shape
 
     started = time.perf_counter()
     cost = Cost(architecture.notation, 0, 0, 0, 0.0, 0.0, None)
     keys: set[str] = set()
     try:
-        shape = input_shape(architecture)
+        shape = image_shape(architecture)
         lowered = workbench.lower(build_network(architecture).eval(), shape)
         keys = {kernel.key for kernel in lowered.kernels}
         report = workbench.tune([lowered], on_progress=lambda done, total: None)
@@ -101,7 +101,7 @@ def time_again(
     """
     from tvm_mnas.devices.timing import measure
     from tvm_mnas.errors import CandidateError, DeviceError
-    from tvm_mnas.search.pipeline import input_shape
+    from tvm_mnas.search.model import image_shape
 
     found: list[list[float]] = [[] for _ in costs]
     for number in range(1, rounds + 1):
@@ -110,7 +110,7 @@ def time_again(
             if costs[index].latency_ms is None:
                 continue
             with contextlib.suppress(CandidateError, DeviceError):
-                latency = measure(path, input_shape(architecture), workbench.farm)
+                latency = measure(path, image_shape(architecture), workbench.farm)
                 found[index].append(latency.latency_ms)
         say(f"timed again, round {number} of {rounds}")
     return [

@@ -49,12 +49,12 @@ def repeat(notation: str, workbench: Workbench, path: Path, *, seed: int) -> dic
 
     from tvm_mnas.models.inference import predict
     from tvm_mnas.models.network import build_network
-    from tvm_mnas.search.pipeline import input_shape
+    from tvm_mnas.search.model import image_shape
     from tvm_mnas.space.architecture import Architecture
 
     watch = Stopwatch()
     architecture = Architecture.parse(notation)
-    shape = input_shape(architecture)
+    shape = image_shape(architecture)
     # What it is compared with is torch's time, not ours.
     network = watch.time("build network", lambda: build_network(architecture, seed=seed))
     images = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
@@ -98,7 +98,7 @@ def main() -> int:
 
     from tvm_mnas.devices.profile import load_profile
     from tvm_mnas.models.network import build_network
-    from tvm_mnas.search.pipeline import input_shape
+    from tvm_mnas.search.model import image_shape
     from tvm_mnas.search.workbench import open_workbench
     from tvm_mnas.space.architecture import Architecture
 
@@ -115,7 +115,7 @@ def main() -> int:
         ) as workbench,
     ):
         architecture = Architecture.parse(notation)
-        lowered = workbench.lower(build_network(architecture), input_shape(architecture))
+        lowered = workbench.lower(build_network(architecture), image_shape(architecture))
         missing = len(workbench.missing(lowered))
         workbench.tune([lowered], on_progress=lambda done, total: None)
         print(

@@ -141,7 +141,7 @@ def main() -> int:
     from tvm_mnas.compiler.records import RecordStore
     from tvm_mnas.devices.profile import load_profile
     from tvm_mnas.models.network import build_network
-    from tvm_mnas.search.pipeline import input_shape
+    from tvm_mnas.search.model import image_shape
     from tvm_mnas.search.workbench import open_workbench
 
     profile = load_profile(arguments.device)
@@ -170,7 +170,7 @@ def main() -> int:
         )
         workbench = replace(opened, store=store)
         networks = [
-            workbench.lower(build_network(one).eval(), input_shape(one)) for one in architectures
+            workbench.lower(build_network(one).eval(), image_shape(one)) for one in architectures
         ]
         kernels = {kernel.key: kernel for lowered in networks for kernel in lowered.kernels}
         missing = store.missing(kernels.values(), trials_per_kernel=arguments.full)

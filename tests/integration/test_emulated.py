@@ -22,7 +22,7 @@ from tvm_mnas.models.inference import predict
 from tvm_mnas.models.network import build_network
 from tvm_mnas.models.zoo.registry import ZOO
 from tvm_mnas.search.doctor import Verdict, examine
-from tvm_mnas.search.pipeline import input_shape
+from tvm_mnas.search.model import image_shape
 from tvm_mnas.search.run import RunDirectory
 from tvm_mnas.search.workbench import open_workbench
 from tvm_mnas.space.architecture import Architecture
@@ -53,7 +53,7 @@ def test_mnasnet_b1_computes_there_what_torch_does(tmp_path: Path) -> None:
     """Issue: within 1e-4 on outputs that are not degenerate."""
     architecture = small_b1()
     network = build_network(architecture, seed=1)
-    shape = input_shape(architecture)
+    shape = image_shape(architecture)
     profile = load_profile(KEY)
     with open_workbench(
         profile,

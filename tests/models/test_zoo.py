@@ -16,7 +16,6 @@ from tvm_mnas.models.zoo.entry import Published, ZooEntry
 from tvm_mnas.models.zoo.genotypes import CellOp, Genotype
 from tvm_mnas.models.zoo.nas_cells import FactorizedReduction
 from tvm_mnas.models.zoo.registry import ZOO, zoo_entry
-from tvm_mnas.search.bench import find_architecture
 
 KEYS = [entry.key for entry in ZOO]
 NOTATIONS = [entry.key for entry in ZOO if entry.notation is not None]
@@ -142,24 +141,9 @@ def test_counting_leaves_out_what_is_not_trained() -> None:
     assert cost.mult_adds == 6 * 15 * 2 * 3 + 90 * 7
 
 
-@pytest.mark.parametrize("key", NOTATIONS)
-def test_a_key_stands_for_its_notation(key: str) -> None:
-    assert find_architecture(key) == zoo_entry(key).architecture
-    assert find_architecture(key).input_size == zoo_entry(key).input_size
-
-
 def test_an_unknown_key_lists_those_there_are() -> None:
-    with pytest.raises(ConfigError, match="mnasnet-b1.*tvm-mnas zoo"):
-        find_architecture("mnasnet-b2")
     with pytest.raises(ConfigError, match="mnasnet-b2.*nasnet-a-mobile.*tvm-mnas zoo"):
         zoo_entry("mnasnet-b2")
-
-
-@pytest.mark.parametrize("key", MODULES)
-def test_a_network_without_notation_is_no_architecture(key: str) -> None:
-    assert zoo_entry(key).architecture is None
-    with pytest.raises(ConfigError, match="no sequence of blocks; name .*mnasnet-b1"):
-        find_architecture(key)
 
 
 def test_json_has_every_network_with_its_counts(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tvm_mnas.errors import BuildError, ConfigError, DeviceError, MeasurementError
+from tvm_mnas.errors import BuildError, DeviceError, MeasurementError
 from tvm_mnas.search.evaluation import Observer
+from tvm_mnas.search.model import find_model
 from tvm_mnas.search.roofline import DevicePeak, measure_peak, measure_untuned
 from tvm_mnas.search.workbench import Workbench, open_workbench
-from tvm_mnas.space.architecture import Architecture
 
 if TYPE_CHECKING:
     from tvm_mnas.compiler.lowering import LoweredNetwork
     from tvm_mnas.devices.latency import Latency
-    from tvm_mnas.models.network import Network
 
 CHECKED_IMAGES = 2
 
@@ -116,8 +115,7 @@ def bench_model(
     """
     from tvm_mnas.devices.profile import load_profile
 
-    onnx_file = find_onnx_file(model)
-    architecture = None if onnx_file is not None else find_architecture(model)
+    subject = find_model(model)
     profile = load_profile(device)
     with (
         tempfile.TemporaryDirectory(prefix="tvm-mnas-bench-") as directory,
@@ -132,12 +130,8 @@ def bench_model(
         ) as workbench,
     ):
         observer.stage("lowering", 0, 1)
-        network: Network | None = None
-        if onnx_file is not None:
-            lowered = _lower_onnx(onnx_file, profile.target)
-        else:
-            assert architecture is not None
-            network, lowered = _lower(architecture, workbench, seed)
+        network = subject.build(seed=seed)
+        lowered = subject.lower(network, profile.target)
         workbench.tune(
             [lowered], on_progress=lambda done, total: observer.stage("tuning", done, total)
         )
@@ -158,74 +152,6 @@ def bench_model(
         if untuned:
             _add_untuned(rows, lowered, workbench, Path(directory), observer)
         return BenchResult(model, latency, rows, difference, peak, failure)
-
-
-def find_onnx_file(model: str) -> Path | None:
-    """Return the ONNX file that `model` names, None if it is a notation or RUN:TRIAL.
-
-    Raises:
-        ConfigError: if there is no such file.
-    """
-    path = Path(model)
-    if path.suffix != ".onnx":
-        return None
-    if not path.is_file():
-        raise ConfigError(f"{model}: an ONNX model is a file that is there; check the path")
-    return path
-
-
-def find_architecture(model: str) -> Architecture:
-    """Return the architecture of `model`, a key of the zoo, a notation or RUN:TRIAL.
-
-    Raises:
-        ConfigError: if the run has no such finished trial, or the zoo no such notation.
-        SpaceError: if it is no notation.
-    """
-    run, colon, trial = model.rpartition(":")
-    if colon and trial.isdecimal() and Path(run).is_dir():
-        from tvm_mnas.search.run import RunDirectory
-
-        for record in RunDirectory.open(Path(run)).finished_trials():
-            if record.number == int(trial):
-                return record.evaluation.architecture
-        raise ConfigError(
-            f"{run} has no finished trial {trial}; `tvm-mnas report {run}` lists them"
-        )
-    if ":" not in model:
-        return _zoo_architecture(model)
-    return Architecture.parse(model)
-
-
-def _zoo_architecture(key: str) -> Architecture:
-    from tvm_mnas.models.zoo.registry import ZOO
-
-    architectures = {
-        entry.key: entry.architecture for entry in ZOO if entry.architecture is not None
-    }
-    if key not in architectures:
-        modules = [entry.key for entry in ZOO if entry.architecture is None]
-        what = "no sequence of blocks" if key in modules else "no network of the zoo"
-        raise ConfigError(
-            f"{key!r} is {what}; name {', '.join(architectures)}, which `tvm-mnas zoo` describes, or give a "
-            f"notation: `tvm-mnas space quickstart --sample 1` prints one"
-        )
-    return architectures[key]
-
-
-def _lower(
-    architecture: Architecture, workbench: Workbench, seed: int
-) -> tuple[Network, LoweredNetwork]:
-    from tvm_mnas.models.network import build_network
-    from tvm_mnas.search.pipeline import input_shape
-
-    network = build_network(architecture, seed=seed)
-    return network, workbench.lower(network, input_shape(architecture))
-
-
-def _lower_onnx(path: Path, target: str) -> LoweredNetwork:
-    from tvm_mnas.compiler.lowering import lower_onnx
-
-    return lower_onnx(path, target)
 
 
 def _peak(workbench: Workbench, directory: Path) -> tuple[DevicePeak | None, str | None]:

@@ -121,7 +121,7 @@ def _registered(profile: DeviceProfile) -> Step:
 def _used(workbench: Workbench, directory: Path, seed: int) -> Iterator[Step]:
     from tvm_mnas.models.inference import predict
     from tvm_mnas.models.network import build_network
-    from tvm_mnas.search.pipeline import input_shape
+    from tvm_mnas.search.model import image_shape
 
     with workbench.farm.lease() as lease:
         facts = lease.fingerprint.to_dict()
@@ -131,7 +131,7 @@ def _used(workbench: Workbench, directory: Path, seed: int) -> Iterator[Step]:
     yield Step("answers", Verdict.GOOD, about or "its server tells nothing of the device")
 
     network = build_network(NETWORK, seed=seed)
-    shape = input_shape(NETWORK)
+    shape = image_shape(NETWORK)
     try:
         lowered = workbench.lower(network, shape)
         report = workbench.tune([lowered], on_progress=lambda done, total: None)

@@ -18,9 +18,10 @@ from tvm_mnas.config import SearchConfig
 from tvm_mnas.errors import CandidateError
 from tvm_mnas.search.evaluation import Effort, Evaluation, Failure, Observer
 from tvm_mnas.search.executor import LocalExecutor
+from tvm_mnas.search.model import image_shape
 from tvm_mnas.search.selection import training_seed
 from tvm_mnas.search.trainer import TrainTask, train
-from tvm_mnas.search.workbench import Shape, Workbench
+from tvm_mnas.search.workbench import Workbench
 from tvm_mnas.space.architecture import Architecture
 
 if TYPE_CHECKING:
@@ -30,11 +31,6 @@ if TYPE_CHECKING:
 
 CHECKED_IMAGES = 2
 """How many random images the compiled network must agree with torch on before its time counts."""
-
-
-def input_shape(architecture: Architecture) -> Shape:
-    """Return the shape (1,C,H,W) of one image for `architecture`."""
-    return (1, architecture.input_channels, architecture.input_size, architecture.input_size)
 
 
 @dataclass
@@ -128,7 +124,7 @@ class CandidatePipeline:
         # Kernels do not depend on weights: random ones measure the same network.
         candidate.network = build_network(candidate.architecture, seed=self.config.seed).eval()
         candidate.lowered = self.workbench.lower(
-            candidate.network, input_shape(candidate.architecture)
+            candidate.network, image_shape(candidate.architecture)
         )
         candidate.effort = replace(
             candidate.effort,
@@ -165,7 +161,7 @@ class CandidatePipeline:
 
         assert candidate.lowered is not None and candidate.network is not None
         assert candidate.accuracy is not None
-        shape = input_shape(candidate.architecture)
+        shape = image_shape(candidate.architecture)
         path = self.artifacts / f"{candidate.architecture.id}.so"
         stage = "compiling"
         started = time.perf_counter()

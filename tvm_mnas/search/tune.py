@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tvm_mnas.errors import BuildError, ConfigError
-from tvm_mnas.search.bench import find_architecture, find_onnx_file
 from tvm_mnas.search.evaluation import Observer
+from tvm_mnas.search.model import Model, find_model
 from tvm_mnas.search.workbench import open_workbench
-from tvm_mnas.space.architecture import Architecture
 
 if TYPE_CHECKING:
     from tvm_mnas.compiler.lookup import TuningRecords
@@ -174,8 +173,10 @@ def tune_model(
     networks: list[LoweredNetwork] = []
     for done, source in enumerate(sources):
         observer.stage("lowering", done, len(sources))
+        # Kernels do not depend on weights: random ones do.
+        lowered = source.lower(source.build(seed=seed), profile.target)
         # Without its module, which holds the weights: those of a whole space are many.
-        networks.append(replace(_lower(source, profile.target, seed), module=None))
+        networks.append(replace(lowered, module=None))
     kernels = distinct_kernels(networks)
     forecast = make_forecast(
         kernels,
@@ -281,24 +282,14 @@ class _Pace:
             )
 
 
-def _sources(model: str | None, space: str | None, seed: int) -> Sequence[Architecture | Path]:
+def _sources(model: str | None, space: str | None, seed: int) -> Sequence[Model]:
     if model is not None:
-        onnx_file = find_onnx_file(model)
-        return (find_architecture(model),) if onnx_file is None else (onnx_file,)
+        return (find_model(model),)
     from tvm_mnas.space.files import load_space
     from tvm_mnas.space.kernels import cover
 
     assert space is not None
-    return cover(load_space(space), seed)
-
-
-def _lower(source: Architecture | Path, target: str, seed: int) -> LoweredNetwork:
-    from tvm_mnas.compiler.lowering import lower_network, lower_onnx
-
-    if isinstance(source, Path):
-        return lower_onnx(source, target)
-    from tvm_mnas.models.network import build_network
-    from tvm_mnas.search.pipeline import input_shape
-
-    # Kernels do not depend on weights: random ones do.
-    return lower_network(build_network(source, seed=seed).eval(), input_shape(source), target)
+    return [
+        Model(name=architecture.notation, architecture=architecture)
+        for architecture in cover(load_space(space), seed)
+    ]

@@ -1,0 +1,103 @@
+"""What the MODEL of a command names: a network of the zoo, a notation, a finished trial or an ONNX file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tvm_mnas.errors import ConfigError
+from tvm_mnas.space.architecture import Architecture
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from tvm_mnas.compiler.lowering import LoweredNetwork
+    from tvm_mnas.models.zoo.entry import ZooEntry
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """One network by the `name` that was typed; exactly one of the three says where it comes from."""
+
+    name: str
+    architecture: Architecture | None = None
+    entry: ZooEntry | None = None
+    onnx_file: Path | None = None
+
+    def __post_init__(self) -> None:
+        if [self.architecture, self.entry, self.onnx_file].count(None) != 2:
+            raise ConfigError(f"{self.name}: a model is an architecture, of the zoo, or a file")
+
+    def build(self, *, seed: int) -> nn.Module | None:
+        """Return the torch network in eval mode, its weights drawn from `seed`; None for an ONNX file."""
+        if self.architecture is not None:
+            from tvm_mnas.models.network import build_network
+
+            return build_network(self.architecture, seed=seed).eval()
+        return None if self.entry is None else self.entry.build(seed=seed).eval()
+
+    def lower(self, network: nn.Module | None, target: str) -> LoweredNetwork:
+        """Return what :meth:`build` returned, lowered for `target`.
+
+        Raises:
+            LoweringError: if TVM cannot express it.
+        """
+        from tvm_mnas.compiler.lowering import lower_network, lower_onnx
+
+        if network is None:
+            assert self.onnx_file is not None
+            return lower_onnx(self.onnx_file, target)
+        return lower_network(network, self.input_shape, target)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int, int]:
+        """(1,C,H,W) of one image; an ONNX file is lowered to know it."""
+        if self.architecture is not None:
+            return image_shape(self.architecture)
+        assert self.entry is not None
+        return self.entry.input_shape
+
+
+def image_shape(architecture: Architecture) -> tuple[int, int, int, int]:
+    """Return the shape (1,C,H,W) of one image for `architecture`."""
+    return (1, architecture.input_channels, architecture.input_size, architecture.input_size)
+
+
+def find_model(text: str) -> Model:
+    """Return the network that `text` names: a key of the zoo, a notation, an .onnx file, or RUN:TRIAL.
+
+    Raises:
+        ConfigError: if there is no such file, finished trial, or key.
+        SpaceError: if it is no notation.
+    """
+    path = Path(text)
+    if path.suffix == ".onnx":
+        if not path.is_file():
+            raise ConfigError(f"{text}: an ONNX model is a file that is there; check the path")
+        return Model(name=text, onnx_file=path)
+    run, colon, trial = text.rpartition(":")
+    if colon and trial.isdecimal() and Path(run).is_dir():
+        return Model(name=text, architecture=_trial(Path(run), int(trial)))
+    if ":" in text:
+        return Model(name=text, architecture=Architecture.parse(text))
+    from tvm_mnas.models.zoo.registry import ZOO, zoo_entry
+
+    if all(text != entry.key for entry in ZOO):
+        raise ConfigError(
+            f"{text!r} is no network of the zoo, which has {', '.join(entry.key for entry in ZOO)}; "
+            f"`tvm-mnas zoo` describes them. Or give a notation: `tvm-mnas space quickstart --sample 1` prints one"
+        )
+    entry = zoo_entry(text)
+    if entry.architecture is not None:
+        return Model(name=text, architecture=entry.architecture)
+    return Model(name=text, entry=entry)
+
+
+def _trial(run: Path, trial: int) -> Architecture:
+    from tvm_mnas.search.run import RunDirectory
+
+    for record in RunDirectory.open(run).finished_trials():
+        if record.number == trial:
+            return record.evaluation.architecture
+    raise ConfigError(f"{run} has no finished trial {trial}; `tvm-mnas report {run}` lists them")
