@@ -102,7 +102,7 @@ def prepare_openvino(directory: Path, setting: str, image: Any) -> Prepared:
 def prepare_torch(directory: Path, setting: str, image: Any) -> Prepared:
     import torch
 
-    from tvm_mnas.models.network import fold_batch_norm
+    from tvm_mnas.models.folding import fold_batch_norm
 
     torch.set_num_threads(1)
     torch.set_num_interop_threads(1)

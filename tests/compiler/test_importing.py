@@ -12,7 +12,8 @@ from torch import Tensor, fx, nn
 from tests.compiler.conftest import Mean
 from tvm_mnas.compiler.importing import import_by_export, import_network, is_translated
 from tvm_mnas.compiler.lowering import _lower
-from tvm_mnas.models.network import build_network, fold_batch_norm
+from tvm_mnas.models.folding import fold_batch_norm
+from tvm_mnas.models.network import build_network
 from tvm_mnas.space.architecture import Architecture
 
 _TAIL = "head32:n10"

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import nn
 
+from tvm_mnas.models.folding import fold_batch_norm
 from tvm_mnas.models.network import (
     ConvNorm,
     LayerModule,
     Network,
     SqueezeExcite,
     build_network,
-    fold_batch_norm,
 )
 from tvm_mnas.space.architecture import Architecture, Block, ConvOp, SkipOp
 

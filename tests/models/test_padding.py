@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tvm_mnas.models.network import build_network, fold_batch_norm
+from tvm_mnas.models.folding import fold_batch_norm
+from tvm_mnas.models.network import build_network
 from tvm_mnas.models.padding import pad_channels
 from tvm_mnas.space.architecture import Architecture
 from tvm_mnas.space.files import load_space, space_names

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.models.settled import settled
 from tvm_mnas.commands.zoo import zoo
 from tvm_mnas.errors import ConfigError
 from tvm_mnas.models.cost import count_module
-from tvm_mnas.models.network import fold_batch_norm
+from tvm_mnas.models.folding import fold_batch_norm
 from tvm_mnas.models.zoo.entry import Published, ZooEntry
 from tvm_mnas.models.zoo.genotypes import CellOp, Genotype
 from tvm_mnas.models.zoo.nas_cells import FactorizedReduction
@@ -37,19 +38,6 @@ MULT_ADDS_OFF = {
     "darts-imagenet": 547_483_200,
 }
 """Whose mult-adds are further from Table 1 than two percent."""
-
-
-def settled(entry: ZooEntry) -> nn.Module:
-    """The network in eval mode with batch norm statistics of noise: fresh ones would hide a wrong fold."""
-    network = entry.build(seed=3)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 1.0
-    with torch.no_grad():
-        generator = torch.Generator().manual_seed(0)
-        shape = (4, *entry.input_shape[1:])
-        network(torch.randn(shape, generator=generator))
-    return network.eval()
 
 
 @pytest.mark.parametrize("key", [entry.key for entry in ZOO if entry.author_parameters is not None])

@@ -21,12 +21,13 @@ from tvm import relax
 
 from tvm_mnas.compiler.folding import fold_layouts
 from tvm_mnas.compiler.importing import import_network
+from tvm_mnas.compiler.layouts import sink_transposes
 from tvm_mnas.compiler.legalizing import legalize
 from tvm_mnas.compiler.metaschedule import EQUALITY, key_of, load_meta_schedule, load_target
 from tvm_mnas.compiler.naming import describe_kernel, name_blocks
 from tvm_mnas.compiler.templates import vector_unit
 from tvm_mnas.errors import LoweringError
-from tvm_mnas.models.network import fold_batch_norm
+from tvm_mnas.models.folding import fold_batch_norm
 from tvm_mnas.models.padding import pad_channels
 
 
@@ -125,7 +126,7 @@ def _lower(module: Any, input_shape: tuple[int, int, int, int], target: str) -> 
                 transform.Normalize(),
             ]
         )(module)
-        module = fold_layouts(module)
+        module = sink_transposes(fold_layouts(module))
         module = legalize(transform.CanonicalizeBindings()(module))
         module = tvm.transform.Sequential(
             [

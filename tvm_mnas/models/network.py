@@ -11,7 +11,6 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.fx.experimental.optimization import fuse
 
 from tvm_mnas.space.architecture import Architecture, ConvOp, Layer, SkipOp
 
@@ -186,16 +185,6 @@ def build_network(
     if zero_init_residual:
         _zero_residuals(network)
     return network
-
-
-def fold_batch_norm(network: nn.Module) -> nn.Module:
-    """Return a copy of `network` in eval mode with every batch norm folded into its convolution."""
-    was_training = network.training
-    try:
-        folded: nn.Module = fuse(network.eval())
-    finally:
-        network.train(was_training)
-    return folded.eval()
 
 
 def _skip(skip_op: SkipOp, stride: int) -> nn.Module | None:

@@ -39,7 +39,10 @@ class Gather(nn.Module):
 
 
 class DenseLayer(nn.Module):
-    """Figure 2 of its paper: gather, grouped 1x1, shuffle, grouped 3x3; its output joins the input."""
+    """Figure 2 of its paper: gather, grouped 1x1, shuffle, grouped 3x3; its output joins the input.
+
+    The second batch norm stands before the shuffle, not after it: the same function, and it folds.
+    """
 
     def __init__(self, channels: int, growth: int, size: int, groups: int) -> None:
         super().__init__()
@@ -49,9 +52,9 @@ class DenseLayer(nn.Module):
             norm(channels),
             nn.ReLU(),
             conv(channels, width, groups=groups),
-            ChannelShuffle(width, groups, size, size),
             norm(width),
             nn.ReLU(),
+            ChannelShuffle(width, groups, size, size),
             conv(width, growth, 3, groups=groups),
         )
 
