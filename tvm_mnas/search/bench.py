@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from tvm_mnas.errors import BuildError, DeviceError, MeasurementError
 from tvm_mnas.search.evaluation import Observer
 from tvm_mnas.search.model import find_model
@@ -20,8 +18,6 @@ from tvm_mnas.search.workbench import Workbench, open_workbench
 if TYPE_CHECKING:
     from tvm_mnas.compiler.lowering import LoweredNetwork
     from tvm_mnas.devices.latency import Latency
-
-CHECKED_IMAGES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,12 +136,7 @@ def bench_model(
         observer.stage("measuring", 0, 1)
         difference = None
         if network is not None:
-            from tvm_mnas.models.inference import predict
-
-            images = np.random.default_rng(seed).standard_normal(
-                (CHECKED_IMAGES, *lowered.input_shape[1:]), dtype=np.float32
-            )
-            difference = workbench.check(artifact, images, predict(network, images))
+            difference = workbench.check_network(artifact, network, lowered.input_shape, seed=seed)
         latency = workbench.measure(artifact, lowered.input_shape)
         peak, failure = _peak(workbench, Path(directory))
         rows = _kernel_rows(lowered, workbench, peak)

@@ -14,8 +14,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from tvm_mnas.errors import BuildError, BundleError, CandidateError, DeviceError
 from tvm_mnas.search.workbench import Workbench, open_workbench
 from tvm_mnas.space.architecture import Architecture
@@ -119,7 +117,6 @@ def _registered(profile: DeviceProfile) -> Step:
 
 
 def _used(workbench: Workbench, directory: Path, seed: int) -> Iterator[Step]:
-    from tvm_mnas.models.inference import predict
     from tvm_mnas.models.network import build_network
     from tvm_mnas.search.model import image_shape
 
@@ -152,9 +149,8 @@ def _used(workbench: Workbench, directory: Path, seed: int) -> Iterator[Step]:
         + (f", with failures: {', '.join(sorted(set(failures)))}" if failures else ""),
         "look at its log" if failures else "",
     )
-    images = np.random.default_rng(seed).standard_normal((2, *shape[1:]), dtype=np.float32)
     try:
-        difference = workbench.check(artifact, images, predict(network, images))
+        difference = workbench.check_network(artifact, network, shape, seed=seed)
     except CandidateError as error:
         yield Step(
             "computes right",

@@ -12,8 +12,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from tvm_mnas.config import SearchConfig
 from tvm_mnas.errors import CandidateError
 from tvm_mnas.search.evaluation import Effort, Evaluation, Failure, Observer
@@ -28,9 +26,6 @@ if TYPE_CHECKING:
     from tvm_mnas.compiler.lowering import LoweredNetwork
     from tvm_mnas.models.network import Network
     from tvm_mnas.training.accuracy import Accuracy
-
-CHECKED_IMAGES = 2
-"""How many random images the compiled network must agree with torch on before its time counts."""
 
 
 @dataclass
@@ -157,8 +152,6 @@ class CandidatePipeline:
             )
 
     def _measure(self, candidate: _Candidate) -> tuple[int, Evaluation]:
-        from tvm_mnas.models.inference import predict
-
         assert candidate.lowered is not None and candidate.network is not None
         assert candidate.accuracy is not None
         shape = image_shape(candidate.architecture)
@@ -170,10 +163,7 @@ class CandidatePipeline:
             artifact = self.workbench.compile(candidate.lowered, path)
             compiled = time.perf_counter()
             stage = "measuring"
-            images = np.random.default_rng(self.config.seed).standard_normal(
-                (CHECKED_IMAGES, *shape[1:]), dtype=np.float32
-            )
-            self.workbench.check(artifact, images, predict(candidate.network, images))
+            self.workbench.check_network(artifact, candidate.network, shape, seed=self.config.seed)
             latency = self.workbench.measure(artifact, shape)
         except CandidateError as error:
             return candidate.failed(stage, error)

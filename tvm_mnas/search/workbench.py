@@ -23,6 +23,8 @@ from tvm_mnas.errors import DeviceError, MeasurementError
 from tvm_mnas.search.roofline import measure_untuned
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from tvm_mnas.compiler.artifact import CompiledArtifact
     from tvm_mnas.compiler.lookup import TuningRecords
     from tvm_mnas.compiler.lowering import Kernel, LoweredNetwork
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
     from tvm_mnas.devices.farm import Farm
     from tvm_mnas.devices.latency import Latency
     from tvm_mnas.devices.profile import DeviceProfile
-    from tvm_mnas.models.network import Network
 
 DEVICE_ATTEMPTS = 3
 """How often work is given to the device again after the device, not the work, failed."""
@@ -41,6 +42,9 @@ MOST_PER_ROUND = 16
 
 AGREEMENT = 1e-4
 """The largest difference from torch's outputs, relative to their largest magnitude (at least 1)."""
+
+CHECKED_IMAGES = 2
+"""On how many random images a compiled network must agree with torch before its time counts."""
 
 _Result = TypeVar("_Result")
 Shape = tuple[int, int, int, int]
@@ -70,7 +74,7 @@ class Workbench:
         """Whether kernels can be built while others are measured: not where they would share a core."""
         return not self.profile.is_local or self.profile.core not in _building_cores(self.profile)
 
-    def lower(self, network: Network, shape: Shape) -> LoweredNetwork:
+    def lower(self, network: nn.Module, shape: Shape) -> LoweredNetwork:
         """Return `network` lowered to the device's kernels; `shape` is its input's (N,C,H,W).
 
         Raises:
@@ -220,6 +224,20 @@ class Workbench:
                 f"the outputs on the device are within {AGREEMENT:g} of torch's, not {difference:.2g}"
             )
         return difference
+
+    def check_network(
+        self, artifact: CompiledArtifact, network: nn.Module, shape: Shape, *, seed: int
+    ) -> float:
+        """Return how far the device's outputs are from those of `network` on random images (1,C,H,W) of `shape`.
+
+        Raises what `check` raises.
+        """
+        from tvm_mnas.models.inference import predict
+
+        images = np.random.default_rng(seed).standard_normal(
+            (CHECKED_IMAGES, *shape[1:]), dtype=np.float32
+        )
+        return self.check(artifact, images, predict(network, images))
 
 
 @contextlib.contextmanager

@@ -1,0 +1,164 @@
+"""Several networks on one device, timed in turn: what the paper's tables compare.
+
+All are tuned and compiled first, then timed in rounds, so that a slow minute of the machine falls on all alike.
+A network that fails is a reason in its row; the others go on.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tvm_mnas.errors import CandidateError, ConfigError
+from tvm_mnas.search.tune import Listener
+from tvm_mnas.search.workbench import Workbench, open_workbench
+
+if TYPE_CHECKING:
+    from tvm_mnas.compiler.artifact import CompiledArtifact
+    from tvm_mnas.devices.latency import Latency
+    from tvm_mnas.search.model import Model
+
+ROUNDS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timed:
+    """One network's latencies, one of each round, or the `failure` that it has instead.
+
+    `kernels` and `trials` are the distinct kernels that it was compiled from and the schedules measured for them.
+    """
+
+    name: str
+    latencies: tuple[Latency, ...] = ()
+    failure: str | None = None
+    kernels: int = 0
+    trials: int = 0
+
+    def __post_init__(self) -> None:
+        if (not self.latencies) == (self.failure is None):
+            raise ConfigError(f"{self.name}: a network that was timed has latencies or a failure")
+
+    @property
+    def latency_ms(self) -> float | None:
+        """The median of the rounds' latencies in milliseconds, None where it failed."""
+        if not self.latencies:
+            return None
+        return statistics.median(latency.latency_ms for latency in self.latencies)
+
+    @property
+    def emulated(self) -> bool:
+        """Whether the times are an emulator's, which are no latencies."""
+        return any(latency.emulated for latency in self.latencies)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values, every latency with its samples."""
+        return {
+            "name": self.name,
+            "latency_ms": self.latency_ms,
+            "emulated": self.emulated,
+            "failure": self.failure,
+            "kernels": self.kernels,
+            "trials": self.trials,
+            "latencies": [latency.to_dict() for latency in self.latencies],
+        }
+
+
+def time_models(
+    models: Sequence[Model],
+    *,
+    device: str,
+    records: Path,
+    trials_per_kernel: int,
+    seed: int,
+    observer: Listener,
+    rounds: int = ROUNDS,
+) -> list[Timed]:
+    """Tune what lacks records, compile every one of `models`, check it against torch, and time all in `rounds`.
+
+    The records keep what was tuned: after an interruption the same call goes on where it was.
+
+    Raises:
+        DeviceError: if the device cannot be reached or is gone.
+        RecordsError: if the records cannot be read or written.
+    """
+    from tvm_mnas.devices.profile import load_profile
+
+    with (
+        tempfile.TemporaryDirectory(prefix="tvm-mnas-lineup-") as name,
+        open_workbench(
+            load_profile(device),
+            records=records,
+            logs=Path(name),
+            scratch=Path(name),
+            trials_per_kernel=trials_per_kernel,
+            seed=seed,
+        ) as workbench,
+    ):
+        entrants = [
+            _prepare(model, workbench, Path(name) / f"{number}.so", seed, observer)
+            for number, model in enumerate(models)
+        ]
+        for number in range(rounds):
+            for done, entrant in enumerate(entrants):
+                observer.stage("measuring", number * len(entrants) + done, rounds * len(entrants))
+                entrant.time(workbench)
+    return [entrant.result() for entrant in entrants]
+
+
+@dataclass
+class _Entrant:
+    """One network on its way; its module is not kept, which would hold the weights of all."""
+
+    name: str
+    artifact: CompiledArtifact | None
+    input_shape: tuple[int, int, int, int] = (1, 1, 1, 1)
+    failure: str | None = None
+    latencies: tuple[Latency, ...] = ()
+
+    def time(self, workbench: Workbench) -> None:
+        if self.artifact is None or self.failure is not None:
+            return
+        try:
+            self.latencies += (workbench.measure(self.artifact, self.input_shape),)
+        except CandidateError as error:
+            self.failure, self.latencies = f"measuring: {error}", ()
+
+    def result(self) -> Timed:
+        return Timed(
+            name=self.name,
+            latencies=self.latencies,
+            failure=self.failure,
+            kernels=0 if self.artifact is None else self.artifact.kernels,
+            trials=0 if self.artifact is None else self.artifact.trials,
+        )
+
+
+def _prepare(
+    model: Model, workbench: Workbench, path: Path, seed: int, observer: Listener
+) -> _Entrant:
+    """Tune, compile and check one network."""
+    stage = "lowering"
+    try:
+        observer.stage(f"{model.name}: {stage}", 0, 1)
+        network = model.build(seed=seed)
+        lowered = model.lower(network, workbench.profile.target)
+        stage = "tuning"
+        missing = len(workbench.missing(lowered))
+        observer.note(f"{model.name}: {len(lowered.kernels)} kernels, {missing} of them to tune")
+        workbench.tune(
+            [lowered],
+            on_progress=lambda done, total: observer.stage(f"{model.name}: tuning", done, total),
+        )
+        stage = "compiling"
+        artifact = workbench.compile(lowered, path)
+        stage = "checking"
+        if network is not None:
+            workbench.check_network(artifact, network, lowered.input_shape, seed=seed)
+    except CandidateError as error:
+        observer.note(f"{model.name} failed in {stage}: {error}")
+        return _Entrant(model.name, None, failure=f"{stage}: {error}")
+    return _Entrant(model.name, artifact, lowered.input_shape)
