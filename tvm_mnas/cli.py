@@ -1,4 +1,5 @@
-"""The command line: `tvm-mnas search | report | export | space | zoo | tune | bench | device | devices | records`.
+"""The command line: `tvm-mnas search | report | export | space | zoo | tune | bench | device | devices | records
+| paper`.
 
 The only module that ends the process. Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted (state saved).
 Everything heavy is imported inside a command, so that `--help` and a wrong flag answer at once.
@@ -20,6 +21,7 @@ from tvm_mnas.commands.bench import bench
 from tvm_mnas.commands.device import device_app
 from tvm_mnas.commands.devices import devices
 from tvm_mnas.commands.options import ALLOW_UNTUNED, DEFAULTS, AsJson
+from tvm_mnas.commands.paper import paper_app
 from tvm_mnas.commands.records import records_app
 from tvm_mnas.commands.space import space
 from tvm_mnas.commands.tune import tune
@@ -329,6 +331,7 @@ def export(
 for _command in (space, zoo, tune, bench, devices):
     app.command()(_command)
 app.add_typer(records_app, name="records")
+app.add_typer(paper_app, name="paper")
 app.add_typer(device_app, name="device")
 
 

@@ -26,6 +26,8 @@ from rich.table import Table
 if TYPE_CHECKING:
     from tvm_mnas.search.run import TrialRecord
 
+_WIDEST = 400
+
 OUTPUT = Console(highlight=False, soft_wrap=True)
 """Where results go."""
 
@@ -63,7 +65,16 @@ def print_table(
     if as_json:
         print_json(rows)
         return
-    OUTPUT.print(_table(title, columns, rows))
+    table = _table(title, columns, rows)
+    if OUTPUT.is_terminal:
+        OUTPUT.print(table)
+        return
+    # A file or a pipe has no width at which figures would have to be cut off.
+    Console(file=OUTPUT.file, highlight=False, width=_widest(table)).print(table)
+
+
+def _widest(table: Table) -> int:
+    return max(OUTPUT.measure(table, options=OUTPUT.options.update(max_width=_WIDEST)).maximum, 1)
 
 
 def watch_table(

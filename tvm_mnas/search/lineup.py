@@ -98,14 +98,27 @@ def time_models(
             seed=seed,
         ) as workbench,
     ):
-        entrants = [
-            _prepare(model, workbench, Path(name) / f"{number}.so", seed, observer)
-            for number, model in enumerate(models)
-        ]
-        for number in range(rounds):
-            for done, entrant in enumerate(entrants):
-                observer.stage("measuring", number * len(entrants) + done, rounds * len(entrants))
-                entrant.time(workbench)
+        return time_on(workbench, models, Path(name), seed=seed, observer=observer, rounds=rounds)
+
+
+def time_on(
+    workbench: Workbench,
+    models: Sequence[Model],
+    directory: Path,
+    *,
+    seed: int,
+    observer: Listener,
+    rounds: int = ROUNDS,
+) -> list[Timed]:
+    """Return what `time_models` returns, on a workbench that is open; `directory` takes the libraries."""
+    entrants = [
+        _prepare(model, workbench, directory / f"{number}.so", seed, observer)
+        for number, model in enumerate(models)
+    ]
+    for number in range(rounds):
+        for done, entrant in enumerate(entrants):
+            observer.stage("measuring", number * len(entrants) + done, rounds * len(entrants))
+            entrant.time(workbench)
     return [entrant.result() for entrant in entrants]
 
 

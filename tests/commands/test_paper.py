@@ -1,0 +1,131 @@
+"""`tvm-mnas paper`: what the tables print, without a device."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from tests.report.runs import make_latency
+from tvm_mnas.commands import paper
+from tvm_mnas.errors import ConfigError
+from tvm_mnas.search import layers as search_layers
+from tvm_mnas.search import lineup
+from tvm_mnas.search.layers import LayerPair
+from tvm_mnas.search.lineup import Timed
+from tvm_mnas.search.model import Model
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Times each network at 10 ms more than the one before it; `darts-imagenet` fails. Returns what was asked for."""
+    asked: list[str] = []
+
+    def time_models(models: Sequence[Model], **options: Any) -> list[Timed]:
+        asked.extend(model.name for model in models)
+        return [
+            Timed(name=model.name, failure="tuning: gone")
+            if model.name == "darts-imagenet"
+            else Timed(
+                name=model.name,
+                latencies=(make_latency(10.0 * number, emulated=options["device"] != "local"),),
+                kernels=10,
+                trials=320,
+            )
+            for number, model in enumerate(models, 1)
+        ]
+
+    monkeypatch.setattr(lineup, "time_models", time_models)
+    return asked
+
+
+def test_table_1_has_every_row_of_the_paper(
+    lines: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    paper.table1(as_json=True)
+    rows = {row["key"]: row for row in json.loads(capsys.readouterr().out)}
+    assert len(rows) == 18
+    assert list(rows) == lines
+    assert rows["mobilenet-v2"]["relative"] == 1.0
+    assert rows["mobilenet-v2"]["published_relative"] == 1.0
+    mine = rows["mnasnet"]
+    assert mine["published_relative"] == pytest.approx(76 / 75)
+    assert mine["relative"] == mine["latency_ms"] / rows["mobilenet-v2"]["latency_ms"]
+    assert mine["agreement"] == pytest.approx(mine["relative"] / (76 / 75))
+    assert rows["darts-imagenet"]["relative"] is None
+    assert rows["darts-imagenet"]["measurement"]["failure"] == "tuning: gone"
+    assert mine["measurement"]["latencies"][0]["samples_ms"]
+
+
+def test_table_1_prints_ours_and_the_papers(
+    lines: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    paper.table1(only=["mobilenet-v2", "mnasnet", "darts-imagenet"])
+    assert lines == ["mobilenet-v2", "darts-imagenet", "mnasnet"]
+    out = capsys.readouterr().out
+    (row,) = [line for line in out.splitlines() if line.startswith("MnasNet (Figure 7) ")]
+    assert "4.38M (4.2M)" in row
+    assert "(76)" in row
+    assert "3.00 (1.01)" in row
+    assert "darts-imagenet has no latency: tuning: gone" in out
+    assert "32 schedules a kernel" in out
+    assert "nothing was trained" in out
+
+
+def test_an_emulators_times_are_called_that(
+    lines: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    paper.table3(device="emulated-aarch64")
+    out = capsys.readouterr().out
+    assert "EMULATED ms" in out
+    assert "EMULATED, not latencies" in out
+
+
+def test_table_3_repeats_one_kind_of_layer(
+    lines: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    paper.table3(as_json=True)
+    rows = {row["key"]: row for row in json.loads(capsys.readouterr().out)}
+    assert list(rows) == ["mnasnet", "figure7-b", "figure7-c", "figure7-d", "figure7-e"]
+    # More expansion costs more than a larger kernel does.
+    counts = [rows[f"figure7-{letter}"]["mult_adds"] for letter in "bcde"]
+    assert counts == sorted(counts)
+    assert rows["figure7-e"]["published_relative"] == pytest.approx(157 / 76)
+
+
+def test_counts_need_no_device(lines: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    paper.table3(counts_only=True)
+    assert lines == []
+    out = capsys.readouterr().out
+    assert "MnasNet" in out
+    assert "relative" not in out
+
+
+def test_only_a_network_of_the_table_can_be_chosen(lines: list[str]) -> None:
+    with pytest.raises(ConfigError, match="'resnet'; it has mobilenet-v1, .*mnasnet-92-se"):
+        paper.table1(only=["resnet"])
+
+
+def test_layers_prints_both_ways(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pair = LayerPair(size=14, channels=80, tuned_us=(10.0, 20.0), untuned_us=(300.0, None))
+    timed = Timed(name="14x14x80 one 5x5", latencies=(make_latency(1.0),), kernels=1, trials=32)
+    monkeypatch.setattr(search_layers, "compare_layers", lambda *_, **__: ([pair], [timed]))
+    paper.layers()
+    out = capsys.readouterr().out
+    (row,) = [line for line in out.splitlines() if line.startswith("14x14x80")]
+    assert row.split() == [
+        "14x14x80",
+        "1.65M",
+        "2.79M",
+        "0.5899",
+        "10",
+        "20",
+        "0.5",
+        "300",
+        "-",
+        "-",
+    ]

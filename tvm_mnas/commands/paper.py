@@ -1,0 +1,254 @@
+"""`tvm-mnas paper`: the paper's tables, its figures beside ours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tvm_mnas.commands.options import DEFAULTS, AsJson, Records
+from tvm_mnas.console import OUTPUT, Column, SearchDisplay, format_count, print_json, print_table
+from tvm_mnas.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tvm_mnas.report.comparison import PaperRow
+    from tvm_mnas.search.lineup import Timed
+    from tvm_mnas.search.model import Model
+
+paper_app = typer.Typer(
+    no_args_is_help=True,
+    help="The paper's tables and figures again: what it printed, and what is counted and measured here.",
+)
+
+Device = Annotated[str, typer.Option(help="A device profile by name, or a file.")]
+Trials = Annotated[
+    int, typer.Option(min=1, help="Schedules to measure for a kernel without records.")
+]
+Seed = Annotated[int, typer.Option(help="The seed of weights and tuning.")]
+_Only = Annotated[
+    list[str] | None, typer.Option(help="Only this network, by its key; may be given again.")
+]
+_CountsOnly = Annotated[
+    bool, typer.Option("--counts-only", help="Time nothing; needs neither a device nor TVM.")
+]
+
+
+@paper_app.command()
+def table1(
+    device: Device = "local",
+    only: _Only = None,
+    counts_only: _CountsOnly = False,
+    trials_per_kernel: Trials = 32,
+    records: Records = DEFAULTS.records,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Classification on ImageNet: parameters, mult-adds, and latency relative to MobileNetV2."""
+    from tvm_mnas.models.zoo.registry import ZOO
+    from tvm_mnas.report.comparison import PaperRow
+    from tvm_mnas.search.model import find_model
+
+    rows = [
+        PaperRow(
+            key=entry.key,
+            name=entry.name,
+            cost=entry.cost,
+            parameters=entry.published.parameters,
+            mult_adds=entry.published.mult_adds,
+            accuracy_percent=entry.published.top1_percent,
+            latency_ms=entry.published.pixel_latency_ms,
+            deviation=entry.deviation,
+        )
+        for entry in ZOO
+        if entry.published is not None
+    ]
+    rows = _chosen(rows, only)
+    models = [find_model(row.key) for row in rows]
+    timed = _timed(models, counts_only, device, records, trials_per_kernel, seed)
+    _print_table("Table 1", "top-1 %", rows, timed, baseline="mobilenet-v2", as_json=as_json)
+
+
+@paper_app.command()
+def table3(
+    device: Device = "local",
+    only: _Only = None,
+    counts_only: _CountsOnly = False,
+    trials_per_kernel: Trials = 32,
+    records: Records = DEFAULTS.records,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """MnasNet and its variants of one kind of layer: latency relative to MnasNet."""
+    from tvm_mnas.models.cost import count_cost
+    from tvm_mnas.models.zoo.variants import table_3
+    from tvm_mnas.report.comparison import PaperRow
+    from tvm_mnas.search.model import Model
+
+    variants = {variant.key: variant for variant in table_3()}
+    rows = _chosen(
+        [
+            PaperRow(
+                key=variant.key,
+                name=variant.name,
+                cost=count_cost(variant.architecture),
+                accuracy_percent=variant.published_top1_percent,
+                latency_ms=variant.published_latency_ms,
+            )
+            for variant in variants.values()
+        ],
+        only,
+    )
+    models = [Model(name=row.key, architecture=variants[row.key].architecture) for row in rows]
+    timed = _timed(models, counts_only, device, records, trials_per_kernel, seed)
+    _print_table("Table 3", "top-1 %", rows, timed, baseline="mnasnet", as_json=as_json)
+
+
+@paper_app.command()
+def layers(
+    device: Device = "local",
+    trials_per_kernel: Trials = 32,
+    records: Records = DEFAULTS.records,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Equations 5 and 6: one 5x5 against two 3x3 depthwise separable convolutions, tuned and untuned."""
+    from tvm_mnas.report.comparison import provenance
+    from tvm_mnas.search.layers import SHAPES, compare_layers
+
+    with SearchDisplay(1) as display:
+        pairs, timed = compare_layers(
+            SHAPES,
+            device=device,
+            records=Path(records),
+            trials_per_kernel=trials_per_kernel,
+            seed=seed,
+            observer=display,
+        )
+    rows = [pair.to_json() for pair in pairs]
+    if as_json:
+        print_json({"layers": rows, "networks": [entry.to_json() for entry in timed]})
+        return
+    columns = (
+        Column("H x W x C", "shape", number=False),
+        Column("mult-adds 5x5", "mult_adds_5x5"),
+        Column("two 3x3", "mult_adds_two_3x3"),
+        Column("ratio", "mult_adds_ratio"),
+        Column("tuned us 5x5", "tuned_us_5x5"),
+        Column("two 3x3", "tuned_us_two_3x3"),
+        Column("ratio", "tuned_us_ratio"),
+        Column("untuned us 5x5", "untuned_us_5x5"),
+        Column("two 3x3", "untuned_us_two_3x3"),
+        Column("ratio", "untuned_us_ratio"),
+    )
+    counts = ("mult_adds_5x5", "mult_adds_two_3x3")
+    shown = [row | {name: format_count(row[name]) for name in counts} for row in rows]
+    print_table("One 5x5 against two 3x3", columns, shown, as_json=False)
+    OUTPUT.print(provenance(timed), markup=False)
+    _print_failures(timed)
+
+
+def _chosen(rows: list[PaperRow], only: list[str] | None) -> list[PaperRow]:
+    keys = [row.key for row in rows]
+    unknown = [key for key in only or [] if key not in keys]
+    if unknown:
+        raise ConfigError(
+            f"--only takes a network of the table, not {unknown[0]!r}; it has {', '.join(keys)}"
+        )
+    return [row for row in rows if not only or row.key in only]
+
+
+def _timed(
+    models: Sequence[Model],
+    counts_only: bool,
+    device: str,
+    records: str,
+    trials_per_kernel: int,
+    seed: int,
+) -> list[Timed]:
+    if counts_only:
+        return []
+    from tvm_mnas.search.lineup import time_models
+
+    with SearchDisplay(1) as display:
+        return time_models(
+            models,
+            device=device,
+            records=Path(records),
+            trials_per_kernel=trials_per_kernel,
+            seed=seed,
+            observer=display,
+        )
+
+
+def _print_table(
+    title: str,
+    accuracy: str,
+    rows: Sequence[PaperRow],
+    timed: Sequence[Timed],
+    *,
+    baseline: str,
+    as_json: bool,
+) -> None:
+    from tvm_mnas.report.comparison import comparison_rows, provenance
+
+    values = comparison_rows(rows, timed, baseline=baseline)
+    if as_json:
+        print_json(values)
+        return
+    columns = [
+        Column("network", "network", number=False),
+        Column("params", "parameters"),
+        Column("mult-adds", "mult_adds"),
+        Column(accuracy, "accuracy"),
+        Column("Pixel 1 ms", "pixel"),
+    ]
+    if timed:
+        emulated = any(entry.emulated for entry in timed)
+        columns += [
+            Column("EMULATED ms" if emulated else "ms", "latency_ms"),
+            Column("relative", "relative"),
+            Column("here/paper", "agreement"),
+        ]
+    print_table(f"{title}: here (paper)", columns, [_shown(row) for row in values], as_json=False)
+    if timed:
+        OUTPUT.print(f"relative to {baseline}; {provenance(timed)}", markup=False)
+        _print_failures(timed)
+    OUTPUT.print(
+        "Accuracies and the latencies of a Pixel 1 are the paper's: nothing was trained here.",
+        markup=False,
+    )
+    for row in values:
+        if row["deviation"]:
+            OUTPUT.print(f"{row['network']}: {row['deviation']}", markup=False)
+
+
+def _shown(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row as it is printed: ours, and in parentheses what the paper has."""
+
+    def both(ours: str | None, theirs: str | None) -> str:
+        return f"{ours or '-'} ({theirs or '-'})"
+
+    def count(name: str) -> str | None:
+        return None if row[name] is None else format_count(row[name])
+
+    def ratio(name: str) -> str | None:
+        return None if row[name] is None else f"{row[name]:.2f}"
+
+    return {
+        "network": row["network"],
+        "parameters": both(count("parameters"), count("published_parameters")),
+        "mult_adds": both(count("mult_adds"), count("published_mult_adds")),
+        "accuracy": f"({row['published_accuracy_percent']:.4g})",
+        "pixel": f"({row['published_latency_ms'] or '-'})",
+        "latency_ms": row["latency_ms"],
+        "relative": both(ratio("relative"), ratio("published_relative")),
+        "agreement": ratio("agreement"),
+    }
+
+
+def _print_failures(timed: Sequence[Timed]) -> None:
+    for entry in timed:
+        if entry.failure is not None:
+            OUTPUT.print(f"{entry.name} has no latency: {entry.failure}", markup=False)
