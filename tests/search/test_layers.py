@@ -7,16 +7,25 @@ import pytest
 from tests.report.runs import make_latency
 from tvm_mnas.errors import ConfigError
 from tvm_mnas.models.cost import count_module
-from tvm_mnas.search.layers import LayerPair, _models, _network, make_pair
+from tvm_mnas.models.zoo.separable import build_separable
+from tvm_mnas.search.layers import LayerPair, _models, make_pair
 from tvm_mnas.search.lineup import Timed
 
 
 @pytest.mark.parametrize(("size", "channels"), [(14, 8), (7, 192)])
 def test_equation_5_is_what_the_networks_count(size: int, channels: int) -> None:
     shape = (1, 3, size, size)
-    bare = count_module(_network(channels, 3, 0, 0), shape).mult_adds
-    one = count_module(_network(channels, 5, 1, 0), shape).mult_adds - bare
-    two = count_module(_network(channels, 3, 2, 0), shape).mult_adds - bare
+    bare = count_module(
+        build_separable(channels, kernel_size=3, repeats=0, seed=0), shape
+    ).mult_adds
+    one = (
+        count_module(build_separable(channels, kernel_size=5, repeats=1, seed=0), shape).mult_adds
+        - bare
+    )
+    two = (
+        count_module(build_separable(channels, kernel_size=3, repeats=2, seed=0), shape).mult_adds
+        - bare
+    )
     assert LayerPair(size=size, channels=channels).mult_adds == (one, two)
 
 

@@ -10,6 +10,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -166,7 +167,7 @@ def _models(size: int, channels: int) -> list[Model]:
             entry=ZooEntry(
                 key=f"layers-{size}-{channels}-{kernel_size}-{repeats}",
                 name=name,
-                builder=lambda seed, k=kernel_size, n=repeats: _network(channels, k, n, seed),  # type: ignore[misc]
+                builder=partial(_build, channels, kernel_size, repeats),
                 input_size=size,
             ),
         )
@@ -178,22 +179,7 @@ def _models(size: int, channels: int) -> list[Model]:
     ]
 
 
-def _network(channels: int, kernel_size: int, repeats: int, seed: int) -> nn.Module:
-    """Return a network around `repeats` separable convolutions (Figure 7f): (N,3,S,S) -> (N,channels)."""
-    from torch import nn
+def _build(channels: int, kernel_size: int, repeats: int, seed: int) -> nn.Module:
+    from tvm_mnas.models.zoo.separable import build_separable
 
-    from tvm_mnas.models.zoo.building import conv, conv_norm_relu, norm, seeded
-
-    def make() -> nn.Sequential:
-        network = nn.Sequential(conv_norm_relu(3, channels))
-        for _ in range(repeats):
-            network.extend(
-                [
-                    conv_norm_relu(channels, channels, kernel_size, groups=channels),
-                    conv(channels, channels),
-                    norm(channels),
-                ]
-            )
-        return network.extend([nn.AdaptiveAvgPool2d(1), nn.Flatten()])
-
-    return seeded(make, seed)
+    return build_separable(channels, kernel_size=kernel_size, repeats=repeats, seed=seed)
