@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from tvm_mnas.errors import LoweringError
+
 
 def predict(network: nn.Module, images: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the logits (N,classes) of `network` in eval mode for `images` (N,C,H,W)."""
@@ -19,6 +21,28 @@ def predict(network: nn.Module, images: NDArray[np.float32]) -> NDArray[np.float
     with torch.inference_mode():
         logits: NDArray[np.float32] = network(torch.from_numpy(images)).numpy()
     return logits
+
+
+def predict_onnx(path: Path, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the first output of the network in the ONNX file `path` for `images` (N,C,H,W), one image at a time.
+
+    Computed by ONNX's reference implementation, which is slow and shares no code with any compiler.
+
+    Raises:
+        LoweringError: if it does not know an operator of the network.
+    """
+    from onnx.reference import ReferenceEvaluator
+
+    try:
+        network = ReferenceEvaluator(str(path))
+        (name,) = network.input_names
+        outputs = [network.run(None, {name: image[np.newaxis]})[0] for image in images]
+    except Exception as error:
+        # It raises whatever its operators do; for the caller there is nothing to compare with.
+        raise LoweringError(
+            f"{path}: ONNX's reference computes known operators, not: {type(error).__name__}: {error}"
+        ) from error
+    return np.concatenate(outputs).astype(np.float32)
 
 
 def export_onnx(network: nn.Module, input_shape: tuple[int, int, int, int], path: Path) -> None:

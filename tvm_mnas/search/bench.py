@@ -6,10 +6,11 @@ import contextlib
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tvm_mnas.errors import BuildError, DeviceError, MeasurementError
+from tvm_mnas.errors import BuildError, DeviceError, LoweringError, MeasurementError
 from tvm_mnas.search.evaluation import Observer
 from tvm_mnas.search.model import find_model
 from tvm_mnas.search.roofline import DevicePeak, measure_peak, measure_untuned
@@ -26,8 +27,9 @@ class BenchResult:
 
     A kernel that is not `tuned` has the time that was measured as TVM builds it by itself.
 
-    `difference` is how far the outputs are from torch's, None for an ONNX file, which has no torch network. `peak`
-    is what the device's core can do at most, None where that could not be measured: `peak_failure` says why.
+    `difference` is how far the outputs are from torch's, or for an ONNX file from those of ONNX's own reference; None
+    where that cannot compute it, and `unchecked` says why. `peak` is what the device's core can do at most, None where
+    that could not be measured: `peak_failure` says why.
     """
 
     model: str
@@ -36,6 +38,7 @@ class BenchResult:
     difference: float | None
     peak: DevicePeak | None
     peak_failure: str | None = None
+    unchecked: str | None = None
 
     @property
     def kernels_ms(self) -> float:
@@ -72,6 +75,8 @@ class BenchResult:
         if untuned and all(time_us is not None for time_us in untuned):
             total_ms = sum(row["untuned_us"] * row["times"] for row in self.kernels) / 1e3
             text += f"; untuned they are {total_ms:.4g} ms"
+        if self.unchecked is not None:
+            text += f"; outputs NOT CHECKED: {self.unchecked}"
         return f"{text}; EMULATED, not a latency" if latency.emulated else text
 
     def to_json(self) -> dict[str, Any]:
@@ -81,6 +86,7 @@ class BenchResult:
             "latency": self.latency.to_dict(),
             "kernels": self.kernels,
             "largest_relative_difference": self.difference,
+            "unchecked": self.unchecked,
             "kernels_ms": self.kernels_ms,
             "peak": None if self.peak is None else self.peak.to_json(),
             "peak_failure": self.peak_failure,
@@ -134,15 +140,20 @@ def bench_model(
         observer.stage("compiling", 0, 1)
         artifact = workbench.compile(lowered, Path(directory) / "net.so")
         observer.stage("measuring", 0, 1)
-        difference = None
-        if network is not None:
-            difference = workbench.check_network(artifact, network, lowered.input_shape, seed=seed)
+        difference, unchecked = None, None
+        try:
+            difference = workbench.check_network(
+                artifact, partial(subject.outputs, network), lowered.input_shape, seed=seed
+            )
+        except LoweringError as error:
+            # Nothing to compare with is no reason to keep the time back; the result says so.
+            unchecked = str(error)
         latency = workbench.measure(artifact, lowered.input_shape)
         peak, failure = _peak(workbench, Path(directory))
         rows = _kernel_rows(lowered, workbench, peak)
         if untuned:
             _add_untuned(rows, lowered, workbench, Path(directory), observer)
-        return BenchResult(model, latency, rows, difference, peak, failure)
+        return BenchResult(model, latency, rows, difference, peak, failure, unchecked)
 
 
 def _peak(workbench: Workbench, directory: Path) -> tuple[DevicePeak | None, str | None]:

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -117,6 +118,7 @@ def _registered(profile: DeviceProfile) -> Step:
 
 
 def _used(workbench: Workbench, directory: Path, seed: int) -> Iterator[Step]:
+    from tvm_mnas.models.inference import predict
     from tvm_mnas.models.network import build_network
     from tvm_mnas.search.model import image_shape
 
@@ -150,7 +152,7 @@ def _used(workbench: Workbench, directory: Path, seed: int) -> Iterator[Step]:
         "look at its log" if failures else "",
     )
     try:
-        difference = workbench.check_network(artifact, network, shape, seed=seed)
+        difference = workbench.check_network(artifact, partial(predict, network), shape, seed=seed)
     except CandidateError as error:
         yield Step(
             "computes right",

@@ -10,6 +10,7 @@ import statistics
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -169,8 +170,9 @@ def _prepare(
         stage = "compiling"
         artifact = workbench.compile(lowered, path)
         stage = "checking"
-        if network is not None:
-            workbench.check_network(artifact, network, lowered.input_shape, seed=seed)
+        workbench.check_network(
+            artifact, partial(model.outputs, network), lowered.input_shape, seed=seed
+        )
     except CandidateError as error:
         observer.note(f"{model.name} failed in {stage}: {error}")
         return _Entrant(model.name, None, failure=f"{stage}: {error}")

@@ -10,6 +10,8 @@ from tvm_mnas.errors import ConfigError
 from tvm_mnas.space.architecture import Architecture
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import nn
 
     from tvm_mnas.compiler.lowering import LoweredNetwork
@@ -49,6 +51,17 @@ class Model:
             assert self.onnx_file is not None
             return lower_onnx(self.onnx_file, target)
         return lower_network(network, self.input_shape, target)
+
+    def outputs(
+        self, network: nn.Module | None, images: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Return what :meth:`build`'s network, or ONNX's own reference, computes of `images` (N,C,H,W)."""
+        from tvm_mnas.models.inference import predict, predict_onnx
+
+        if network is None:
+            assert self.onnx_file is not None
+            return predict_onnx(self.onnx_file, images)
+        return predict(network, images)
 
     @property
     def input_shape(self) -> tuple[int, int, int, int]:

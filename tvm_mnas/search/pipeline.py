@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -152,6 +153,8 @@ class CandidatePipeline:
             )
 
     def _measure(self, candidate: _Candidate) -> tuple[int, Evaluation]:
+        from tvm_mnas.models.inference import predict
+
         assert candidate.lowered is not None and candidate.network is not None
         assert candidate.accuracy is not None
         shape = image_shape(candidate.architecture)
@@ -163,7 +166,9 @@ class CandidatePipeline:
             artifact = self.workbench.compile(candidate.lowered, path)
             compiled = time.perf_counter()
             stage = "measuring"
-            self.workbench.check_network(artifact, candidate.network, shape, seed=self.config.seed)
+            self.workbench.check_network(
+                artifact, partial(predict, candidate.network), shape, seed=self.config.seed
+            )
             latency = self.workbench.measure(artifact, shape)
         except CandidateError as error:
             return candidate.failed(stage, error)

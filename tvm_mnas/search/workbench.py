@@ -48,6 +48,8 @@ CHECKED_IMAGES = 2
 
 _Result = TypeVar("_Result")
 Shape = tuple[int, int, int, int]
+Outputs = Callable[["NDArray[np.float32]"], "NDArray[np.float32]"]
+"""What computes the outputs (N,classes) of images (N,C,H,W) by other means than the device."""
 
 
 @dataclass(frozen=True)
@@ -226,18 +228,16 @@ class Workbench:
         return difference
 
     def check_network(
-        self, artifact: CompiledArtifact, network: nn.Module, shape: Shape, *, seed: int
+        self, artifact: CompiledArtifact, compute: Outputs, shape: Shape, *, seed: int
     ) -> float:
-        """Return how far the device's outputs are from those of `network` on random images (1,C,H,W) of `shape`.
+        """Return how far the device's outputs for random images are from what `compute` makes of them.
 
-        Raises what `check` raises.
+        `shape` is that of one image (1,C,H,W). Raises what `check` raises.
         """
-        from tvm_mnas.models.inference import predict
-
         images = np.random.default_rng(seed).standard_normal(
             (CHECKED_IMAGES, *shape[1:]), dtype=np.float32
         )
-        return self.check(artifact, images, predict(network, images))
+        return self.check(artifact, images, compute(images))
 
 
 @contextlib.contextmanager
