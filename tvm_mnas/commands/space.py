@@ -1,8 +1,10 @@
-"""`tvm-mnas space`: the spaces that ship, what one offers, its kernels, samples from it."""
+"""`tvm-mnas space`: the spaces that ship, what one offers, its kernels, samples from it, and one around a network."""
 
 from __future__ import annotations
 
 import random
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,17 +16,39 @@ from tvm_mnas.errors import SpaceError
 if TYPE_CHECKING:
     from tvm_mnas.space.space import SearchSpace
 
+AROUND = "around"
+
 
 def space(
-    name: Annotated[str | None, typer.Argument(help="A space by name, or a TOML file.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            help="A space by name, or a TOML file; `around` with a MODEL writes the space around that."
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Argument(help="After `around`: a key of the zoo, a notation, or RUN:TRIAL."),
+    ] = None,
     sample: Annotated[int, typer.Option(min=0, help="Print this many random architectures.")] = 0,
     seed: Annotated[int, typer.Option(help="The seed of the sample.")] = 0,
     kernels: Annotated[
         bool, typer.Option("--kernels", help="Count the distinct kernels of the whole space.")
     ] = False,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="With `around`: the TOML file to write.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the spaces that ship, describe one, count its kernels, or sample from it."""
+    """List the spaces that ship, describe one, count its kernels, sample from it, or make one around a network."""
+    if name == AROUND:
+        _write_around(model, output)
+        return
+    if model is not None or output is not None:
+        raise SpaceError(
+            f"a MODEL and -o belong to `around`, not to the space {name}; "
+            f"type `tvm-mnas space around {model or 'mnasnet-b1'}`"
+        )
     from tvm_mnas.models.cost import count_cost
     from tvm_mnas.space.files import load_space, space_names
 
@@ -100,6 +124,35 @@ def space(
     print_table(
         f"{chosen.name}: {chosen.size:,} architectures", columns, decisions, as_json=as_json
     )
+
+
+def _write_around(model: str | None, output: Path | None) -> None:
+    from tvm_mnas.search.model import find_model
+    from tvm_mnas.space.around import space_around
+
+    if model is None:
+        raise SpaceError("a space is around a MODEL; type `tvm-mnas space around mnasnet-b1`")
+    architecture = find_model(model).architecture
+    if architecture is None:
+        raise SpaceError(
+            f"a space is around a sequence of blocks, and {model} is none; `tvm-mnas zoo --json` has the notations"
+        )
+    text = space_around(
+        architecture, name=f"around-{architecture.id}" if output is None else output.stem
+    )
+    if output is None:
+        sys.stdout.write(text)
+        return
+    if output.suffix != ".toml":
+        raise SpaceError(f"a space file ends in .toml, not {output}")
+    try:
+        with output.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise SpaceError(
+            f"{output}: a new space file can be written, not: {error.strerror}; give -o another path"
+        ) from error
+    OUTPUT.print(f"{output} written; `tvm-mnas space {output}` describes it", markup=False)
 
 
 def _print_kernels(chosen: SearchSpace, *, as_json: bool) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tvm_mnas.errors import ConfigError
 from tvm_mnas.space.architecture import Architecture
+from tvm_mnas.space.scaling import Scale, scaled
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,9 +81,12 @@ def image_shape(architecture: Architecture) -> tuple[int, int, int, int]:
 def find_model(text: str) -> Model:
     """Return the network that `text` names: a key of the zoo, a notation, an .onnx file, or RUN:TRIAL.
 
+    A key may be followed by a scale: `mobilenet-v2@0.5` has half the filters, `mobilenet-v2@0.5x160` also takes 160
+    pixels.
+
     Raises:
-        ConfigError: if there is no such file, finished trial, or key.
-        SpaceError: if it is no notation.
+        ConfigError: if there is no such file, finished trial, or key, or the network cannot be scaled.
+        SpaceError: if it is no notation, or no scale.
     """
     path = Path(text)
     if path.suffix == ".onnx":
@@ -94,17 +98,31 @@ def find_model(text: str) -> Model:
         return Model(name=text, architecture=_trial(Path(run), int(trial)))
     if ":" in text:
         return Model(name=text, architecture=Architecture.parse(text))
+    key, at, scale = text.partition("@")
+    entry = _zoo_entry(key)
+    if not at:
+        if entry.architecture is not None:
+            return Model(name=text, architecture=entry.architecture)
+        return Model(name=text, entry=entry)
+    if entry.architecture is None:
+        raise ConfigError(
+            f"a scale is for a sequence of blocks, and {key!r} is none; type {key} without @{scale}"
+        )
+    return Model(
+        name=text,
+        architecture=scaled(entry.architecture, Scale.parse(scale), widen_head=entry.widens_head),
+    )
+
+
+def _zoo_entry(key: str) -> ZooEntry:
     from tvm_mnas.models.zoo.registry import ZOO, zoo_entry
 
-    if all(text != entry.key for entry in ZOO):
+    if all(key != entry.key for entry in ZOO):
         raise ConfigError(
-            f"{text!r} is no network of the zoo, which has {', '.join(entry.key for entry in ZOO)}; "
+            f"{key!r} is no network of the zoo, which has {', '.join(entry.key for entry in ZOO)}; "
             f"`tvm-mnas zoo` describes them. Or give a notation: `tvm-mnas space quickstart --sample 1` prints one"
         )
-    entry = zoo_entry(text)
-    if entry.architecture is not None:
-        return Model(name=text, architecture=entry.architecture)
-    return Model(name=text, entry=entry)
+    return zoo_entry(key)
 
 
 def _trial(run: Path, trial: int) -> Architecture:

@@ -45,7 +45,8 @@ class ZooEntry:
 
     `published` is its row of Table 1, None where it has none. `author_parameters` are the trainable
     parameters by the authors' own code or by weights made from it, and `counted_by` names that code; None where
-    no count is public. `deviation` tells in a line where the network differs from what was published, and why.
+    no count is public. `widens_head` is true where a depth multiplier above 1 widens the head too. `deviation` tells
+    in a line where the network differs from what was published, and why.
     """
 
     key: str
@@ -57,6 +58,7 @@ class ZooEntry:
     counted_by: str = ""
     deviation: str = ""
     input_size: int = 224
+    widens_head: bool = False
 
     def __post_init__(self) -> None:
         if (self.notation is None) == (self.builder is None):

@@ -151,6 +151,7 @@ MNASNETS = (
 MOBILENETS = (
     ZooEntry(
         key="mobilenet-v2",
+        widens_head=True,
         name="MobileNetV2",
         notation=_MOBILENET_V2.format(width="1", head=1280),
         published=Published(
@@ -166,6 +167,7 @@ MOBILENETS = (
     ),
     ZooEntry(
         key="mobilenet-v2-1.4",
+        widens_head=True,
         name="MobileNetV2 (1.4)",
         notation=_MOBILENET_V2.format(width="1.4", head=1792),
         published=Published(
