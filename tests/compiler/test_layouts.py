@@ -9,11 +9,9 @@ import pytest
 import torch
 import tvm
 from torch import Tensor, nn
-from tvm.runtime.vm import VirtualMachine
 
-from tvm_mnas.compiler.artifact import compile_network
-from tvm_mnas.compiler.lowering import LoweredNetwork, lower_network
-from tvm_mnas.compiler.records import RecordStore
+from tests.compiler.untuned import build_untuned, run_here
+from tvm_mnas.compiler.lowering import lower_network
 from tvm_mnas.models.inference import predict
 
 SHAPE = (1, 3, 8, 8)
@@ -78,7 +76,7 @@ def test_the_network_computes_the_same(name: str, target: str, tmp_path: Path) -
     network = network_with(*MIDDLES[name])
     images = np.random.default_rng(1).standard_normal(SHAPE, dtype=np.float32)
     expected = predict(network, images)
-    outputs = run(lower_network(network, SHAPE, target), tmp_path, images)
+    outputs = run_here(build_untuned(lower_network(network, SHAPE, target), tmp_path), images)
     assert np.abs(expected).max() > 0.1
     assert np.abs(outputs - expected).max() <= 1e-5 * np.abs(expected).max()
 
@@ -106,17 +104,3 @@ def test_a_gather_with_any_index_stays_within_its_input(target: str) -> None:
     gathered = tvm.runtime.tensor(np.zeros((1, 8, 8, 6), np.float32))
     library["main"](features, index, gathered)
     assert gathered.numpy()[0, 0, 0].tolist() == [0.0, 7.0, 3.0, 7.0, 0.0, 0.0]
-
-
-def run(lowered: LoweredNetwork, directory: Path, images: np.ndarray) -> np.ndarray:
-    path = directory / "net.so"
-    compile_network(
-        lowered,
-        RecordStore.open(directory / "records", target=lowered.target),
-        path,
-        untuned_us={kernel.key: 1.0 for kernel in lowered.kernels},
-        max_untuned_share=1.0,
-    )
-    machine = VirtualMachine(tvm.runtime.load_module(str(path)), tvm.cpu())
-    outputs: np.ndarray = machine["main"](tvm.runtime.tensor(images)).numpy()
-    return outputs

@@ -6,13 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tvm
-from tvm.runtime.vm import VirtualMachine
 
+from tests.compiler.untuned import build_untuned, run_here
 from tests.models.settled import settled
-from tvm_mnas.compiler.artifact import compile_network
-from tvm_mnas.compiler.lowering import LoweredNetwork, lower_network, lower_onnx
-from tvm_mnas.compiler.records import RecordStore
+from tvm_mnas.compiler.lowering import lower_network, lower_onnx
 from tvm_mnas.devices.profile import load_profile
 from tvm_mnas.models.inference import export_onnx, predict
 from tvm_mnas.models.zoo.registry import ZOO, zoo_entry
@@ -33,7 +30,7 @@ def test_it_computes_what_torch_does(key: str, target: str, tmp_path: Path) -> N
     # Outputs that hardly depend on the image would agree whatever is computed.
     assert np.abs(expected[0] - expected[1]).max() > 0.01 * np.abs(expected).max()
     lowered = lower_network(network, entry.input_shape, target)
-    assert off(run(build(lowered, tmp_path), images), expected) < RELATIVE
+    assert off(run_here(build_untuned(lowered, tmp_path), images), expected) < RELATIVE
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -45,7 +42,9 @@ def test_its_onnx_comes_back_and_computes_that_too(key: str, target: str, tmp_pa
     export_onnx(network, entry.input_shape, path)
     lowered = lower_onnx(path, target)
     assert lowered.input_shape == entry.input_shape
-    assert off(run(build(lowered, tmp_path), images), predict(network, images)) < RELATIVE
+    assert (
+        off(run_here(build_untuned(lowered, tmp_path), images), predict(network, images)) < RELATIVE
+    )
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -53,28 +52,9 @@ def test_it_builds_for_arm(key: str, tmp_path: Path) -> None:
     entry = zoo_entry(key)
     profile = load_profile("emulated-aarch64")
     lowered = lower_network(settled(entry), entry.input_shape, profile.target)
-    header = build(lowered, tmp_path).read_bytes()[:20]
+    header = build_untuned(lowered, tmp_path).read_bytes()[:20]
     assert header[:4] == b"\x7fELF"
     assert int.from_bytes(header[18:20], "little") == ELF_MACHINE[profile.key]
-
-
-def build(lowered: LoweredNetwork, directory: Path) -> Path:
-    """Compile without any record; what kernels would take plays no part when all are let in."""
-    path = directory / "net.so"
-    compile_network(
-        lowered,
-        RecordStore.open(directory / "records", target=lowered.target),
-        path,
-        untuned_us={kernel.key: 1.0 for kernel in lowered.kernels},
-        max_untuned_share=1.0,
-    )
-    return path
-
-
-def run(path: Path, images: np.ndarray) -> np.ndarray:
-    machine = VirtualMachine(tvm.runtime.load_module(str(path)), tvm.cpu())
-    outputs = [machine["main"](tvm.runtime.tensor(image[None])).numpy() for image in images]
-    return np.concatenate(outputs)
 
 
 def off(outputs: np.ndarray, expected: np.ndarray) -> float:

@@ -26,42 +26,21 @@ def table_3() -> tuple[Variant, ...]:
     A variant keeps the number of layers, the filters and the strides of every block; the kernel size and the
     expansion are those of one layer of Figure 7. The first block, a separable convolution there, is no exception.
     """
-    return (
+    return tuple(
         Variant(
-            key="mnasnet",
-            name="MnasNet",
-            architecture=_of_one_kind(None),
-            published_top1_percent=74.0,
-            published_latency_ms=76,
-        ),
-        Variant(
-            key="figure7-b",
-            name="Figure 7 (b) only: MBConv3 3x3",
-            architecture=_of_one_kind((3, 3)),
-            published_top1_percent=71.3,
-            published_latency_ms=67,
-        ),
-        Variant(
-            key="figure7-c",
-            name="Figure 7 (c) only: MBConv3 5x5",
-            architecture=_of_one_kind((5, 3)),
-            published_top1_percent=72.3,
-            published_latency_ms=84,
-        ),
-        Variant(
-            key="figure7-d",
-            name="Figure 7 (d) only: MBConv6 3x3",
-            architecture=_of_one_kind((3, 6)),
-            published_top1_percent=74.1,
-            published_latency_ms=123,
-        ),
-        Variant(
-            key="figure7-e",
-            name="Figure 7 (e) only: MBConv6 5x5",
-            architecture=_of_one_kind((5, 6)),
-            published_top1_percent=74.8,
-            published_latency_ms=157,
-        ),
+            key=key,
+            name=name,
+            architecture=_of_one_kind(kind),
+            published_top1_percent=top1_percent,
+            published_latency_ms=latency_ms,
+        )
+        for key, name, kind, top1_percent, latency_ms in (
+            ("mnasnet", "MnasNet", None, 74.0, 76),
+            ("figure7-b", "Figure 7 (b) only: MBConv3 3x3", (3, 3), 71.3, 67),
+            ("figure7-c", "Figure 7 (c) only: MBConv3 5x5", (5, 3), 72.3, 84),
+            ("figure7-d", "Figure 7 (d) only: MBConv6 3x3", (3, 6), 74.1, 123),
+            ("figure7-e", "Figure 7 (e) only: MBConv6 5x5", (5, 6), 74.8, 157),
+        )
     )
 
 
