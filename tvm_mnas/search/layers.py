@@ -6,7 +6,6 @@ stands beside them what the kernels take, tuned and as TVM builds them by itself
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from tvm_mnas.errors import ConfigError
 from tvm_mnas.models.zoo.entry import ZooEntry
-from tvm_mnas.search.lineup import Timed, time_on
+from tvm_mnas.search.lineup import Timed, open_scratch_workbench, time_on
 from tvm_mnas.search.model import Model
 from tvm_mnas.search.roofline import measure_untuned
 from tvm_mnas.search.tune import Listener
-from tvm_mnas.search.workbench import Workbench, open_workbench
+from tvm_mnas.search.workbench import Workbench
 
 if TYPE_CHECKING:
     from torch import nn
@@ -85,26 +84,16 @@ def compare_layers(
         DeviceError: if the device cannot be reached or is gone.
         RecordsError: if the records cannot be read or written.
     """
-    from tvm_mnas.devices.profile import load_profile
-
-    with (
-        tempfile.TemporaryDirectory(prefix="tvm-mnas-layers-") as name,
-        open_workbench(
-            load_profile(device),
-            records=records,
-            logs=Path(name),
-            scratch=Path(name),
-            trials_per_kernel=trials_per_kernel,
-            seed=seed,
-        ) as workbench,
-    ):
+    with open_scratch_workbench(
+        device, records=records, trials_per_kernel=trials_per_kernel, seed=seed
+    ) as (workbench, directory):
         models = [model for size, channels in shapes for model in _models(size, channels)]
-        timed = time_on(workbench, models, Path(name), seed=seed, observer=observer)
+        timed = time_on(workbench, models, directory, seed=seed, observer=observer)
         pairs = []
         for number, (size, channels) in enumerate(shapes):
             observer.stage("untuned kernels", number, len(shapes))
             at = 3 * number
-            untuned = _untuned_us(workbench, models[at : at + 3], Path(name), seed)
+            untuned = _untuned_us(workbench, models[at : at + 3], directory, seed)
             pairs.append(make_pair(size, channels, timed[at : at + 3], untuned))
     return pairs, timed
 

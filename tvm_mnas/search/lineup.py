@@ -6,9 +6,10 @@ A network that fails is a reason in its row; the others go on.
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -86,6 +87,23 @@ def time_models(
         DeviceError: if the device cannot be reached or is gone.
         RecordsError: if the records cannot be read or written.
     """
+    with open_scratch_workbench(
+        device, records=records, trials_per_kernel=trials_per_kernel, seed=seed
+    ) as (workbench, directory):
+        return time_on(workbench, models, directory, seed=seed, observer=observer, rounds=rounds)
+
+
+@contextlib.contextmanager
+def open_scratch_workbench(
+    device: str, *, records: Path, trials_per_kernel: int, seed: int
+) -> Iterator[tuple[Workbench, Path]]:
+    """Yield a workbench for the profile `device`, and a directory that ends with it.
+
+    Raises:
+        ProfileError: if there is no such profile.
+        DeviceError: if the device cannot be reached.
+        RecordsError: if the records there cannot be read.
+    """
     from tvm_mnas.devices.profile import load_profile
 
     with (
@@ -99,7 +117,7 @@ def time_models(
             seed=seed,
         ) as workbench,
     ):
-        return time_on(workbench, models, Path(name), seed=seed, observer=observer, rounds=rounds)
+        yield workbench, Path(name)
 
 
 def time_on(
