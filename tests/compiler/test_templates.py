@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import tvm
 import tvm_ffi
 from torch import Tensor, nn
 
+from tests.compiler.schedules import arguments_of, module_of, run_kernel
 from tvm_mnas.compiler.lowering import Kernel, lower_network
 from tvm_mnas.compiler.metaschedule import EQUALITY, load_meta_schedule, load_target
 from tvm_mnas.compiler.templates import conv_shape, propose_tiles, schedule_tile, vector_unit
@@ -63,35 +62,15 @@ def lowered(target: str) -> dict[str, list[Kernel]]:
     return found
 
 
-def _module(kernel: Kernel) -> Any:
-    return load_meta_schedule().database.Workload.from_json(json.loads(kernel.workload)).mod
-
-
-def _run(module: Any, arrays: list[np.ndarray[Any, Any]], target: str) -> np.ndarray[Any, Any]:
-    library = tvm.compile(module, target=load_target(target))
-    tensors = [tvm.runtime.tensor(array) for array in arrays]
-    library["main"](*tensors)
-    return np.asarray(tensors[-1].numpy())
-
-
-def _arrays(module: Any) -> list[np.ndarray[Any, Any]]:
-    infos = load_meta_schedule().arg_info.ArgInfo.from_entry_func(module)
-    rng = np.random.default_rng(0)
-    return [
-        rng.standard_normal([int(extent) for extent in info.as_json()[2]]).astype("float32")
-        for info in infos
-    ]
-
-
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_tile_computes_what_the_unscheduled_kernel_computes(
     name: str, lowered: dict[str, list[Kernel]], target: str
 ) -> None:
     assert lowered[name]
     for kernel in lowered[name]:
-        module = _module(kernel)
-        arrays = _arrays(module)
-        expected = _run(module, arrays, target)
+        module = module_of(kernel)
+        arrays = arguments_of(module)
+        expected = run_kernel(module, arrays, target)
         schedules = [
             schedule
             for schedule, _ in zip(
@@ -102,7 +81,7 @@ def test_a_tile_computes_what_the_unscheduled_kernel_computes(
         for schedule in schedules:
             # The packing of weights is part of the module as long as nothing takes it out.
             np.testing.assert_allclose(
-                _run(schedule.mod, arrays, target), expected, rtol=1e-4, atol=1e-4
+                run_kernel(schedule.mod, arrays, target), expected, rtol=1e-4, atol=1e-4
             )
 
 
@@ -111,11 +90,11 @@ def test_every_way_around_a_tile_is_right(
     name: str, lowered: dict[str, list[Kernel]], target: str
 ) -> None:
     (kernel,) = lowered[name]
-    module = _module(kernel)
+    module = module_of(kernel)
     shape = conv_shape(module)
     assert shape is not None
-    arrays = _arrays(module)
-    expected = _run(module, arrays, target)
+    arrays = arguments_of(module)
+    expected = run_kernel(module, arrays, target)
     tiles = rank_tiles(shape, vector_unit(load_target(target)))
     ways = {(tile.order, tile.padding): tile for tile in reversed(tiles)}
     assert {order for order, _ in ways} == set(Order)
@@ -125,19 +104,19 @@ def test_every_way_around_a_tile_is_right(
         for threads in (1, 2):
             schedule = schedule_tile(module, tile, threads=threads)
             np.testing.assert_allclose(
-                _run(schedule.mod, arrays, target), expected, rtol=1e-4, atol=1e-4
+                run_kernel(schedule.mod, arrays, target), expected, rtol=1e-4, atol=1e-4
             )
 
 
 def test_the_extents_are_read_off_the_kernel(lowered: dict[str, list[Kernel]]) -> None:
     (kernel,) = lowered["depthwise 5x5, stride 2"]
-    shape = conv_shape(_module(kernel))
+    shape = conv_shape(module_of(kernel))
     assert shape is not None
     assert (shape.height, shape.width, shape.channels) == (7, 7, 8)
     assert (shape.kernel_height, shape.kernel_width, shape.inputs) == (5, 5, 1)
     assert (shape.stride, shape.depthwise, shape.padded) == (2, True, True)
     (kernel,) = lowered["stem"]
-    shape = conv_shape(_module(kernel))
+    shape = conv_shape(module_of(kernel))
     assert shape is not None
     assert (shape.inputs, shape.stride, shape.depthwise, shape.padded) == (3, 2, False, True)
 
@@ -147,13 +126,13 @@ def test_what_is_no_convolution_has_no_tiles(target: str) -> None:
     kernels = lower_network(network, (1, 4, 4, 4), target).kernels
     assert kernels
     for kernel in kernels:
-        assert list(propose_tiles(_module(kernel), load_target(target))) == []
+        assert list(propose_tiles(module_of(kernel), load_target(target))) == []
 
 
 def test_a_tile_is_a_record_that_replays(lowered: dict[str, list[Kernel]], target: str) -> None:
     database = load_meta_schedule().database
     (kernel,) = lowered["depthwise 3x3"]
-    module = _module(kernel)
+    module = module_of(kernel)
     schedule = next(propose_tiles(module, load_target(target)))
     memory = database.MemoryDatabase(module_equality=EQUALITY)
     workload = memory.commit_workload(module)

@@ -4,10 +4,10 @@
 line. It imports TVM once. Each build runs in a process forked from here, so a compiler that crashes, hangs or
 leaks costs one schedule and nothing else.
 
-A convolution's first trials are register tiles (`templates.py`), the most promising first. For other kernels, and after
-that, MetaSchedule's generic space: a first round draws schedules at random, a later one evolves them from what was
-measured, ranked by the XGBoost cost model. The model sees its kernel's records alone, so a round needs nothing that is
-not in the request.
+A convolution's first trials are register tiles (`templates.py`), the most promising first; those of a kernel that sums
+nothing go through its output row by row (`rows.py`). For other kernels, and after that, MetaSchedule's generic space: a
+first round draws schedules at random, a later one evolves them from what was measured, ranked by the XGBoost cost
+model. The model sees its kernel's records alone, so a round needs nothing that is not in the request.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ import signal
 import sys
 import tempfile
 from collections.abc import Mapping
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from tvm_mnas.compiler.linking import Linker
 from tvm_mnas.compiler.metaschedule import EQUALITY, load_meta_schedule, load_target
+from tvm_mnas.compiler.rows import propose_rows
 from tvm_mnas.compiler.templates import propose_tiles
 from tvm_mnas.processes import ask_to_be_killed, die_with_parent
 
@@ -97,7 +98,10 @@ def _propose(request: Mapping[str, Any]) -> list[tuple[list[Any], Any]]:
     seen = {_identity(record.as_measure_candidate().sch) for record in known}
     trials = int(request["trials"])
     found: list[Any] = []
-    for schedule in islice(propose_tiles(loaded.mod, target), _TILES):
+    first = chain(
+        islice(propose_tiles(loaded.mod, target), _TILES), propose_rows(loaded.mod, target)
+    )
+    for schedule in first:
         if len(found) == trials:
             break
         if _identity(schedule) not in seen:
