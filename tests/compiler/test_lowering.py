@@ -196,3 +196,11 @@ def test_the_image_is_read_as_it_comes(target: str) -> None:
     # The outputs' layout is torch's again at the end, one element a channel.
     moved = [kernel.name for kernel in lowered.kernels if kernel.name.startswith("transpose")]
     assert all("1x3x8x8" not in name for name in moved)
+
+
+def test_a_gate_is_not_computed_anew_for_every_pixel(lowered: LoweredNetwork, target: str) -> None:
+    (gate,) = [kernel for kernel in lowered.kernels if kernel.name.startswith("gate ")]
+    # One product for each of 8 channels of 8x8 pixels, and no sigmoid among them.
+    assert gate.flops == 8 * 8 * 8
+    (sigmoid,) = [kernel for kernel in lowered.kernels if "sigmoid" in kernel.name]
+    assert sigmoid.flops < 8 * 8 * 8

@@ -1,4 +1,9 @@
-"""Operators into kernels, the image's transpose inside the first convolution: no transposed copy of it is made."""
+"""Operators into kernels, with two things that TVM's own way makes slow done otherwise.
+
+The image's transpose is inside the first convolution: no transposed copy of it is made. A gate, one value a channel
+that multiplies all pixels, is a kernel of its own: fused with what computes it, it would be computed anew for every
+pixel.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +13,15 @@ import tvm
 from tvm import relax, te, topi
 
 _TRANSPOSE = "relax.permute_dims"
+_OPAQUE = 8
+"""The operator pattern that FuseOps leaves alone."""
 
 
 def legalize(module: Any) -> Any:
-    """Return `module` with its operators turned into kernels; a convolution of a transposed input reads the input."""
+    """Return `module` with its operators turned into kernels."""
     convolutions = relax.transform.LegalizeOps(
-        {"relax.nn.conv2d": _legalize_convolution}, skip_ops=[_TRANSPOSE]
+        {"relax.nn.conv2d": _legalize_convolution, "relax.multiply": _legalize_product},
+        skip_ops=[_TRANSPOSE],
     )
     # A transpose that nobody reads any more must not become a kernel.
     return tvm.transform.Sequential(
@@ -47,6 +55,28 @@ def _legalize_convolution(builder: Any, call: Any) -> Any:
         call.args[1],
         primfunc_name_hint="conv2d",
     )
+
+
+def _legalize_product(builder: Any, call: Any) -> Any:
+    gates = [_is_gate(builder, value, call) for value in call.args]
+    return builder.call_te(
+        topi.multiply,
+        *call.args,
+        primfunc_name_hint="gate" if any(gates) else "multiply",
+        primfunc_attrs={"op_pattern": _OPAQUE} if any(gates) else None,
+    )
+
+
+def _is_gate(builder: Any, value: Any, product: Any) -> bool:
+    """Whether `value` is computed, and has one pixel where `product` has many."""
+    if isinstance(value, relax.Var):
+        bound = builder.lookup_binding(value)
+        value = value if bound is None else bound
+    if isinstance(value, tvm.ir.GenericConst) or not hasattr(value.ty, "shape"):
+        return False
+    shape = [int(extent) for extent in value.ty.shape]
+    pixels = [int(extent) for extent in product.ty.shape]
+    return len(shape) == len(pixels) == 4 and shape[1:3] == [1, 1] != pixels[1:3]
 
 
 def _transposed(images: Any) -> Any:
