@@ -50,6 +50,9 @@ class Silent:
     def stage(self, name: str, done: int, total: int) -> None:
         pass
 
+    def note(self, text: str) -> None:
+        pass
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Place:

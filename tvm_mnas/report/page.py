@@ -315,6 +315,8 @@ def _provenance(row: Row) -> Markup:
         f"median {row['median_spread_percent']:.1f}%, worst {row['worst_spread_percent']:.1f}%; "
         f"{row['noisy']} beyond the bound of the device's profile"
     )
+    if row["doubtful"]:
+        spread += f"; {row['doubtful']} measured while the device's clock, heat or speed changed"
     first, last = row["measured_at"]
     values: list[tuple[str, str]] = [
         ("device", row["device"]),
@@ -380,7 +382,8 @@ def _show_accuracy(row: Row) -> str:
 
 
 def _show_spread(row: Row) -> str:
-    return f"{row['spread_percent']:.1f}%{' noisy' if row['noisy'] else ''}"
+    doubts = "".join(f", {doubt}" for doubt in row["doubts"])
+    return f"{row['spread_percent']:.1f}%{' noisy' if row['noisy'] else ''}{doubts}"
 
 
 def _show_untuned(row: Row) -> str:

@@ -115,7 +115,8 @@ def candidate_row(record: TrialRecord) -> Row:
 
     `accuracy_error_percent` is the standard error from the number of images alone, `spread_percent` the
     interquartile range of the samples over their median; `noisy` says that it stayed beyond the profile's bound,
-    `untuned_percent` how much of the run time is in kernels without a record, None where unknown.
+    `untuned_percent` how much of the run time is in kernels without a record, None where unknown, `doubts` why the
+    latency may not be the device's usual one: its clock, its heat, its reference kernel.
 
     Raises:
         ValueError: if the candidate failed; it has no such numbers.
@@ -138,6 +139,7 @@ def candidate_row(record: TrialRecord) -> Row:
         "spread_percent": 100.0 * latency.spread,
         "noisy": latency.noisy,
         "emulated": latency.emulated,
+        "doubts": list(latency.doubts),
         "untuned_percent": latency.coverage.untuned_percent,
         "reward": record.reward,
         "parameters": cost.parameters,
@@ -310,6 +312,7 @@ def _provenance(latencies: Sequence[Latency]) -> Row:
         "median_spread_percent": statistics.median(spreads),
         "worst_spread_percent": max(spreads),
         "noisy": sum(latency.noisy for latency in latencies),
+        "doubtful": sum(bool(latency.doubts) for latency in latencies),
         "trials_per_kernel": _range(per_kernel),
         "tuned_share_percent": _range(shares),
         "measured_at": [moments[0], moments[-1]],

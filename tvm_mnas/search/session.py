@@ -45,9 +45,6 @@ class SearchObserver(Observer, Protocol):
     def trial(self, record: TrialRecord) -> None:
         """A trial finished."""
 
-    def note(self, text: str) -> None:
-        """Something worth a line happened."""
-
 
 @dataclass(frozen=True)
 class SearchResult:
@@ -152,7 +149,10 @@ class Session:
             DeviceError: if the device stays lost.
         """
         config = self.directory.config
-        with self._bench(config.trials_per_kernel) as workbench, self._executor() as executor:
+        with (
+            self._bench(config.trials_per_kernel, observer) as workbench,
+            self._executor() as executor,
+        ):
             pipeline = CandidatePipeline(
                 config, workbench, executor, self.directory.path / _SCRATCH, observer
             )
@@ -206,7 +206,10 @@ class Session:
         if directory.exists():
             raise RunError(f"an export makes a new directory, and {directory} exists; name another")
         config = self.directory.config
-        with self._bench(config.trials_per_kernel) as workbench, self._executor() as executor:
+        with (
+            self._bench(config.trials_per_kernel, observer) as workbench,
+            self._executor() as executor,
+        ):
             ((_, outcome),) = self._retrain([record], steps, executor, observer)
             if outcome is not None:
                 raise outcome
@@ -322,7 +325,7 @@ class Session:
         return finalists / f"{record.evaluation.architecture.id}-{chosen}.safetensors"
 
     @contextmanager
-    def _bench(self, trials_per_kernel: int) -> Iterator[Workbench]:
+    def _bench(self, trials_per_kernel: int, observer: Observer) -> Iterator[Workbench]:
         from tvm_mnas.devices.profile import load_profile
 
         config = self.directory.config
@@ -338,6 +341,7 @@ class Session:
             trials_per_kernel=trials_per_kernel,
             seed=config.seed,
             max_untuned_share=config.max_untuned_share,
+            on_warning=observer.note,
         ) as workbench:
             yield workbench
         shutil.rmtree(scratch, ignore_errors=True)

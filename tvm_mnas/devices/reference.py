@@ -1,0 +1,156 @@
+"""The reference kernel of a farm: always the same work, so that its time tells of the device and of nothing else.
+
+It is timed when a device is first leased and after each latency. A device that is far slower than the fastest of its
+profile does not measure, and a time that moves between two latencies says that they do not compare. The library is
+compiled once per target elsewhere (this room knows no compiler) and handed to the farm.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from tvm_mnas.devices.channel import Reply, Status
+from tvm_mnas.devices.profile import DeviceProfile, Timing
+from tvm_mnas.errors import DeviceLostError
+
+TIMING = Timing(repeat=10, number=1, min_repeat_ms=5, warmup=0, attempts=3)
+"""A twentieth of a second, little beside a latency: so each latency can have a reference of its own."""
+FIRST_S = 20.0
+"""What the first timing on a device may take, with the upload."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """A shared library with one kernel, and type and shape of each of its arguments."""
+
+    path: Path
+    arguments: tuple[tuple[str, tuple[int, ...]], ...]
+    timing: Timing = TIMING
+
+
+class Referred(Protocol):
+    """A leased device, of which `name` stays the same from lease to lease."""
+
+    @property
+    def name(self) -> str:
+        """What the device is called in messages."""
+
+    def time_reference(self, reference: Reference, *, deadline_s: float) -> Reply:
+        """Time the reference kernel; the reply holds `samples_s`."""
+
+
+class ReferenceWatch:
+    """The times of the reference kernel on each device of a farm; safe to use from several threads."""
+
+    def __init__(
+        self,
+        reference: Reference,
+        profile: DeviceProfile,
+        *,
+        on_warning: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """Know nothing of any device yet; `on_warning` gets a line where one is left alone or has changed."""
+        self._reference = reference
+        self._profile = profile
+        self._warn = on_warning
+        self._lock = threading.Lock()
+        self._first_s: dict[str, float | None] = {}
+        self._admitted: set[str] = set()
+        self._refused: set[str] = set()
+
+    def admits(self, device: Referred) -> bool:
+        """Return whether a device may measure; one that is met for the first time is timed."""
+        with self._lock:
+            known = device.name in self._first_s
+        if not known:
+            try:
+                time_s = self._first_time_s(device)
+            except DeviceLostError:
+                return False
+            with self._lock:
+                self._first_s[device.name] = time_s
+            self._tell_slow()
+        if device.name in self.slow():
+            return False
+        with self._lock:
+            self._admitted.add(device.name)
+        return True
+
+    def slow(self) -> dict[str, str]:
+        """Return the devices that do not measure, with their reasons."""
+        with self._lock:
+            times_s = {name: time_s for name, time_s in self._first_s.items() if time_s is not None}
+        if not times_s:
+            return {}
+        fastest = min(times_s, key=lambda name: times_s[name])
+        bound = self._profile.max_slowdown
+        return {
+            name: f"its reference kernel takes {1e3 * time_s:.3g} ms, {time_s / times_s[fastest]:.1f} times as long "
+            f"as that of {fastest} (at most {bound:g} times, max_slowdown in the profile)"
+            for name, time_s in times_s.items()
+            if time_s > bound * times_s[fastest]
+        }
+
+    def change(self, device: Referred, *, deadline_s: float) -> float | None:
+        """Return how much longer than at first the reference kernel takes now, as a part of its first time.
+
+        A change beyond the spread that the profile allows is looked at again: the least of them counts, as a moment's
+        noise is the latency's own matter. `None` where it does not run there.
+
+        Raises DeviceLostError where the device hung or vanished.
+        """
+        with self._lock:
+            first_s = self._first_s.get(device.name)
+        if first_s is None:
+            return None
+        least: float | None = None
+        for _ in range(self._reference.timing.attempts):
+            now_s = self._time_s(device, deadline_s)
+            if now_s is None:
+                return None
+            change = now_s / first_s - 1.0
+            if least is None or abs(change) < abs(least):
+                least = change
+            if abs(least) <= self._profile.timing.max_spread:
+                break
+        return least
+
+    def warn(self, device: Referred, text: str) -> None:
+        """Tell a person something about a device, by its name."""
+        self._warn(f"device {self._profile.key}, {device.name}: {text}")
+
+    def _tell_slow(self) -> None:
+        for name, reason in self.slow().items():
+            with self._lock:
+                told = name in self._refused
+                self._refused.add(name)
+                measured = name in self._admitted
+            if not told:
+                late = "; what it measured before is not taken back" if measured else ""
+                self._warn(f"device {self._profile.key}, {name}: is left alone: {reason}{late}")
+
+    def _first_time_s(self, device: Referred) -> float | None:
+        # The fastest of a few: what comes later is held against it.
+        best_s: float | None = None
+        for _ in range(self._reference.timing.attempts):
+            time_s = self._time_s(device, FIRST_S)
+            if time_s is None:
+                return None
+            best_s = time_s if best_s is None else min(best_s, time_s)
+        return best_s
+
+    def _time_s(self, device: Referred, deadline_s: float) -> float | None:
+        reply = device.time_reference(self._reference, deadline_s=deadline_s)
+        if reply.status is Status.FAILED:
+            return None
+        if reply.status is not Status.OK:
+            raise DeviceLostError(f"the device was lost at its reference kernel: {reply.message}")
+        samples_s = [float(sample) for sample in reply.values["samples_s"]]
+        median_s = statistics.median(samples_s) if samples_s else 0.0
+        return median_s if math.isfinite(median_s) and median_s > 0 else None
