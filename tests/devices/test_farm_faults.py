@@ -354,6 +354,7 @@ def test_a_device_whose_speed_moves_is_measured_again_flagged_and_named(
         assert moved.drifted
         assert moved.attempts == timing.attempts
         assert moved.reference_change == pytest.approx(2.0, abs=0.5)
+        assert moved.reference_ms == pytest.approx(30, abs=5)
         assert moved.doubts == (change_text(moved.reference_change),)
         assert warnings == [
             f"device {KEY}, {HOST}:{site.listed()[0]}: {moved.doubts[0]}; "
@@ -367,7 +368,8 @@ def test_a_device_whose_speed_moves_is_measured_again_flagged_and_named(
         reference=reference(kernels),
     ) as farm:
         emulated = measure(network, (4,), farm)
-        assert (emulated.reference_change, emulated.state_after) == (None, None)
+        assert (emulated.reference_ms, emulated.reference_change) == (None, None)
+        assert emulated.state_after is None
 
 
 def test_four_devices_measure_more_than_three_times_as_much_as_one(

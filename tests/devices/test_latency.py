@@ -62,6 +62,7 @@ def test_json_round_trip_keeps_everything_and_shows_the_figures() -> None:
         {"attempts": 0},
         {"state_after": {"frequency_khz": 1}},
         {"max_temperature_c": 0},
+        {"reference_ms": 0.0},
         {"reference_change": -1.0},
         {"reference_change": float("nan")},
         {"measured_at": "yesterday"},
@@ -146,6 +147,7 @@ def test_a_device_that_changed_is_told_and_stored_with_the_latency() -> None:
         state_before=DeviceState(frequency_khz=2_400_000),
         state_after=DeviceState(frequency_khz=1_800_000, temperature_mc=85_000),
         max_temperature_c=80.0,
+        reference_ms=0.5,
         reference_change=0.25,
     )
     assert changed.doubts == (
@@ -162,6 +164,6 @@ def test_a_device_that_changed_is_told_and_stored_with_the_latency() -> None:
 
 def test_what_nobody_looked_at_is_not_written_and_need_not_be_there() -> None:
     data = LATENCY.to_dict()
-    for name in ("state_before", "state_after", "max_temperature_c", "reference_change", "doubts"):
+    for name in ("state_before", "state_after", "max_temperature_c", "reference_ms", "doubts"):
         assert name not in data
     assert Latency.from_dict(data).doubts == ()

@@ -75,10 +75,11 @@ def test_a_moment_of_noise_is_no_change_and_a_slower_clock_is() -> None:
     watched = watch([])
     device = Device("a", [2e-3, 1e-3, 1e-3, 1.05e-3, 3e-3, 1.02e-3, 1.5e-3, 1.3e-3, 1.4e-3, 0.5e-3])
     assert watched.admits(device)
-    assert watched.change(device, deadline_s=1) == pytest.approx(0.05)
-    assert watched.change(device, deadline_s=1) == pytest.approx(0.02)
-    assert watched.change(device, deadline_s=1) == pytest.approx(0.3)
-    assert watched.change(device, deadline_s=1) == pytest.approx(-0.5)
+    for time_s, change in ((1.05e-3, 0.05), (1.02e-3, 0.02), (1.3e-3, 0.3), (0.5e-3, -0.5)):
+        reading = watched.read(device, deadline_s=1)
+        assert reading is not None
+        assert reading.time_s == time_s
+        assert reading.change == pytest.approx(change)
 
 
 def test_one_on_which_it_does_not_run_is_not_judged() -> None:
@@ -87,12 +88,12 @@ def test_one_on_which_it_does_not_run_is_not_judged() -> None:
     device = Device("a", [Status.FAILED])
     assert watched.admits(device)
     assert watched.admits(Device("b", [1e-3]))
-    assert watched.change(device, deadline_s=1) is None
+    assert watched.read(device, deadline_s=1) is None
     assert (watched.slow(), warnings) == ({}, [])
     for nonsense in (float("nan"), 0.0):
         odd = Device(f"odd {nonsense}", [nonsense])
         assert watched.admits(odd)
-        assert watched.change(odd, deadline_s=1) is None
+        assert watched.read(odd, deadline_s=1) is None
 
 
 @pytest.mark.parametrize("status", [Status.LOST, Status.HUNG])
@@ -102,4 +103,4 @@ def test_one_that_is_lost_at_it_is_tried_again_later(status: Status) -> None:
     assert not watched.admits(device)
     assert watched.admits(device)
     with pytest.raises(DeviceLostError, match="reference kernel: no"):
-        watched.change(device, deadline_s=1)
+        watched.read(device, deadline_s=1)

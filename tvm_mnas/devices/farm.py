@@ -22,7 +22,7 @@ from tvm_mnas.devices.host import Fingerprint, available_cores
 from tvm_mnas.devices.lease import Lease
 from tvm_mnas.devices.profile import DeviceProfile
 from tvm_mnas.devices.quarantine import FIRST_S, Quarantine
-from tvm_mnas.devices.reference import Reference, ReferenceWatch
+from tvm_mnas.devices.reference import Reading, Reference, ReferenceWatch
 from tvm_mnas.devices.serve import runtime_environment
 from tvm_mnas.devices.services import LocalServices
 from tvm_mnas.devices.tracker import DeviceStatus, TrackerAddress, TrackerClient
@@ -134,12 +134,12 @@ class Farm:
             finally:
                 self._give_back(worker)
 
-    def reference_change(self, lease: Lease, *, deadline_s: float) -> float | None:
-        """Return how much longer than at first the reference kernel takes on a leased device, as a part of that time.
+    def read_reference(self, lease: Lease, *, deadline_s: float) -> Reading | None:
+        """Return what the reference kernel takes on a leased device, beside what it took there at first.
 
         `None` for a farm without one, as every emulated farm is. Raises DeviceLostError where the device is lost.
         """
-        return None if self._watch is None else self._watch.change(lease, deadline_s=deadline_s)
+        return None if self._watch is None else self._watch.read(lease, deadline_s=deadline_s)
 
     def warn(self, lease: Lease, text: str) -> None:
         """Tell whoever opened the farm something about a leased device."""

@@ -17,7 +17,7 @@ from tvm_mnas.devices.state import DeviceState, doubts
 from tvm_mnas.errors import MeasurementError
 
 _RELATIVE_TOLERANCE = 1e-9
-_OPTIONAL = ("state_before", "state_after", "max_temperature_c", "reference_change")
+_OPTIONAL = ("state_before", "state_after", "max_temperature_c", "reference_ms", "reference_change")
 """What is left out of a file where it is not known."""
 
 
@@ -63,9 +63,9 @@ class Latency:
     time with its UTC offset.
 
     `state_before` and `state_after` are the device's clocks and heat around it, `max_temperature_c` the bound that the
-    profile sets to the latter. `reference_change` is how much longer than at first the device took for its reference
-    kernel right after the samples, as a part of that time: 0.2 is a fifth longer. `None` is what nobody looked at, or
-    an older version wrote.
+    profile sets to the latter. `reference_ms` is what the device took for its reference kernel right after the samples,
+    `reference_change` how much longer that is than when this process first met the device, as a part of that first
+    time: 0.2 is a fifth longer. `None` is what nobody looked at, or an older version wrote.
     """
 
     samples_ms: tuple[float, ...]
@@ -82,6 +82,7 @@ class Latency:
     state_before: DeviceState | None = None
     state_after: DeviceState | None = None
     max_temperature_c: float | None = None
+    reference_ms: float | None = None
     reference_change: float | None = None
 
     def __post_init__(self) -> None:
@@ -103,7 +104,11 @@ class Latency:
         for name in ("state_before", "state_after"):
             if not isinstance(getattr(self, name), DeviceState | None):
                 raise MeasurementError(f"{name} must be a state, not {getattr(self, name)!r}")
-        for name, least in (("max_temperature_c", 0.0), ("reference_change", -1.0)):
+        for name, least in (
+            ("max_temperature_c", 0.0),
+            ("reference_ms", 0.0),
+            ("reference_change", -1.0),
+        ):
             value = getattr(self, name)
             if value is not None and not (
                 _is_number(value) and math.isfinite(value) and value > least

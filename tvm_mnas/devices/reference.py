@@ -34,6 +34,14 @@ class Reference:
     timing: Timing = TIMING
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What the reference kernel took on a device, and how much longer that is than at first, as a part of that time."""
+
+    time_s: float
+    change: float
+
+
 class Referred(Protocol):
     """A leased device, of which `name` stays the same from lease to lease."""
 
@@ -97,11 +105,11 @@ class ReferenceWatch:
             if time_s > bound * times_s[fastest]
         }
 
-    def change(self, device: Referred, *, deadline_s: float) -> float | None:
-        """Return how much longer than at first the reference kernel takes now, as a part of its first time.
+    def read(self, device: Referred, *, deadline_s: float) -> Reading | None:
+        """Return what the reference kernel takes now, `None` where it does not run there.
 
         A change beyond the spread that the profile allows is looked at again: the least of them counts, as a moment's
-        noise is the latency's own matter. `None` where it does not run there.
+        noise is the latency's own matter.
 
         Raises DeviceLostError where the device hung or vanished.
         """
@@ -109,15 +117,15 @@ class ReferenceWatch:
             first_s = self._first_s.get(device.name)
         if first_s is None:
             return None
-        least: float | None = None
+        least: Reading | None = None
         for _ in range(self._reference.timing.attempts):
             now_s = self._time_s(device, deadline_s)
             if now_s is None:
                 return None
-            change = now_s / first_s - 1.0
-            if least is None or abs(change) < abs(least):
-                least = change
-            if abs(least) <= self._profile.timing.max_spread:
+            reading = Reading(time_s=now_s, change=now_s / first_s - 1.0)
+            if least is None or abs(reading.change) < abs(least.change):
+                least = reading
+            if abs(least.change) <= self._profile.timing.max_spread:
                 break
         return least
 

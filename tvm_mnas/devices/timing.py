@@ -22,6 +22,7 @@ from tvm_mnas.devices.host import tvm_version
 from tvm_mnas.devices.latency import Coverage, Latency, change_text, spread_of
 from tvm_mnas.devices.lease import Lease
 from tvm_mnas.devices.profile import Timing
+from tvm_mnas.devices.reference import Reading
 from tvm_mnas.devices.state import DeviceState
 from tvm_mnas.errors import DeviceLostError, MeasurementError
 
@@ -67,8 +68,11 @@ def measure(
         fingerprint = lease.fingerprint
         assert best is not None
         if best.drifted(timing):
-            assert best.change is not None
-            farm.warn(lease, f"{change_text(best.change)}; the latency measured there is flagged")
+            assert best.reference is not None
+            farm.warn(
+                lease,
+                f"{change_text(best.reference.change)}; the latency measured there is flagged",
+            )
     latency = Latency(
         samples_ms=tuple(best.samples_ms),
         device_key=farm.profile.key,
@@ -83,7 +87,8 @@ def measure(
         state_before=best.before,
         state_after=best.after,
         max_temperature_c=farm.profile.max_temperature_c,
-        reference_change=best.change,
+        reference_ms=None if best.reference is None else 1e3 * best.reference.time_s,
+        reference_change=None if best.reference is None else best.reference.change,
     )
     if latency.noisy and when_noisy == "raise":
         raise MeasurementError(
@@ -130,10 +135,10 @@ class _Attempt:
     samples_ms: list[float]
     before: DeviceState | None
     after: DeviceState | None
-    change: float | None
+    reference: Reading | None
 
     def drifted(self, timing: Timing) -> bool:
-        return self.change is not None and abs(self.change) > timing.max_spread
+        return self.reference is not None and abs(self.reference.change) > timing.max_spread
 
     def good(self, timing: Timing) -> bool:
         return not self.drifted(timing) and spread_of(self.samples_ms) <= timing.max_spread
@@ -152,7 +157,7 @@ def _attempt(
         samples_ms=samples_ms,
         before=before,
         after=_state(farm, lease, left_s()),
-        change=farm.reference_change(lease, deadline_s=left_s()),
+        reference=farm.read_reference(lease, deadline_s=left_s()),
     )
 
 

@@ -85,6 +85,11 @@ def is_emulated(records: Iterable[TrialRecord]) -> bool:
     return any(latency.emulated for latency in _latencies(records))
 
 
+def count_doubtful(records: Iterable[TrialRecord]) -> int:
+    """Return how many latencies among `records` were measured while the device's clock, heat or speed changed."""
+    return sum(bool(latency.doubts) for latency in _latencies(records))
+
+
 def worst_untuned_percent(records: Iterable[TrialRecord]) -> float:
     """Return the largest part of any latency among `records` that is in untuned kernels, in percent."""
     return max(
@@ -223,7 +228,8 @@ def provenance_rows(records: Iterable[TrialRecord]) -> list[Row]:
 
     More than one row means that latencies were compared that should not be. Ranges are `[least, most]`;
     `trials_per_kernel` are measured schedules per tuned kernel, `tuned_share_percent` the part of the run time
-    that is spent in tuned kernels, both None where no latency of the row knows.
+    that is spent in tuned kernels, `reference_ms` what the device's reference kernel took right after each latency;
+    they are None where no latency of the row knows. `doubtful` counts the latencies after which the device had changed.
     """
     groups: defaultdict[tuple[Any, ...], list[Latency]] = defaultdict(list)
     for latency in _latencies(records):
@@ -313,6 +319,7 @@ def _provenance(latencies: Sequence[Latency]) -> Row:
         "worst_spread_percent": max(spreads),
         "noisy": sum(latency.noisy for latency in latencies),
         "doubtful": sum(bool(latency.doubts) for latency in latencies),
+        "reference_ms": _range([x.reference_ms for x in latencies if x.reference_ms is not None]),
         "trials_per_kernel": _range(per_kernel),
         "tuned_share_percent": _range(shares),
         "measured_at": [moments[0], moments[-1]],

@@ -170,7 +170,8 @@ def _used(workbench: Workbench, directory: Path, seed: int) -> Iterator[Step]:
     before = _state(workbench.farm)
     latencies = [workbench.measure(artifact, shape) for _ in range(MEASUREMENTS)]
     yield _steady([latency.latency_ms for latency in latencies])
-    yield from judge_state(before, _state(workbench.farm))
+    hot_c = workbench.profile.max_temperature_c or HOT_C
+    yield from judge_state(before, _state(workbench.farm), hot_c=hot_c)
 
 
 def _steady(medians_ms: list[float]) -> Step:
@@ -187,8 +188,10 @@ def _steady(medians_ms: list[float]) -> Step:
     )
 
 
-def judge_state(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[Step]:
-    """Yield what the device's clocks and heat say, read before and after it was timed."""
+def judge_state(
+    before: Mapping[str, str], after: Mapping[str, str], *, hot_c: float = HOT_C
+) -> Iterator[Step]:
+    """Yield what the device's clocks and heat say, read before and after it was timed; `hot_c` degrees are too many."""
     limit, most = _number(after, "limit_khz"), _number(after, "max_khz")
     if limit is None or most is None:
         yield Step("clock", Verdict.WARNING, "not readable there", "watch it by other means")
@@ -214,7 +217,7 @@ def judge_state(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator
         yield Step("heat", Verdict.WARNING, "not readable there", "watch it by other means")
         return
     finding = f"{heat[0] / 1e3:.0f} degrees Celsius before, {heat[1] / 1e3:.0f} after"
-    if heat[1] / 1e3 < HOT_C:
+    if heat[1] / 1e3 < hot_c:
         yield Step("heat", Verdict.GOOD, finding)
     else:
         yield Step("heat", Verdict.WARNING, finding, "cool it, raise cooldown_s in its profile")
