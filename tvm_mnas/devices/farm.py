@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -64,6 +65,7 @@ class Farm:
         self._directory = work_directory
         self._directory.mkdir(parents=True, exist_ok=True)
         self._changed = threading.Condition()
+        self._queue: deque[object] = deque()
         self._closed = False
         self._spawner = Spawner()
         self._quarantine = Quarantine()
@@ -155,6 +157,8 @@ class Farm:
         if self._closed:
             return
         self._closed = True
+        with self._changed:
+            self._changed.notify_all()  # nobody waits for a device of a closed farm
         if hasattr(self, "_executor"):
             self._executor.shutdown(wait=False, cancel_futures=True)
         for worker in self._workers:
@@ -220,21 +224,31 @@ class Farm:
     def _slow(self) -> dict[str, str]:
         return {} if self._watch is None else self._watch.slow()
 
+    def _left_alone(self) -> str:
+        return "".join(f"; {name} is left alone: {why}" for name, why in self._slow().items())
+
     def _none_left(self) -> bool:
         # For each device that is too slow one worker stays idle: it would only wait for another's device.
         return len(self._idle) <= min(len(self._slow()), self.capacity - 1)
 
     def _take_worker(self, end: float, deadline_s: float) -> WorkerHandle:
+        ticket = object()
         with self._changed:
-            while self._none_left() and not self._closed:
-                if not self._changed.wait(timeout=max(0.0, end - time.monotonic())):
-                    raise LeaseTimeoutError(
-                        f"no device {self.profile.key!r} became free within {deadline_s:g} s: "
-                        f"all {self.capacity} are leased by this process"
-                    )
-            if self._closed:
-                raise DeviceLostError("the farm is closed")
-            return self._idle.pop()
+            # In turn: whoever gives a device back and wants another would otherwise be faster for ever.
+            self._queue.append(ticket)
+            try:
+                while (self._none_left() or self._queue[0] is not ticket) and not self._closed:
+                    if not self._changed.wait(timeout=max(0.0, end - time.monotonic())):
+                        raise LeaseTimeoutError(
+                            f"no device {self.profile.key!r} became free within {deadline_s:g} s: "
+                            f"all {self.capacity} are leased by this process{self._left_alone()}"
+                        )
+                if self._closed:
+                    raise DeviceLostError("the farm is closed")
+                return self._idle.pop()
+            finally:
+                self._queue.remove(ticket)
+                self._changed.notify_all()
 
     def _open(self, worker: WorkerHandle, end: float, deadline_s: float, hold_s: float) -> Lease:
         reply = Reply(Status.NO_DEVICE)
@@ -307,9 +321,9 @@ class Farm:
         if reply.status is Status.NO_TRACKER:
             return TrackerError(reply.message)
         if reply.status is Status.NO_DEVICE:
-            alone = "".join(f"; {name} is left alone: {why}" for name, why in self._slow().items())
             return LeaseTimeoutError(
-                f"no {where} became free within {deadline_s:g} s{alone}; see who holds it with: tvm-mnas devices"
+                f"no {where} became free within {deadline_s:g} s{self._left_alone()}; "
+                "see who holds it with: tvm-mnas devices"
             )
         return DeviceLostError(
             f"{where} is listed but did not answer within {deadline_s:g} s ({reply.message}); "

@@ -66,6 +66,7 @@ def examine(profile: DeviceProfile, *, reach: Reach | None = None, seed: int = 0
             return
     with tempfile.TemporaryDirectory(prefix="tvm-mnas-doctor-") as scratch:
         directory = Path(scratch)
+        warnings: list[str] = []
         try:
             with open_workbench(
                 profile,
@@ -74,7 +75,10 @@ def examine(profile: DeviceProfile, *, reach: Reach | None = None, seed: int = 0
                 scratch=directory,
                 trials_per_kernel=1,
                 seed=seed,
+                on_warning=warnings.append,
             ) as workbench:
+                # Later ones tell of a change between two latencies: that is what "steady times" shows.
+                yield from [_slow(warning) for warning in warnings]
                 yield from _used(workbench, directory, seed)
         except (DeviceError, BundleError, BuildError) as error:
             yield Step("answers", Verdict.FAILED, str(error), "see rpc/README.md")
@@ -172,6 +176,15 @@ def _used(workbench: Workbench, directory: Path, seed: int) -> Iterator[Step]:
     yield _steady([latency.latency_ms for latency in latencies])
     hot_c = workbench.profile.max_temperature_c or HOT_C
     yield from judge_state(before, _state(workbench.farm), hot_c=hot_c)
+
+
+def _slow(warning: str) -> Step:
+    return Step(
+        "speed",
+        Verdict.WARNING,
+        warning,
+        "let it cool and end what else runs there, or give it a key and a profile of its own",
+    )
 
 
 def _steady(medians_ms: list[float]) -> Step:

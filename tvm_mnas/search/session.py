@@ -93,6 +93,7 @@ class SearchResult:
             Coverage(tuned_share=latency.get("coverage", {}).get("tuned_share")).untuned_percent
         )
         flag = f", {untuned}" if untuned else ""
+        flag += "".join(f", DOUBTFUL: {doubt}" for doubt in latency.get("doubts", ()))
         lines += [
             f"best: trial {self.best.number}, {self.manifest['architecture']}",
             f"      validation {accuracy['validation']['top1']:.2%}, test {accuracy['test']['top1']:.2%} "
