@@ -283,7 +283,9 @@ def test_a_device_a_hundred_times_slower_than_its_twin_does_not_measure(
     site.start_server(nap=slow)
     (slow_port,) = site.listed()
     site.start_server()
-    (twin,) = (port for port in site.listed() if port != slow_port)
+    site.start_server()
+    twins = {f"{HOST}:{port}" for port in site.listed() if port != slow_port}
+    began = time.monotonic()
     warnings: list[str] = []
     served: list[str] = []
     with open_farm(
@@ -292,6 +294,8 @@ def test_a_device_a_hundred_times_slower_than_its_twin_does_not_measure(
         reference=reference(kernels),
         on_warning=warnings.append,
     ) as farm:
+        assert farm.capacity == 3
+        assert time.monotonic() - began < 10
 
         def work() -> list[float] | str:
             with farm.lease(deadline_s=USABLE_S) as lease:
@@ -300,7 +304,7 @@ def test_a_device_a_hundred_times_slower_than_its_twin_does_not_measure(
 
         futures = [farm.submit(work) for _ in range(6)]
         assert all(isinstance(future.result(), list) for future in futures)
-    assert set(served) == {f"{HOST}:{twin}"}
+    assert set(served) <= twins
     (line,) = warnings
     assert f"{HOST}:{slow_port}: is left alone: its reference kernel takes 2" in line
     times = float(line.partition(" ms, ")[2].partition(" times")[0])

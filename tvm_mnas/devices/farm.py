@@ -39,7 +39,11 @@ _CONNECT_S = 10.0
 _SESSION_S = 60.0
 """A session is renewed at this age; where nobody else waits for the device, it would not have to be."""
 _SURVEY_S = 15.0
-"""What looking at every device of a farm may take when it is opened; the rest are looked at when they are leased."""
+_SURVEY_WAIT_S = 5.0
+"""What looking at every device of a farm may take when it is opened, and waiting for one that another search has.
+
+What is not looked at then is when it is first leased.
+"""
 _IDLE_RELEASE_S = 5.0
 """A device that others may want is given back after this time without a lease."""
 
@@ -91,7 +95,7 @@ class Farm:
             raise
         self._idle = list(self._workers)
         self._executor = ThreadPoolExecutor(len(self._workers), thread_name_prefix="tvm-mnas-lease")
-        if self._watch is not None and self.capacity > 1:
+        if self._watch is not None:
             try:
                 self._survey()
             except BaseException:
@@ -195,19 +199,19 @@ class Farm:
         return WorkerHandle(spawn)
 
     def _survey(self) -> None:
-        """Time the reference on every device at once at hand, so that a slow one measures nothing at all."""
+        """Time the reference on every device while nothing else of ours runs, so that a slow one never measures."""
         end = time.monotonic() + _SURVEY_S
         held: list[WorkerHandle] = []
         try:
-            # Each is held until all were looked at: otherwise the same one would be given again.
-            with suppress(DeviceError):
-                while len(held) < self.capacity:
-                    held.append(self._take_worker(end, _SURVEY_S))
-                    left_s = end - time.monotonic()
-                    self._admits(held[-1], self._open(held[-1], end, left_s, _SURVEY_S))
+            # Each is held until all were looked at: otherwise the same device would be given again.
+            while self._idle and time.monotonic() < end:
+                held.append(self._idle.pop())
+                with suppress(DeviceError):
+                    soon = min(end, time.monotonic() + _SURVEY_WAIT_S)
+                    lease = self._open(held[-1], soon, _SURVEY_WAIT_S, _SURVEY_S)
+                    self._admits(held[-1], lease)
         finally:
-            for worker in held:
-                self._give_back(worker)
+            self._idle += held
 
     def _admits(self, worker: WorkerHandle, lease: Lease) -> bool:
         if self._watch is None or self._watch.admits(lease):
