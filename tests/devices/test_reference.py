@@ -10,7 +10,7 @@ import pytest
 
 from tvm_mnas.devices.channel import Reply, Status
 from tvm_mnas.devices.profile import DeviceProfile, Timing
-from tvm_mnas.devices.reference import Reference, ReferenceWatch
+from tvm_mnas.devices.reference import REST_S, Reference, ReferenceWatch
 from tvm_mnas.errors import DeviceLostError
 
 REFERENCE = Reference(path=Path("reference.so"), arguments=())
@@ -69,6 +69,25 @@ def test_one_a_hundred_times_slower_than_its_twin_does_not_measure(slow_first: b
     assert line.startswith("device board, slow: is left alone: its reference kernel takes 100 ms")
     assert "100.0 times as long as that of fast" in line
     assert line.endswith("is not taken back") == slow_first
+
+
+def test_a_device_that_was_only_slow_for_a_while_measures_again() -> None:
+    now = [0.0]
+    warnings: list[str] = []
+    watched = ReferenceWatch(REFERENCE, PROFILE, on_warning=warnings.append, clock=lambda: now[0])
+    tries = REFERENCE.timing.attempts
+    fast, slow = Device("fast", [1e-3]), Device("slow", [*[0.1] * tries, *[0.2] * tries, 1e-3])
+    assert watched.admits(slow, to_measure=False)
+    assert watched.admits(fast)
+    for wait_s, asked, admitted in ((REST_S, 1, False), (1, 2, False), (REST_S + 1, 3, True)):
+        assert list(watched.slow()) == ["slow"]
+        now[0] += wait_s
+        assert watched.admits(slow) is admitted
+        assert slow.asked == asked * tries
+    assert watched.slow() == {}
+    assert watched.admits(fast)
+    # Nothing was measured before it was refused, so there is nothing to take back.
+    assert ["taken back" in line for line in warnings] == [False, False]
 
 
 def test_a_moment_of_noise_is_no_change_and_a_slower_clock_is() -> None:

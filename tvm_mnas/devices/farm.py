@@ -209,12 +209,12 @@ class Farm:
                 with suppress(DeviceError):
                     soon = min(end, time.monotonic() + _SURVEY_WAIT_S)
                     lease = self._open(held[-1], soon, _SURVEY_WAIT_S, _SURVEY_S)
-                    self._admits(held[-1], lease)
+                    self._admits(held[-1], lease, to_measure=False)
         finally:
             self._idle += held
 
-    def _admits(self, worker: WorkerHandle, lease: Lease) -> bool:
-        if self._watch is None or self._watch.admits(lease):
+    def _admits(self, worker: WorkerHandle, lease: Lease, *, to_measure: bool = True) -> bool:
+        if self._watch is None or self._watch.admits(lease, to_measure=to_measure):
             return True
         # Its session ends, so that nothing of ours runs there.
         worker.call({"op": "close"}, deadline_s=_ANSWER_SLACK_S)

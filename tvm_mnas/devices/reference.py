@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import statistics
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +21,11 @@ from tvm_mnas.devices.profile import DeviceProfile, Timing
 from tvm_mnas.errors import DeviceLostError
 
 TIMING = Timing(repeat=10, number=1, min_repeat_ms=5, warmup=0, attempts=3)
-"""A twentieth of a second, little beside a latency: so each latency can have a reference of its own."""
+"""Some 0.1 s in all, little beside a latency: so each latency can have a reference of its own."""
 FIRST_S = 20.0
 """What the first timing on a device may take, with the upload."""
+REST_S = 600.0
+"""A device that was too slow is looked at again after this time: it may have been hot, or busy with something else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,19 +65,28 @@ class ReferenceWatch:
         profile: DeviceProfile,
         *,
         on_warning: Callable[[str], None] = lambda text: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Know nothing of any device yet; `on_warning` gets a line where one is left alone or has changed."""
+        self._clock = clock
         self._reference = reference
         self._profile = profile
         self._warn = on_warning
         self._lock = threading.Lock()
         self._first_s: dict[str, float | None] = {}
-        self._admitted: set[str] = set()
-        self._refused: set[str] = set()
+        self._measured: set[str] = set()
+        self._refused_at: dict[str, float] = {}
 
-    def admits(self, device: Referred) -> bool:
-        """Return whether a device may measure; one that is met for the first time is timed."""
+    def admits(self, device: Referred, *, to_measure: bool = True) -> bool:
+        """Return whether a device may measure; one that is met for the first time is timed.
+
+        So is one that was refused a while ago. Without `to_measure` it was only asked for.
+        """
         with self._lock:
+            refused_at = self._refused_at.get(device.name, math.inf)
+            if self._clock() - refused_at > REST_S:
+                del self._refused_at[device.name]
+                self._first_s.pop(device.name, None)
             known = device.name in self._first_s
         if not known:
             try:
@@ -83,15 +95,23 @@ class ReferenceWatch:
                 return False
             with self._lock:
                 self._first_s[device.name] = time_s
-            self._tell_slow()
-        if device.name in self.slow():
+            self._refuse_slow()
+        if device.name in self._all_slow():
             return False
-        with self._lock:
-            self._admitted.add(device.name)
+        if to_measure:
+            with self._lock:
+                self._measured.add(device.name)
         return True
 
     def slow(self) -> dict[str, str]:
-        """Return the devices that do not measure, with their reasons."""
+        """Return the devices that are left alone at this moment, with their reasons."""
+        now = self._clock()
+        slow = self._all_slow()
+        with self._lock:
+            resting = {name for name, at in self._refused_at.items() if now - at <= REST_S}
+        return {name: reason for name, reason in slow.items() if name in resting}
+
+    def _all_slow(self) -> dict[str, str]:
         with self._lock:
             times_s = {name: time_s for name, time_s in self._first_s.items() if time_s is not None}
         if not times_s:
@@ -133,13 +153,13 @@ class ReferenceWatch:
         """Tell a person something about a device, by its name."""
         self._warn(f"device {self._profile.key}, {device.name}: {text}")
 
-    def _tell_slow(self) -> None:
-        for name, reason in self.slow().items():
+    def _refuse_slow(self) -> None:
+        for name, reason in self._all_slow().items():
             with self._lock:
-                told = name in self._refused
-                self._refused.add(name)
-                measured = name in self._admitted
-            if not told:
+                known = name in self._refused_at
+                self._refused_at.setdefault(name, self._clock())
+                measured = name in self._measured
+            if not known:
                 late = "; what it measured before is not taken back" if measured else ""
                 self._warn(f"device {self._profile.key}, {name}: is left alone: {reason}{late}")
 
