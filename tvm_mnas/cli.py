@@ -260,14 +260,15 @@ def _print_pareto(rows: list[dict[str, Any]]) -> None:
             "accuracy": f"{row['accuracy_percent']:.2f} %",
             "latency": format_ms(row["latency_ms"]) + (f", {EMULATED}" if row["emulated"] else ""),
             "untuned": f"{format_percent(row['untuned_percent'] or 0.0)} %",
-            "spread": f"{row['spread_percent']:.1f} %" + (" !" if row["noisy"] else ""),
+            "spread": f"{row['spread_percent']:.1f} %"
+            + (" !" if row["noisy"] or row["doubts"] else ""),
             "reward": f"{row['reward']:.4f}",
             "params": format_count(row["parameters"]),
             "mult_adds": format_count(row["mult_adds"]),
         }
         for row in rows
     ]
-    title = "Pareto set (! marks a spread beyond the profile's)"
+    title = "Pareto set (! marks a spread beyond the profile's, or a device that changed)"
     if flagged:
         title += "\nuntuned: the part of the run time in kernels without a tuning record"
     print_table(title, columns, shown, as_json=False)

@@ -30,6 +30,7 @@
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/utsname.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -78,6 +79,7 @@ static __typeof__(&TVMFFIFunctionSetGlobal) ffi_set_global;
 static __typeof__(&TVMFFIFunctionGetGlobal) ffi_get_global;
 static __typeof__(&TVMFFIFunctionCall) ffi_call;
 static __typeof__(&TVMFFIStringFromByteArray) ffi_string;
+static __typeof__(&TVMFFIBytesFromByteArray) ffi_bytes;
 static __typeof__(&TVMFFIErrorSetRaisedFromCStr) ffi_raise;
 static __typeof__(&TVMFFIErrorMoveFromRaised) ffi_take_error;
 static char work_path[PATH_MAX]; /* of the session; set before its fork */
@@ -158,6 +160,31 @@ static int server_load_module(void *self, const TVMFFIAny *args, int32_t count, 
     return fail_call("only .so files load here, not %s: link it where it was compiled", path);
   return call_global("ffi.ModuleLoadFromFile",
                      &(TVMFFIAny){.type_index = kTVMFFIRawStr, .v_c_str = path}, 1, result);
+}
+
+/* There is no linker here, so what was not linked where it was compiled cannot be had. */
+static int server_download_linked_module(void *self, const TVMFFIAny *args, int32_t count, TVMFFIAny *result) {
+  char path[PATH_MAX];
+  struct stat info;
+  (void)self;
+  if (path_of(args, count, 1, path)) return -1;
+  const char *dot = strrchr(path, '.');
+  if (!dot || strcmp(dot, ".so"))
+    return fail_call("only .so files are linked, not %s: link it where it was compiled", path);
+  FILE *file = fopen(path, "rb");
+  if (!file || fstat(fileno(file), &info) || !S_ISREG(info.st_mode)) {
+    if (file) fclose(file);
+    return fail_call("cannot read %s: %s", path, file ? "it is no file" : strerror(errno));
+  }
+  unsigned long long size = info.st_size;
+  char *data = size <= options.upload_bytes ? malloc(size + 1) : NULL;
+  int failed = !data || fread(data, 1, size, file) != size;
+  fclose(file);
+  if (failed) failed = fail_call("cannot send %s of %llu bytes; at most %llu, as for an upload "
+                                 "(--max-upload-bytes)", path, size, options.upload_bytes);
+  else failed = ffi_bytes(&(TVMFFIByteArray){data, size}, result);
+  free(data);
+  return failed;
 }
 
 static int server_listdir(void *self, const TVMFFIAny *args, int32_t count, TVMFFIAny *result) {
@@ -291,11 +318,13 @@ static void load_tvm(void) {
   LOOK_UP(ffi_get_global, TVMFFIFunctionGetGlobal);
   LOOK_UP(ffi_call, TVMFFIFunctionCall);
   LOOK_UP(ffi_string, TVMFFIStringFromByteArray);
+  LOOK_UP(ffi_bytes, TVMFFIBytesFromByteArray);
   LOOK_UP(ffi_raise, TVMFFIErrorSetRaisedFromCStr);
   LOOK_UP(ffi_take_error, TVMFFIErrorMoveFromRaised);
   static const struct { const char *name; TVMFFISafeCallType call; } functions[] = {
       {"tvm.rpc.server.workpath", server_workpath}, {"tvm.rpc.server.upload", server_upload},
       {"tvm.rpc.server.load_module", server_load_module}, {"tvm.rpc.server.listdir", server_listdir},
+      {"tvm.rpc.server.download_linked_module", server_download_linked_module},
       {"tvm_mnas.device_facts", device_facts}, {"tvm_mnas.device_state", device_state}};
   for (size_t i = 0; i < sizeof functions / sizeof *functions; ++i) {
     TVMFFIObjectHandle made;

@@ -15,6 +15,7 @@ from tvm_mnas.compiler.lowering import lower_network
 from tvm_mnas.compiler.probes import (
     Probe,
     build_probes,
+    build_reference,
     build_untuned,
     kernel_arguments,
     size_bytes,
@@ -64,6 +65,16 @@ def test_probes_of_memory_go_through_all_of_it(probes: list[Probe]) -> None:
             assert result.sum(dtype=np.float64) == extent
         moved = extent + (results if results == extent else 0)
         assert probe.size_bytes == 4 * moved
+
+
+def test_the_reference_multiplies_matrices(tmp_path: Path) -> None:
+    arguments = build_reference(TARGET, tmp_path / "reference.so", linker=find_linker(TARGET))
+    random = np.random.default_rng(0)
+    left, right, result = (random.standard_normal(shape).astype(kind) for kind, shape in arguments)
+    expected = left.astype(np.float64) @ right
+    for _ in range(2):  # nothing of a run before is left in it
+        run(tmp_path / "reference.so", left, right, result)
+        np.testing.assert_allclose(result, expected, atol=1e-4)
 
 
 def test_an_untuned_kernel_computes_what_torch_does(tmp_path: Path) -> None:

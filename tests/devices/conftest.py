@@ -20,6 +20,9 @@ BODIES = {
     "good": "volatile float x = 0; for (int i = 0; i < 20000; ++i) x += 1.0f; return 0;",
     "slow": "usleep(1500000); return 0;",
     "nap": "usleep(150000); return 0;",
+    # As long as the file says that the environment of its server names: a device of any speed.
+    "reference": 'int us = 2000; FILE *f = fopen(getenv("NAP_FILE"), "r"); if (f) { fscanf(f, "%d", &us); fclose(f); }'
+    " usleep(us); return 0;",
     "crash": "raise(SIGSEGV); return 0;",
     "hang": "for (;;) pause();",
     "error": 'TVMFFIErrorSetRaisedFromCStr("ValueError", "the kernel says no"); return -1;',
@@ -34,7 +37,7 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, body in BODIES.items():
         source = directory / f"{name}.c"
         source.write_text(
-            "#include <signal.h>\n#include <unistd.h>\n"
+            "#include <signal.h>\n#include <stdio.h>\n#include <stdlib.h>\n#include <unistd.h>\n"
             "void TVMFFIErrorSetRaisedFromCStr(const char *kind, const char *message);\n"
             f"{KERNEL} {{ {body} }}\n"
         )

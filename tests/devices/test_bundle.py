@@ -6,12 +6,14 @@ import hashlib
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import tarfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,13 @@ from tvm import rpc
 from tvm.script import ir as I
 from tvm.script import tirx as T
 
-from tvm_mnas.devices.bundle import ARCHITECTURES, MAX_BUNDLE_BYTES, build_bundle
+from tvm_mnas.devices.bundle import (
+    ARCHITECTURES,
+    MAX_BUNDLE_BYTES,
+    build_bundle,
+    compile_server,
+    find_compiler,
+)
 from tvm_mnas.devices.serve import FACTS_FUNCTION, free_port
 from tvm_mnas.errors import BundleError
 
@@ -161,6 +169,33 @@ def test_what_is_missing_is_named_with_the_command_that_brings_it(
     monkeypatch.setattr("tvm_mnas.devices.bundle.importlib.util.find_spec", lambda name: None)
     with pytest.raises(BundleError, match="apt-get install"):
         build_bundle("aarch64", tmp_path / "x.tgz")
+
+
+@pytest.mark.skipif(find_spec("ziglang") is None, reason="needs pip install ziglang (411 MB)")
+def test_zig_compiles_the_server_where_there_is_no_gcc(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    compiler = find_compiler(ARCHITECTURES["aarch64"])
+    assert "ziglang" in compiler
+    for name in ("a", "b"):
+        compile_server(compiler, tmp_path / name)
+    server = (tmp_path / "a").read_bytes()
+    assert server == (tmp_path / "b").read_bytes()
+    assert server[18:20] == struct.pack("<H", 183)  # e_machine: AArch64
+
+
+def test_without_gcc_the_compiler_is_zigs_and_without_both_the_answer_names_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there: dict[str, object] = {"ziglang": object()}
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("tvm_mnas.devices.bundle.importlib.util.find_spec", there.get)
+    command = find_compiler(ARCHITECTURES["aarch64"])
+    assert command[1:] == ["-m", "ziglang", "cc", "-target", "aarch64-linux-gnu.2.28"]
+    there.clear()
+    with pytest.raises(BundleError, match=r"apt-get install gcc-aarch64.*pip install ziglang"):
+        find_compiler(ARCHITECTURES["aarch64"])
 
 
 def test_the_command_answers_in_one_line(tmp_path: Path) -> None:

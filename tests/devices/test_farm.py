@@ -121,6 +121,26 @@ def test_a_lease_passes_to_the_next_who_waits(farm: Farm) -> None:
     assert 0.2 < waited[0] < 5
 
 
+def test_leases_are_given_in_turn(farm: Farm) -> None:
+    served: list[int] = []
+
+    def take(number: int, times: int) -> None:
+        for _ in range(times):
+            with farm.lease(deadline_s=30):
+                served.append(number)
+
+    greedy = threading.Thread(target=take, args=(0, 200))
+    greedy.start()
+    patient = [threading.Thread(target=take, args=(number, 1)) for number in (1, 2)]
+    for thread in patient:
+        thread.start()
+    for thread in (greedy, *patient):
+        thread.join(60)
+    assert sorted(served) == [0] * 200 + [1, 2]
+    # Whoever comes while another holds the only device is next, or the one after.
+    assert all(served.index(number) < 150 for number in (1, 2))
+
+
 @pytest.mark.parametrize("name", ["server", "tracker"])
 def test_a_service_killed_while_idle_comes_back(
     farm: Farm, kernels: dict[str, Path], name: str

@@ -16,9 +16,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tvm
+from tvm.script import ir as I
+from tvm.script import relax as R
 
 from tvm_mnas.devices.bundle import (
     ARCHITECTURES,
@@ -27,11 +31,14 @@ from tvm_mnas.devices.bundle import (
     tvm_library_directories,
 )
 from tvm_mnas.devices.farm import Farm, open_farm
+from tvm_mnas.devices.latency import change_text
 from tvm_mnas.devices.profile import DeviceProfile, Timing
+from tvm_mnas.devices.reference import Reference
 from tvm_mnas.devices.runner import measure_kernel
 from tvm_mnas.devices.serve import free_port
+from tvm_mnas.devices.timing import measure
 from tvm_mnas.devices.tracker import TrackerAddress, TrackerClient
-from tvm_mnas.errors import TrackerError
+from tvm_mnas.errors import LeaseTimeoutError, TrackerError
 
 HOST = "127.0.0.1"
 KEY = "board"
@@ -53,6 +60,16 @@ def binary(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("server") / "server"
     compile_server(find_compiler(ARCHITECTURES[os.uname().machine]), path)
     return path
+
+
+@I.ir_module
+class Doubler:
+    @R.function
+    def main(x: R.Tensor((4,), "float32")):
+        with R.dataflow():
+            doubled = R.add(x, x)
+            R.output(doubled)
+        return doubled
 
 
 class Site:
@@ -77,14 +94,19 @@ class Site:
         self._until(lambda: True)
         return process
 
-    def start_server(self) -> subprocess.Popen[bytes]:
+    def start_server(self, *, nap: Path | None = None) -> subprocess.Popen[bytes]:
+        """Start a server; its reference kernel sleeps for as many microseconds as the file `nap` says."""
         before = len(self.listed())
         runtime, ffi = tvm_library_directories()
         options = ["--tracker", str(self.address), "--key", KEY, "--port", str(free_port(HOST))]
         with (self._directory / "server.log").open("ab") as log:
             process = subprocess.Popen(
                 [self._binary, *options, "--work-directory", str(self._directory)],
-                env={**os.environ, "LD_LIBRARY_PATH": f"{runtime}:{ffi}"},
+                env={
+                    **os.environ,
+                    "LD_LIBRARY_PATH": f"{runtime}:{ffi}",
+                    "NAP_FILE": str(nap or os.devnull),
+                },
                 stderr=log,
             )
         self._processes.append(process)
@@ -155,6 +177,11 @@ def usable(farm: Farm, kernel: Path) -> None:
     while isinstance(measured(farm, kernel), str):
         assert time.monotonic() - began < USABLE_S
     assert time.monotonic() - began < USABLE_S
+
+
+def reference(kernels: dict[str, Path]) -> Reference:
+    timing = Timing(repeat=1, number=1, min_repeat_ms=0, warmup=0, attempts=1)
+    return Reference(path=kernels["reference"], arguments=(("float32", (8,)),), timing=timing)
 
 
 @pytest.mark.parametrize("fault", ["crash", "hang", "error"])
@@ -245,6 +272,109 @@ def test_a_silent_device_is_left_alone_while_its_twin_works(
             began = time.monotonic()
             assert isinstance(measured(farm, kernels["good"]), list)
             assert time.monotonic() - began < USABLE_S
+
+
+def test_a_device_a_hundred_times_slower_than_its_twin_does_not_measure(
+    site: Site, kernels: dict[str, Path], tmp_path: Path
+) -> None:
+    """The slow one is the first that the tracker gives."""
+    slow = tmp_path / "slow"
+    slow.write_text("200000")
+    site.start_server(nap=slow)
+    (slow_port,) = site.listed()
+    site.start_server()
+    site.start_server()
+    twins = {f"{HOST}:{port}" for port in site.listed() if port != slow_port}
+    began = time.monotonic()
+    warnings: list[str] = []
+    served: list[str] = []
+    with open_farm(
+        site.profile(),
+        work_directory=tmp_path / "farm",
+        reference=reference(kernels),
+        on_warning=warnings.append,
+    ) as farm:
+        assert farm.capacity == 3
+        assert time.monotonic() - began < 10
+
+        def work() -> list[float] | str:
+            with farm.lease(deadline_s=USABLE_S) as lease:
+                served.append(lease.server)
+            return measured(farm, kernels["good"])
+
+        futures = [farm.submit(work) for _ in range(6)]
+        assert all(isinstance(future.result(), list) for future in futures)
+    assert set(served) <= twins
+    (line,) = warnings
+    assert "taken back" not in line
+    assert f"{HOST}:{slow_port}: is left alone: its reference kernel takes 2" in line
+    times = float(line.partition(" ms, ")[2].partition(" times")[0])
+    assert 20 < times < 150
+
+
+def test_where_all_that_is_left_is_too_slow_the_reason_is_told(
+    site: Site, kernels: dict[str, Path], tmp_path: Path
+) -> None:
+    slow = tmp_path / "slow"
+    slow.write_text("50000")
+    twin = site.start_server()
+    site.start_server(nap=slow)
+    with open_farm(
+        site.profile(), work_directory=tmp_path / "farm", reference=reference(kernels)
+    ) as farm:
+        twin.kill()
+        twin.wait(10)
+        with (
+            pytest.raises(LeaseTimeoutError, match="is left alone: its reference kernel takes 5"),
+            farm.lease(deadline_s=4),
+        ):
+            pass
+
+
+def test_a_device_whose_speed_moves_is_measured_again_flagged_and_named(
+    site: Site, kernels: dict[str, Path], tmp_path: Path
+) -> None:
+    nap = tmp_path / "nap"
+    nap.write_text("10000")
+    site.start_server(nap=nap)
+    network = tmp_path / "net.so"
+    tvm.compile(Doubler, target="llvm").export_library(str(network))
+    warnings: list[str] = []
+    # Half as long again is no sleep's inaccuracy.
+    timing = Timing(repeat=3, min_repeat_ms=1, warmup=0, max_spread=0.5, attempts=2)
+    profile = replace(site.profile(), timing=timing)
+    with open_farm(
+        profile,
+        work_directory=tmp_path / "farm",
+        reference=reference(kernels),
+        on_warning=warnings.append,
+    ) as farm:
+        steady = measure(network, (4,), farm)
+        assert steady.reference_change is not None
+        assert abs(steady.reference_change) < 0.5
+        assert not steady.drifted
+        assert warnings == []
+        nap.write_text("30000")
+        moved = measure(network, (4,), farm)
+        assert moved.drifted
+        assert moved.attempts == timing.attempts
+        assert moved.reference_change == pytest.approx(2.0, abs=0.5)
+        assert moved.reference_ms == pytest.approx(30, abs=5)
+        assert moved.doubts == (change_text(moved.reference_change),)
+        assert warnings == [
+            f"device {KEY}, {HOST}:{site.listed()[0]}: {moved.doubts[0]}; "
+            "the latency measured there is flagged"
+        ]
+        nap.write_text("10000")
+        assert measure(network, (4,), farm).doubts == ()
+    with open_farm(
+        replace(profile, emulated=True),
+        work_directory=tmp_path / "emulated",
+        reference=reference(kernels),
+    ) as farm:
+        emulated = measure(network, (4,), farm)
+        assert (emulated.reference_ms, emulated.reference_change) == (None, None)
+        assert emulated.state_after is None
 
 
 def test_four_devices_measure_more_than_three_times_as_much_as_one(

@@ -9,6 +9,7 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 
 from tvm_mnas.devices.latency import Coverage, Latency, format_percent, spread_of
+from tvm_mnas.devices.state import DeviceState
 from tvm_mnas.errors import MeasurementError
 
 LATENCY = Latency(
@@ -59,6 +60,11 @@ def test_json_round_trip_keeps_everything_and_shows_the_figures() -> None:
         {"fingerprint": ""},
         {"max_spread": 0},
         {"attempts": 0},
+        {"state_after": {"frequency_khz": 1}},
+        {"max_temperature_c": 0},
+        {"reference_ms": 0.0},
+        {"reference_change": -1.0},
+        {"reference_change": float("nan")},
         {"measured_at": "yesterday"},
         {"measured_at": "2026-01-02T03:04:05"},
         {"measured_at": "2026-01-02T03:04:05+02:00"},
@@ -85,6 +91,9 @@ def test_an_illegal_coverage_cannot_be_built(change: dict[str, object]) -> None:
         {"spread": 0.0},
         {"samples_ms": "fast"},
         {"samples_ms": None},
+        {"state_before": 3},
+        {"state_before": {"frequency": 1}},
+        {"reference_change": "a lot"},
         {"coverage": 3},
         {"coverage": {"kernels": 1, "surplus": 2}},
         {"surplus": 1},
@@ -130,3 +139,31 @@ def test_a_stored_latency_without_its_emulated_flag_does_not_load() -> None:
 )
 def test_a_small_percentage_is_not_shown_as_none(percent: float, text: str) -> None:
     assert format_percent(percent) == text
+
+
+def test_a_device_that_changed_is_told_and_stored_with_the_latency() -> None:
+    changed = replace(
+        LATENCY,
+        state_before=DeviceState(frequency_khz=2_400_000),
+        state_after=DeviceState(frequency_khz=1_800_000, temperature_mc=85_000),
+        max_temperature_c=80.0,
+        reference_ms=0.5,
+        reference_change=0.25,
+    )
+    assert changed.doubts == (
+        "clock 2400 -> 1800 MHz",
+        "85 degrees Celsius, above the profile's 80",
+        "the device's reference kernel takes 25.0% longer than at first",
+    )
+    assert json.loads(changed.to_json())["doubts"] == list(changed.doubts)
+    assert Latency.from_json(changed.to_json()) == changed
+    assert replace(changed, emulated=True).doubts == ()
+    assert replace(LATENCY, reference_change=LATENCY.max_spread).doubts == ()
+    assert "25.0% less" in replace(LATENCY, reference_change=-0.25).doubts[0]
+
+
+def test_what_nobody_looked_at_is_not_written_and_need_not_be_there() -> None:
+    data = LATENCY.to_dict()
+    for name in ("state_before", "state_after", "max_temperature_c", "reference_ms", "doubts"):
+        assert name not in data
+    assert Latency.from_dict(data).doubts == ()

@@ -25,6 +25,8 @@ key = "rpi4"
 description = "a board"
 threads = 2
 tracker = "10.0.0.5:9190"
+max_temperature_c = 75
+max_slowdown = 2.5
 [target]
 kind = "llvm"
 mcpu = "cortex-a72"
@@ -64,6 +66,7 @@ def test_a_profile_of_ones_own_is_read_by_path(tmp_path: Path) -> None:
         "num-cores": 2,
     }
     assert profile.timing == Timing(repeat=7, cooldown_s=0.5)
+    assert (profile.max_temperature_c, profile.max_slowdown) == (75, 2.5)
 
 
 @pytest.mark.parametrize("text", [GOOD, shipped_profiles()["local"].read_text(encoding="utf-8")])
@@ -88,6 +91,8 @@ def test_a_written_profile_reads_back_the_same(tmp_path: Path, text: str) -> Non
         (('kind = "llvm"', 'kind = "llvm"\nnum-cores = 4'), ("num-cores", "2", "4")),
         (('key = "rpi4"', ""), ("key", "missing")),
         (('key = "rpi4"', 'key = "Raspberry Pi"'), ("key", "Raspberry Pi")),
+        (("max_temperature_c = 75", "max_temperature_c = 0"), ("max_temperature_c", "200", "0")),
+        (("max_slowdown = 2.5", "max_slowdown = 1"), ("max_slowdown", "above 1", "1")),
         (("repeat = 7", "repeat = 0"), ("timing.repeat", ">= 1", "0")),
         (("repeat = 7", "repeats = 7"), ("timing.repeats", "repeat")),
         (("cooldown_s = 0.5", "cooldown_s = -1"), ("timing.cooldown_s", "-1")),

@@ -223,6 +223,25 @@ def test_a_sessions_files_are_its_own_and_go_with_it(rig: Rig) -> None:
     assert list(rig.sessions.iterdir()) == []
 
 
+def test_a_linked_library_is_sent_back_as_tvms_own_server_does(
+    rig: Rig, kernels: dict[str, Path]
+) -> None:
+    remote = rig.connect()
+    library = kernels["good"].read_bytes()
+    remote.upload(bytearray(library), target="good.so")
+    assert bytes(remote.download_linked_module("good.so")) == library
+    remote.upload(bytearray(b"!<arch>"), target="good.tar")
+    with pytest.raises(Exception, match=r"only \.so files are linked, .*link it where it was"):
+        remote.download_linked_module("good.tar")
+    with pytest.raises(Exception, match=r"cannot read .*nothing\.so: No such file"):
+        remote.download_linked_module("nothing.so")
+    with pytest.raises(Exception, match="expected 1 arguments, got 0"):
+        remote.get_function("tvm.rpc.server.download_linked_module")()
+    assert bytes(remote.download_linked_module("good.so")) == library
+    del remote
+    rig.wait_until_free(within_s=2)
+
+
 def test_a_crashing_kernel_says_its_signal_and_the_server_is_listed_within_2_s(
     rig: Rig, kernels: dict[str, Path]
 ) -> None:
@@ -260,7 +279,12 @@ def test_the_servers_own_limit_ends_a_session_that_asked_for_more(
     remote = rig.connect(timeout_s=100)
     with pytest.raises(Exception, match="an upload may have 1000 bytes, not 1001"):
         remote.upload(bytearray(1001), target="big")
-    remote.upload(bytearray(1000), target="fits")
+    remote.upload(bytearray(1000), target="fits.so")
+    assert bytes(remote.download_linked_module("fits.so")) == bytes(1000)
+    large = rig.sessions / next(rig.sessions.iterdir()).name / "large.so"
+    large.write_bytes(bytes(1001))
+    with pytest.raises(Exception, match=r"cannot send .*large\.so of 1001 bytes; at most 1000"):
+        remote.download_linked_module("large.so")
     del remote
     rig.wait_until_free(within_s=2)
     remote = rig.connect(timeout_s=100)

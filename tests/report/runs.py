@@ -23,6 +23,7 @@ def make_latency(
     device_key: str = "local",
     spread: float = 0.02,
     tuned_share: float = 0.97,
+    reference_change: float | None = None,
 ) -> Latency:
     """A latency of five samples around `median_ms` with an interquartile range of `spread` of it."""
     samples = tuple(median_ms * (1.0 + spread * step) for step in (-1.0, -0.5, 0.0, 0.5, 1.0))
@@ -36,6 +37,8 @@ def make_latency(
         emulated=emulated,
         max_spread=0.05,
         coverage=Coverage(kernels=12, tuned_kernels=12, trials=96, tuned_share=tuned_share),
+        reference_ms=None if reference_change is None else 0.2 * (1.0 + reference_change),
+        reference_change=reference_change,
     )
 
 

@@ -20,6 +20,7 @@ from tvm_mnas.report.tables import (
     best_record,
     candidate_row,
     candidate_rows,
+    count_doubtful,
     count_trials,
     effort_rows,
     effort_summary,
@@ -193,6 +194,22 @@ def test_provenance_keeps_what_must_not_be_compared_apart() -> None:
     assert here["tuned_share_percent"] == [97.0, 97.0]
     assert here["worst_spread_percent"] == pytest.approx(50.0)
     assert (there["device"], there["emulated"]) == ("pixel1", True)
+
+
+def test_latencies_of_a_device_that_changed_are_counted_and_told() -> None:
+    a, b, c = sample_architectures(3)
+    records = [
+        make_success(0, a, 0.7, make_latency(0.05, reference_change=0.01)),
+        make_success(1, b, 0.7, make_latency(0.06, reference_change=0.5)),
+        make_success(2, c, 0.7, make_latency(0.06)),
+    ]
+    (row,) = provenance_rows(records)
+    assert (row["doubtful"], count_doubtful(records)) == (1, 1)
+    assert row["reference_ms"] == pytest.approx([0.202, 0.3])
+    assert provenance_rows(records[2:])[0]["reference_ms"] is None
+    doubts = [candidate_row(record)["doubts"] for record in records]
+    assert doubts == [[], ["the device's reference kernel takes 50.0% longer than at first"], []]
+    assert json.loads(json.dumps(doubts)) == doubts
 
 
 def test_a_forecast_finds_what_made_the_latencies_and_says_how_far_it_is_off() -> None:

@@ -62,3 +62,9 @@ def test_clocks_and_heat_are_judged(state: dict[str, str], clock: str, heat: str
     good = state.get("governor") is None and state.get("limit_khz") == "2400000"
     assert (steps[0].verdict is Verdict.GOOD) == good
     assert (steps[1].verdict is Verdict.GOOD) == (state.get("temperature_mc") == "45000")
+
+
+def test_the_heat_that_a_profile_allows_is_what_counts() -> None:
+    warm = FREE | {"temperature_mc": "70000"}
+    for hot_c, verdict in ((80.0, Verdict.GOOD), (65.0, Verdict.WARNING)):
+        assert list(judge_state(warm, warm, hot_c=hot_c))[1].verdict is verdict

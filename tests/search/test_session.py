@@ -14,11 +14,12 @@ from tvm_mnas.search.session import SearchResult
     ("share", "shown"),
     [(0.969, "(spread 2.0%, 3.1% of it in untuned kernels)"), (1.0, "(spread 2.0%)")],
 )
-def test_the_best_ones_latency_says_how_much_of_it_is_in_untuned_kernels(
-    share: float, shown: str
+@pytest.mark.parametrize("change", [0.01, 0.5])
+def test_the_best_ones_latency_says_what_makes_it_doubtful(
+    share: float, shown: str, change: float
 ) -> None:
     (architecture,) = sample_architectures(1)
-    latency = make_latency(0.05, tuned_share=share)
+    latency = make_latency(0.05, tuned_share=share, reference_change=change)
     record = make_success(0, architecture, 0.7, latency)
     manifest = {
         "architecture": architecture.notation,
@@ -27,4 +28,5 @@ def test_the_best_ones_latency_says_how_much_of_it_is_in_untuned_kernels(
     }
     lines = SearchResult((record,), record, Path("run/best"), manifest).lines()
     (line,) = (line for line in lines if "0.05 ms" in line)
-    assert line.endswith(shown)
+    doubt = ", DOUBTFUL: the device's reference kernel takes 50.0% longer than at first"
+    assert line.endswith(f"{shown.removesuffix(')')}{doubt if change > 0.1 else ''})")

@@ -50,6 +50,9 @@ class Silent:
     def stage(self, name: str, done: int, total: int) -> None:
         pass
 
+    def note(self, text: str) -> None:
+        pass
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
@@ -192,6 +195,8 @@ def test_a_bench_shows_which_kernel_is_untuned_and_how_much_of_the_time_it_is(
     assert untuned["speed_up"] is None
     assert all(row["speed_up"] > 0 for row in result.kernels if row["tuned"])
     assert f"), {result.latency.untuned_flag};" in result.line
+    moved = replace(result, latency=replace(result.latency, reference_change=0.9))
+    assert "; DOUBTFUL: the device's reference kernel takes 90.0% longer" in moved.line
     assert "untuned, their own times" in result.line
     share = result.latency.tuned_share
     assert share is not None

@@ -1,6 +1,7 @@
 """Small kernels that show what a core can do at most, and the kernels of a network without their schedules.
 
-What a probe takes on the device bounds what any kernel there can take: see `search/roofline.py`.
+What a probe takes on the device bounds what any kernel there can take: see `search/roofline.py`. The reference kernel
+shows whether the device is still the same: see `devices/reference.py`.
 """
 
 from __future__ import annotations
@@ -85,6 +86,31 @@ class Module:
                 result[chain * {lanes} + lane] = sums[chain * {lanes} + lane]
 """
 
+# A product of matrices, as most of a network is: it depends on the clock, and on caches that others may use.
+_REFERENCE = """
+@I.ir_module
+class Module:
+    @T.prim_func(s_tir=True)
+    def main(
+        left: T.Buffer(({rows}, {depth}), "float32"),
+        right: T.Buffer(({depth}, {columns}), "float32"),
+        result: T.Buffer(({rows}, {columns}), "float32"),
+    ):
+        T.func_attr({{"tirx.noalias": True}})
+        for row in T.serial({rows}):
+            for block in T.serial({columns} // {lanes}):
+                for lane in T.vectorized({lanes}):
+                    result[row, block * {lanes} + lane] = T.float32(0)
+            for step in T.serial({depth}):
+                for block in T.serial({columns} // {lanes}):
+                    for lane in T.vectorized({lanes}):
+                        result[row, block * {lanes} + lane] = (
+                            result[row, block * {lanes} + lane]
+                            + left[row, step] * right[step, block * {lanes} + lane]
+                        )
+"""
+_REFERENCE_ROWS, _REFERENCE_DEPTH, _REFERENCE_COLUMNS = 32, 256, 256
+
 
 @dataclass(frozen=True, slots=True)
 class Probe:
@@ -111,6 +137,21 @@ def build_probes(target: str, directory: Path, *, linker: Linker) -> list[Probe]
         _build_probe(source, arguments, flops, size_bytes, target, directory / f"{name}.so", linker)
         for name, source, arguments, flops, size_bytes in _sources()
     ]
+
+
+def build_reference(target: str, path: Path, *, linker: Linker) -> Arguments:
+    """Build the reference kernel for `target`, a product of two matrices; return what it takes.
+
+    It has no schedule to be tuned, so that it stays the same whatever the records learn.
+
+    Raises:
+        BuildError: if it does not build.
+    """
+    rows, depth, columns = _REFERENCE_ROWS, _REFERENCE_DEPTH, _REFERENCE_COLUMNS
+    source = _REFERENCE.format(rows=rows, depth=depth, columns=columns, lanes=_READ_LANES)
+    _build(tvm.script.from_source(source), target, path, linker)
+    shapes = ((rows, depth), (depth, columns), (rows, columns))
+    return tuple(("float32", shape) for shape in shapes)
 
 
 def build_untuned(kernel: Kernel, target: str, path: Path, *, linker: Linker) -> Arguments:

@@ -197,7 +197,7 @@ def find_compiler(architecture: Architecture) -> list[str]:
         return [sys.executable, "-m", "ziglang", "cc", "-target", target]
     raise BundleError(
         f"a bundle for {architecture.name} needs a C compiler, and there is no {names[-1]}; "
-        f"run: apt-get install {architecture.packages}"
+        f"run: apt-get install {architecture.packages}; or, for the compiler alone: pip install ziglang"
     )
 
 

@@ -1,4 +1,4 @@
-"""A farm: the devices of one profile, and leases on them that end at a deadline whatever happens.
+"""A farm: the devices of one profile, and leases (lease.py) on them that end at a deadline whatever happens.
 
 For the profile `local` the farm starts a tracker and an RPC server on loopback, watches and restarts them, and
 ends them with itself. For any other profile it goes to the tracker that the profile names. Either way each
@@ -11,20 +11,23 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from tvm_mnas.devices.channel import Reply, Status, WorkerHandle
 from tvm_mnas.devices.host import Fingerprint, available_cores
-from tvm_mnas.devices.profile import DeviceProfile, Timing
+from tvm_mnas.devices.lease import Lease
+from tvm_mnas.devices.profile import DeviceProfile
 from tvm_mnas.devices.quarantine import FIRST_S, Quarantine
+from tvm_mnas.devices.reference import Reading, Reference, ReferenceWatch
 from tvm_mnas.devices.serve import runtime_environment
 from tvm_mnas.devices.services import LocalServices
 from tvm_mnas.devices.tracker import DeviceStatus, TrackerAddress, TrackerClient
-from tvm_mnas.errors import DeviceLostError, LeaseTimeoutError, TrackerError
+from tvm_mnas.errors import DeviceError, DeviceLostError, LeaseTimeoutError, TrackerError
 from tvm_mnas.processes import Spawner
 
 _LOCAL_WAIT_S = 3.0
@@ -35,86 +38,38 @@ _CONNECT_S = 10.0
 """What a device may take from our connection to its first answer; one that is silent for longer is left alone."""
 _SESSION_S = 60.0
 """A session is renewed at this age; where nobody else waits for the device, it would not have to be."""
+_SURVEY_S = 15.0
+_SURVEY_WAIT_S = 5.0
+"""What looking at every device of a farm may take when it is opened, and waiting for one that another search has.
+
+What is not looked at then is when it is first leased.
+"""
 _IDLE_RELEASE_S = 5.0
 """A device that others may want is given back after this time without a lease."""
 
 _Result = TypeVar("_Result")
 
 
-class Lease:
-    """One device, ours for a while."""
-
-    def __init__(
-        self,
-        worker: WorkerHandle,
-        server: str,
-        fingerprint: Fingerprint,
-        on_reply: Callable[[str, Reply], None],
-    ) -> None:
-        """Wrap an open worker; `on_reply` is told how each request to the device at `server` ended."""
-        self._worker = worker
-        self._on_reply = on_reply
-        self.server = server
-        self.fingerprint = fingerprint
-
-    def time_kernel(
-        self,
-        path: Path,
-        arguments: Sequence[tuple[str, Sequence[int]]],
-        timing: Timing,
-        *,
-        deadline_s: float,
-        entry: str = "",
-    ) -> Reply:
-        """Time the entry function of a shared library on random arguments of these (dtype, shape).
-
-        The reply holds `samples_s`, or why there are none: a kernel's failure is a result, not an exception.
-        """
-        request = {
-            "op": "kernel",
-            "path": str(path.resolve()),
-            "entry": entry,
-            "arguments": [[dtype, list(shape)] for dtype, shape in arguments],
-            "timing": _timing_values(timing),
-        }
-        return self._call(request, deadline_s)
-
-    def load_network(
-        self, path: Path, payload: bytes, dtype: str, shape: Sequence[int], *, deadline_s: float
-    ) -> Reply:
-        """Upload a compiled network and set its input."""
-        request = {"op": "load", "path": str(path.resolve()), "dtype": dtype, "shape": list(shape)}
-        return self._call(request, deadline_s, payload)
-
-    def time_network(self, timing: Timing, *, deadline_s: float) -> Reply:
-        """Time the loaded network; the reply holds `samples_s`."""
-        return self._call({"op": "time", "timing": _timing_values(timing)}, deadline_s)
-
-    def run_network(
-        self, payload: bytes, dtype: str, shape: Sequence[int], *, deadline_s: float
-    ) -> Reply:
-        """Run the loaded network once; the reply holds `outputs` ([dtype, shape] each) and their bytes."""
-        return self._call({"op": "run", "dtype": dtype, "shape": list(shape)}, deadline_s, payload)
-
-    def state(self, *, deadline_s: float) -> Reply:
-        """Ask for the device's clocks and heat; the reply's `state` holds what is readable there."""
-        return self._call({"op": "state"}, deadline_s)
-
-    def _call(self, request: Mapping[str, Any], deadline_s: float, payload: bytes = b"") -> Reply:
-        reply = self._worker.call(request, deadline_s=deadline_s, payload=payload)
-        self._on_reply(self.server, reply)
-        return reply
-
-
 class Farm:
     """The devices of one profile. Use `open_farm`."""
 
-    def __init__(self, profile: DeviceProfile, *, work_directory: Path) -> None:
+    def __init__(
+        self,
+        profile: DeviceProfile,
+        *,
+        work_directory: Path,
+        reference: Reference | None = None,
+        on_warning: Callable[[str], None] = lambda text: None,
+    ) -> None:
         """Start what has to be started; raises TrackerError where no tracker can be had."""
         self.profile = profile
+        self._watch: ReferenceWatch | None = None
+        if reference is not None and not profile.emulated:
+            self._watch = ReferenceWatch(reference, profile, on_warning=on_warning)
         self._directory = work_directory
         self._directory.mkdir(parents=True, exist_ok=True)
         self._changed = threading.Condition()
+        self._queue: deque[object] = deque()
         self._closed = False
         self._spawner = Spawner()
         self._quarantine = Quarantine()
@@ -140,6 +95,12 @@ class Farm:
             raise
         self._idle = list(self._workers)
         self._executor = ThreadPoolExecutor(len(self._workers), thread_name_prefix="tvm-mnas-lease")
+        if self._watch is not None:
+            try:
+                self._survey()
+            except BaseException:
+                self.close()
+                raise
 
     @property
     def tracker(self) -> TrackerAddress:
@@ -169,14 +130,27 @@ class Farm:
         be reached, TrackerError where the tracker is gone.
         """
         end = time.monotonic() + deadline_s
-        worker = self._take_worker(end, deadline_s)
-        try:
-            server, fingerprint = self._open(worker, end, deadline_s, hold_s)
-            yield Lease(worker, server, fingerprint, self._on_reply)
-        finally:
-            with self._changed:
-                self._idle.append(worker)
-                self._changed.notify()
+        while True:
+            worker = self._take_worker(end, deadline_s)
+            try:
+                lease = self._open(worker, end, deadline_s, hold_s)
+                if self._admits(worker, lease):
+                    yield lease
+                    return
+            finally:
+                self._give_back(worker)
+
+    def read_reference(self, lease: Lease, *, deadline_s: float) -> Reading | None:
+        """Return what the reference kernel takes on a leased device, beside what it took there at first.
+
+        `None` for a farm without one, as every emulated farm is. Raises DeviceLostError where the device is lost.
+        """
+        return None if self._watch is None else self._watch.read(lease, deadline_s=deadline_s)
+
+    def warn(self, lease: Lease, text: str) -> None:
+        """Tell whoever opened the farm something about a leased device."""
+        if self._watch is not None:
+            self._watch.warn(lease, text)
 
     def submit(self, work: Callable[[], _Result]) -> Future[_Result]:
         """Run `work` on one of as many threads as there are devices."""
@@ -187,6 +161,8 @@ class Farm:
         if self._closed:
             return
         self._closed = True
+        with self._changed:
+            self._changed.notify_all()  # nobody waits for a device of a closed farm
         if hasattr(self, "_executor"):
             self._executor.shutdown(wait=False, cancel_futures=True)
         for worker in self._workers:
@@ -222,21 +198,63 @@ class Farm:
 
         return WorkerHandle(spawn)
 
-    def _take_worker(self, end: float, deadline_s: float) -> WorkerHandle:
-        with self._changed:
-            while not self._idle and not self._closed:
-                if not self._changed.wait(timeout=max(0.0, end - time.monotonic())):
-                    raise LeaseTimeoutError(
-                        f"no device {self.profile.key!r} became free within {deadline_s:g} s: "
-                        f"all {self.capacity} are leased by this process"
-                    )
-            if self._closed:
-                raise DeviceLostError("the farm is closed")
-            return self._idle.pop()
+    def _survey(self) -> None:
+        """Time the reference on every device while nothing else of ours runs, so that a slow one never measures."""
+        end = time.monotonic() + _SURVEY_S
+        held: list[WorkerHandle] = []
+        try:
+            # Each is held until all were looked at: otherwise the same device would be given again.
+            while self._idle and time.monotonic() < end:
+                held.append(self._idle.pop())
+                with suppress(DeviceError):
+                    soon = min(end, time.monotonic() + _SURVEY_WAIT_S)
+                    lease = self._open(held[-1], soon, _SURVEY_WAIT_S, _SURVEY_S)
+                    self._admits(held[-1], lease, to_measure=False)
+        finally:
+            self._idle += held
 
-    def _open(
-        self, worker: WorkerHandle, end: float, deadline_s: float, hold_s: float
-    ) -> tuple[str, Fingerprint]:
+    def _admits(self, worker: WorkerHandle, lease: Lease, *, to_measure: bool = True) -> bool:
+        if self._watch is None or self._watch.admits(lease, to_measure=to_measure):
+            return True
+        # Its session ends, so that nothing of ours runs there.
+        worker.call({"op": "close"}, deadline_s=_ANSWER_SLACK_S)
+        return False
+
+    def _give_back(self, worker: WorkerHandle) -> None:
+        with self._changed:
+            self._idle.append(worker)
+            self._changed.notify_all()
+
+    def _slow(self) -> dict[str, str]:
+        return {} if self._watch is None else self._watch.slow()
+
+    def _left_alone(self) -> str:
+        return "".join(f"; {name} is left alone: {why}" for name, why in self._slow().items())
+
+    def _none_left(self) -> bool:
+        # For each device that is too slow one worker stays idle: it would only wait for another's device.
+        return len(self._idle) <= min(len(self._slow()), self.capacity - 1)
+
+    def _take_worker(self, end: float, deadline_s: float) -> WorkerHandle:
+        ticket = object()
+        with self._changed:
+            # In turn: whoever gives a device back and wants another would otherwise be faster for ever.
+            self._queue.append(ticket)
+            try:
+                while (self._none_left() or self._queue[0] is not ticket) and not self._closed:
+                    if not self._changed.wait(timeout=max(0.0, end - time.monotonic())):
+                        raise LeaseTimeoutError(
+                            f"no device {self.profile.key!r} became free within {deadline_s:g} s: "
+                            f"all {self.capacity} are leased by this process{self._left_alone()}"
+                        )
+                if self._closed:
+                    raise DeviceLostError("the farm is closed")
+                return self._idle.pop()
+            finally:
+                self._queue.remove(ticket)
+                self._changed.notify_all()
+
+    def _open(self, worker: WorkerHandle, end: float, deadline_s: float, hold_s: float) -> Lease:
         reply = Reply(Status.NO_DEVICE)
         while not self._closed:
             left_s = end - time.monotonic()
@@ -248,7 +266,9 @@ class Farm:
                 most_s = _LOCAL_WAIT_S if self._services else _CONNECT_S
                 reply = self._connect(worker, server, min(left_s, most_s), hold_s)
                 if reply.status is Status.OK:
-                    return server, Fingerprint.of(reply.values["facts"])
+                    fingerprint = Fingerprint.of(reply.values["facts"])
+                    name = self.profile.key if self._services else server
+                    return Lease(worker, server, fingerprint, self._on_reply, name)
             if self._services is not None:
                 # The tracker is ours and nobody else leases: whoever does not answer now is broken.
                 self._services.recover()
@@ -259,8 +279,9 @@ class Farm:
 
     def _find(self, worker: WorkerHandle, left_s: float, hold_s: float) -> Reply:
         """Return the reply that names a device, at best one that is not in quarantine."""
-        blocked = set(self._quarantine.blocked())
-        if self._services is not None or len(blocked) >= self.capacity:
+        slow = set(self._slow())
+        blocked = set(self._quarantine.blocked()) - slow
+        if self._services is not None or len(blocked | slow) >= self.capacity:
             # Nobody else to go to: one that failed may be well again, and waiting would help nobody.
             blocked = set()
         wait_s = left_s
@@ -276,7 +297,7 @@ class Farm:
             "tracker_port": self._tracker.port,
             "wait_s": wait_s,
             "hold_s": hold_s,
-            "avoid": sorted(blocked),
+            "avoid": sorted(blocked | slow),
         }
         return worker.call(request, deadline_s=wait_s + _ANSWER_SLACK_S)
 
@@ -305,7 +326,8 @@ class Farm:
             return TrackerError(reply.message)
         if reply.status is Status.NO_DEVICE:
             return LeaseTimeoutError(
-                f"no {where} became free within {deadline_s:g} s; see who holds it with: tvm-mnas devices"
+                f"no {where} became free within {deadline_s:g} s{self._left_alone()}; "
+                "see who holds it with: tvm-mnas devices"
             )
         return DeviceLostError(
             f"{where} is listed but did not answer within {deadline_s:g} s ({reply.message}); "
@@ -322,20 +344,19 @@ class Farm:
             self._services.recover()
 
 
-def open_farm(profile: DeviceProfile, *, work_directory: Path) -> Farm:
+def open_farm(
+    profile: DeviceProfile,
+    *,
+    work_directory: Path,
+    reference: Reference | None = None,
+    on_warning: Callable[[str], None] = lambda text: None,
+) -> Farm:
     """Return a farm to be used as a context manager; logs go to `work_directory`.
+
+    With a `reference` kernel it leaves devices alone that are far slower than the fastest, and notices when one
+    changes; `on_warning` gets a line about each. Emulators, whose times rank nothing, are never judged by it.
 
     Raises TrackerError where the profile's tracker does not answer, LeaseTimeoutError where it knows no
     such device. Neither takes longer than a few seconds.
     """
-    return Farm(profile, work_directory=work_directory)
-
-
-def _timing_values(timing: Timing) -> dict[str, int]:
-    return {
-        "number": timing.number,
-        "repeat": timing.repeat,
-        "min_repeat_ms": timing.min_repeat_ms,
-        "warmup": timing.warmup,
-        "cooldown_ms": round(timing.cooldown_s * 1000),
-    }
+    return Farm(profile, work_directory=work_directory, reference=reference, on_warning=on_warning)

@@ -13,9 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 
+from tvm_mnas.devices.state import DeviceState, doubts
 from tvm_mnas.errors import MeasurementError
 
 _RELATIVE_TOLERANCE = 1e-9
+_OPTIONAL = ("state_before", "state_after", "max_temperature_c", "reference_ms", "reference_change")
+"""What is left out of a file where it is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +61,11 @@ class Latency:
     that the device's profile sets; `attempts` how often it was measured until the spread was below it;
     `emulated` is true where the device is an emulator, whose times rank nothing; `measured_at` is an ISO
     time with its UTC offset.
+
+    `state_before` and `state_after` are the device's clocks and heat around it, `max_temperature_c` the bound that the
+    profile sets to the latter. `reference_ms` is what the device took for its reference kernel right after the samples,
+    `reference_change` how much longer that is than when this process first met the device, as a part of that first
+    time: 0.2 is a fifth longer. `None` is what nobody looked at, or an older version wrote.
     """
 
     samples_ms: tuple[float, ...]
@@ -71,6 +79,11 @@ class Latency:
     attempts: int = 1
     method: str = "rpc time_evaluator"
     coverage: Coverage = Coverage()
+    state_before: DeviceState | None = None
+    state_after: DeviceState | None = None
+    max_temperature_c: float | None = None
+    reference_ms: float | None = None
+    reference_change: float | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.samples_ms, tuple) or not self.samples_ms:
@@ -88,6 +101,19 @@ class Latency:
             raise MeasurementError(f"max_spread must be above 0, not {self.max_spread!r}")
         if not isinstance(self.attempts, int) or self.attempts < 1:
             raise MeasurementError(f"attempts must be a whole number >= 1, not {self.attempts!r}")
+        for name in ("state_before", "state_after"):
+            if not isinstance(getattr(self, name), DeviceState | None):
+                raise MeasurementError(f"{name} must be a state, not {getattr(self, name)!r}")
+        for name, least in (
+            ("max_temperature_c", 0.0),
+            ("reference_ms", 0.0),
+            ("reference_change", -1.0),
+        ):
+            value = getattr(self, name)
+            if value is not None and not (
+                _is_number(value) and math.isfinite(value) and value > least
+            ):
+                raise MeasurementError(f"{name} must be above {least:g}, not {value!r}")
         _check_utc(self.measured_at)
 
     @property
@@ -104,6 +130,28 @@ class Latency:
     def noisy(self) -> bool:
         """Whether the spread stayed beyond the profile's bound after every attempt."""
         return self.spread > self.max_spread
+
+    @property
+    def drifted(self) -> bool:
+        """Whether the device's reference kernel took a time beyond the profile's spread from its first."""
+        change = self.reference_change
+        return change is not None and abs(change) > self.max_spread
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Why the latency may not be the device's usual one: its clock, its heat, its reference kernel. Often empty.
+
+        An emulator's times are never judged.
+        """
+        if self.emulated:
+            return ()
+        found = list(
+            doubts(self.state_before, self.state_after, max_temperature_c=self.max_temperature_c)
+        )
+        if self.drifted:
+            assert self.reference_change is not None
+            found.append(change_text(self.reference_change))
+        return tuple(found)
 
     @property
     def tuned_share(self) -> float | None:
@@ -126,6 +174,14 @@ class Latency:
             data[field.name] = getattr(self, field.name)
         data["samples_ms"] = list(self.samples_ms)
         data["coverage"] = {f.name: getattr(self.coverage, f.name) for f in fields(self.coverage)}
+        for name in ("state_before", "state_after"):
+            state: DeviceState | None = getattr(self, name)
+            data[name] = None if state is None else state.to_dict()
+        for name in _OPTIONAL:
+            if data[name] is None:
+                del data[name]
+        if self.doubts:
+            data["doubts"] = list(self.doubts)
         return data
 
     @classmethod
@@ -133,8 +189,12 @@ class Latency:
         """Return the latency that `to_dict` wrote; raises MeasurementError where anything is off."""
         rest = dict(data)
         derived = {name: rest.pop(name, None) for name in ("latency_ms", "spread", "noisy")}
+        rest.pop("doubts", None)  # follow from the rest
         samples = rest.pop("samples_ms", None)
         coverage = rest.pop("coverage", {})
+        for name in ("state_before", "state_after"):
+            if name in rest:
+                rest[name] = DeviceState.from_dict(rest[name])
         if not isinstance(samples, Sequence) or isinstance(samples, str):
             raise MeasurementError(f"samples_ms must be a list of times, not {samples!r}")
         if not isinstance(coverage, Mapping):
@@ -167,6 +227,11 @@ class Latency:
         if not isinstance(data, dict):
             raise MeasurementError(f"a stored latency must be a JSON object, not {data!r}")
         return cls.from_dict(data)
+
+
+def change_text(change: float) -> str:
+    """Return what a change of a device's reference kernel, a part of its first time, means for a person."""
+    return f"the device's reference kernel takes {abs(change):.1%} {'longer' if change > 0 else 'less'} than at first"
 
 
 def untuned_flag(percent: float | None) -> str | None:

@@ -74,6 +74,9 @@ class Timing:
 KERNEL_TIMING = Timing(repeat=3, number=1, min_repeat_ms=5, warmup=0, attempts=1)
 """While tuning a trial must be cheap: thousands of them are ranked, none is reported."""
 
+MAX_SLOWDOWN = 1.5
+"""Boards of one kind differ by a few percent; one that is beyond this is throttled, busy or another kind."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceProfile:
@@ -81,7 +84,9 @@ class DeviceProfile:
 
     `target` is the JSON text of a TVM target, or "host" until `resolved` has detected it; `threads` is the
     number of threads a network runs with; `core` the one that a single thread is pinned to, if any;
-    `tracker` is `None` where we start tracker and server ourselves.
+    `tracker` is `None` where we start tracker and server ourselves. A latency after which the device is hotter than
+    `max_temperature_c` degrees Celsius is flagged. A device that takes more than `max_slowdown` times as long for the
+    reference kernel as the fastest of this profile does not measure.
     """
 
     key: str
@@ -91,6 +96,8 @@ class DeviceProfile:
     core: int | None = None
     tracker: TrackerAddress | None = None
     emulated: bool = False
+    max_temperature_c: float | None = None
+    max_slowdown: float = MAX_SLOWDOWN
     timing: Timing = Timing()
     kernel_timing: Timing = KERNEL_TIMING
 
@@ -111,6 +118,13 @@ class DeviceProfile:
             raise ProfileError(f'tracker must be "host:port", not {self.tracker!r}')
         if not isinstance(self.emulated, bool):
             raise ProfileError(f"emulated must be true or false, not {self.emulated!r}")
+        heat_c = self.max_temperature_c
+        if heat_c is not None and (not _is_number(heat_c) or not 0 < heat_c <= 200):
+            raise ProfileError(f"max_temperature_c must be above 0 and at most 200, not {heat_c!r}")
+        if not _is_number(self.max_slowdown) or not 1 < self.max_slowdown <= 1000:
+            raise ProfileError(
+                f"max_slowdown must be above 1 and at most 1000, not {self.max_slowdown!r}"
+            )
         self._check_target()
 
     def _check_target(self) -> None:
@@ -176,6 +190,9 @@ class DeviceProfile:
             lines.append(f"core = {self.core}")
         if self.tracker is not None:
             lines.append(f'tracker = "{self.tracker}"')
+        if self.max_temperature_c is not None:
+            lines.append(f"max_temperature_c = {self.max_temperature_c!r}")
+        lines.append(f"max_slowdown = {self.max_slowdown!r}")
         if self.target == HOST_TARGET:
             lines.append(f'target = "{HOST_TARGET}"')
         else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -16,10 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from tvm_mnas.devices.channel import Reply, Status
-from tvm_mnas.devices.farm import Farm, Lease
+from tvm_mnas.devices.farm import Farm
 from tvm_mnas.devices.host import tvm_version
-from tvm_mnas.devices.latency import Coverage, Latency, spread_of
+from tvm_mnas.devices.latency import Coverage, Latency, change_text, spread_of
+from tvm_mnas.devices.lease import Lease
 from tvm_mnas.devices.profile import Timing
+from tvm_mnas.devices.reference import Reading
+from tvm_mnas.devices.state import DeviceState
 from tvm_mnas.errors import DeviceLostError, MeasurementError
 
 Array = npt.NDArray[np.generic]
@@ -41,29 +45,36 @@ def measure(
     """Return the latency of a compiled network (`main`, one input of `input_shape` (N,C,H,W)).
 
     It is timed as the farm's profile says unless `timing` is given, and again while the spread is beyond
-    `max_spread`, `attempts` times at most; the calmest attempt counts. One that stays beyond is flagged
-    (`Latency.noisy`) or, with `when_noisy="raise"`, a MeasurementError. So are times that are not above zero
+    `max_spread` or the farm's reference kernel, timed right after it, is further than that from its first time,
+    `attempts` times at most; the calmest attempt counts. One that stays beyond is flagged (`Latency.noisy`,
+    `Latency.drifted`) or, if noisy, with `when_noisy="raise"` a MeasurementError. So are times that are not above zero
     and errors of the network; DeviceLostError where the device hung, crashed or vanished: that may pass.
     `deadline_s` bounds upload and all attempts, in seconds; the input is random, drawn from `seed`.
     """
     timing = timing if timing is not None else farm.profile.timing
     inputs = np.random.default_rng(seed).standard_normal(tuple(input_shape)).astype(dtype)
-    best: list[float] = []
+    best: _Attempt | None = None
     with farm.lease(deadline_s=lease_deadline_s, hold_s=deadline_s) as lease:
         left_s = _countdown(deadline_s)
         _load(lease, artifact_path, inputs, left_s())
         attempts = 0
         while attempts < timing.attempts:
             attempts += 1
-            reply = lease.time_network(timing, deadline_s=left_s())
-            samples_ms = _samples_ms(_checked(reply, artifact_path))
-            if not best or spread_of(samples_ms) < spread_of(best):
-                best = samples_ms
-            if spread_of(best) <= timing.max_spread:
+            attempt = _attempt(farm, lease, artifact_path, timing, left_s)
+            if best is None or attempt.rank(timing) < best.rank(timing):
+                best = attempt
+            if best.good(timing):
                 break
         fingerprint = lease.fingerprint
+        assert best is not None
+        if best.drifted(timing):
+            assert best.reference is not None
+            farm.warn(
+                lease,
+                f"{change_text(best.reference.change)}; the latency measured there is flagged",
+            )
     latency = Latency(
-        samples_ms=tuple(best),
+        samples_ms=tuple(best.samples_ms),
         device_key=farm.profile.key,
         fingerprint=fingerprint.digest,
         target=farm.profile.target,
@@ -73,6 +84,11 @@ def measure(
         max_spread=timing.max_spread,
         attempts=attempts,
         coverage=coverage,
+        state_before=best.before,
+        state_after=best.after,
+        max_temperature_c=farm.profile.max_temperature_c,
+        reference_ms=None if best.reference is None else 1e3 * best.reference.time_s,
+        reference_change=None if best.reference is None else best.reference.change,
     )
     if latency.noisy and when_noisy == "raise":
         raise MeasurementError(
@@ -112,6 +128,44 @@ def run_network(
             )
             outputs.append(_arrays(_checked(reply, artifact_path)))
     return tuple(np.concatenate(parts) for parts in zip(*outputs, strict=True))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Attempt:
+    samples_ms: list[float]
+    before: DeviceState | None
+    after: DeviceState | None
+    reference: Reading | None
+
+    def drifted(self, timing: Timing) -> bool:
+        return self.reference is not None and abs(self.reference.change) > timing.max_spread
+
+    def good(self, timing: Timing) -> bool:
+        return not self.drifted(timing) and spread_of(self.samples_ms) <= timing.max_spread
+
+    def rank(self, timing: Timing) -> tuple[bool, float]:
+        """What is least for the best attempt: no drift before little spread."""
+        return self.drifted(timing), spread_of(self.samples_ms)
+
+
+def _attempt(
+    farm: Farm, lease: Lease, path: Path, timing: Timing, left_s: Callable[[], float]
+) -> _Attempt:
+    before = _state(farm, lease, left_s())
+    samples_ms = _samples_ms(_checked(lease.time_network(timing, deadline_s=left_s()), path))
+    return _Attempt(
+        samples_ms=samples_ms,
+        before=before,
+        after=_state(farm, lease, left_s()),
+        reference=farm.read_reference(lease, deadline_s=left_s()),
+    )
+
+
+def _state(farm: Farm, lease: Lease, deadline_s: float) -> DeviceState | None:
+    if farm.profile.emulated:
+        return None  # it would be this machine's
+    reply = lease.state(deadline_s=deadline_s)
+    return DeviceState.read(reply.values.get("state", {}))
 
 
 def _countdown(deadline_s: float) -> Callable[[], float]:

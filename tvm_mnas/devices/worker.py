@@ -49,6 +49,7 @@ class _Session:
         self._uploads = 0
         self._fill: Any = None
         self._arguments: tuple[str, list[Any]] | None = None
+        self._reference: tuple[str, Any, list[Any]] | None = None
         self.network: tuple[Any, Any] | None = None
         self._kept: tuple[tuple[int, ...], tuple[Any, Any]] | None = None
 
@@ -88,20 +89,29 @@ class _Session:
 
     def random_arguments(self, specs: list[list[Any]]) -> list[Any]:
         """Return remote tensors of these [dtype, shape], kept for the next kernel with the same arguments."""
-        import tvm
-
         signature = json.dumps(specs)
         if self._arguments is None or self._arguments[0] != signature:
             self._arguments = None
-            if self._fill is None:
-                self._fill = self.remote.get_function("tvm.contrib.random.random_fill_for_measure")
-            tensors = []
-            for dtype, shape in specs:
-                tensor = tvm.runtime.empty(tuple(shape), dtype, self.device)
-                self._fill(tensor)
-                tensors.append(tensor)
-            self._arguments = (signature, tensors)
+            self._arguments = (signature, self._new_arguments(specs))
         return self._arguments[1]
+
+    def reference(self, path: str, specs: list[list[Any]]) -> tuple[Any, list[Any]]:
+        """Return the remote module of the reference kernel and its arguments, uploaded once in a session."""
+        if self._reference is None or self._reference[0] != path:
+            self._reference = (path, self.load(path), self._new_arguments(specs))
+        return self._reference[1:]
+
+    def _new_arguments(self, specs: list[list[Any]]) -> list[Any]:
+        import tvm
+
+        if self._fill is None:
+            self._fill = self.remote.get_function("tvm.contrib.random.random_fill_for_measure")
+        tensors = []
+        for dtype, shape in specs:
+            tensor = tvm.runtime.empty(tuple(shape), dtype, self.device)
+            self._fill(tensor)
+            tensors.append(tensor)
+        return tensors
 
 
 class Worker:
@@ -118,6 +128,7 @@ class Worker:
             "connect": self.do_connect,
             "close": self.do_close,
             "kernel": self.do_kernel,
+            "reference": self.do_reference,
             "load": self.do_load,
             "time": self.do_time,
             "run": self.do_run,
@@ -210,16 +221,13 @@ class Worker:
         session.drop_network()
         library = session.load(request["path"])
         arguments = session.random_arguments(request["arguments"])
-        timing = request["timing"]
-        evaluator = library.time_evaluator(
-            request["entry"] or library.entry_name,
-            session.device,
-            number=timing["number"],
-            repeat=timing["repeat"],
-            min_repeat_ms=timing["min_repeat_ms"],
-            cooldown_interval_ms=timing["cooldown_ms"],
-        )
-        return {"samples_s": [float(value) for value in evaluator(*arguments).results]}, b""
+        return {"samples_s": _timed(session, library, arguments, request)}, b""
+
+    def do_reference(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
+        """Time the reference kernel; what else is loaded stays so."""
+        session = self._need_session()
+        library, arguments = session.reference(request["path"], request["arguments"])
+        return {"samples_s": _timed(session, library, arguments, request)}, b""
 
     def do_load(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
         """Have a compiled network on the device and set its input to the payload, an array of `shape` and `dtype`."""
@@ -275,6 +283,21 @@ class Worker:
         array = np.frombuffer(payload, dtype=request["dtype"]).reshape(request["shape"])
         _, machine = self._need_network(session)
         machine.set_input(_ENTRY, tvm.runtime.tensor(array, session.device))
+
+
+def _timed(
+    session: _Session, library: Any, arguments: list[Any], request: Mapping[str, Any]
+) -> list[float]:
+    timing = request["timing"]
+    evaluator = library.time_evaluator(
+        request.get("entry") or library.entry_name,
+        session.device,
+        number=timing["number"],
+        repeat=timing["repeat"],
+        min_repeat_ms=timing["min_repeat_ms"],
+        cooldown_interval_ms=timing["cooldown_ms"],
+    )
+    return [float(value) for value in evaluator(*arguments).results]
 
 
 def _flat(outputs: Any) -> list[Any]:

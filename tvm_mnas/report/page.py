@@ -23,6 +23,7 @@ from tvm_mnas.report.tables import (
     best_record,
     candidate_row,
     candidate_rows,
+    count_doubtful,
     count_trials,
     effort_rows,
     effort_summary,
@@ -125,6 +126,10 @@ def _warning(records: Sequence[TrialRecord]) -> Markup:
     flag = untuned_flag(worst_untuned_percent(records))
     if flag is not None:
         texts.append(f"Latency on this page: up to {flag}, which have no tuning record.")
+    if doubtful := count_doubtful(records):
+        texts.append(
+            f"Latencies on this page measured while the device's clock, heat or speed changed: {doubtful}."
+        )
     return join(element("p", text, attributes={"class": "warning"}) for text in texts)
 
 
@@ -327,6 +332,8 @@ def _provenance(row: Row) -> Markup:
         ("spread (IQR / median)", spread),
         ("schedules per tuned kernel", _show_range(row["trials_per_kernel"], "")),
         ("run time in tuned kernels", _show_range(row["tuned_share_percent"], "%")),
+        ("measured while the device changed", f"{row['doubtful']:,}"),
+        ("reference kernel", _show_range(row["reference_ms"], " ms")),
         ("measured", first if first == last else f"{first} to {last}"),
     ]
     if row["emulated"]:
@@ -380,7 +387,8 @@ def _show_accuracy(row: Row) -> str:
 
 
 def _show_spread(row: Row) -> str:
-    return f"{row['spread_percent']:.1f}%{' noisy' if row['noisy'] else ''}"
+    doubts = "".join(f", {doubt}" for doubt in row["doubts"])
+    return f"{row['spread_percent']:.1f}%{' noisy' if row['noisy'] else ''}{doubts}"
 
 
 def _show_untuned(row: Row) -> str:

@@ -85,6 +85,11 @@ def is_emulated(records: Iterable[TrialRecord]) -> bool:
     return any(latency.emulated for latency in _latencies(records))
 
 
+def count_doubtful(records: Iterable[TrialRecord]) -> int:
+    """Return how many latencies among `records` were measured while the device's clock, heat or speed changed."""
+    return sum(bool(latency.doubts) for latency in _latencies(records))
+
+
 def worst_untuned_percent(records: Iterable[TrialRecord]) -> float:
     """Return the largest part of any latency among `records` that is in untuned kernels, in percent."""
     return max(
@@ -115,7 +120,8 @@ def candidate_row(record: TrialRecord) -> Row:
 
     `accuracy_error_percent` is the standard error from the number of images alone, `spread_percent` the
     interquartile range of the samples over their median; `noisy` says that it stayed beyond the profile's bound,
-    `untuned_percent` how much of the run time is in kernels without a record, None where unknown.
+    `untuned_percent` how much of the run time is in kernels without a record, None where unknown, `doubts` why the
+    latency may not be the device's usual one: its clock, its heat, its reference kernel.
 
     Raises:
         ValueError: if the candidate failed; it has no such numbers.
@@ -138,6 +144,7 @@ def candidate_row(record: TrialRecord) -> Row:
         "spread_percent": 100.0 * latency.spread,
         "noisy": latency.noisy,
         "emulated": latency.emulated,
+        "doubts": list(latency.doubts),
         "untuned_percent": latency.coverage.untuned_percent,
         "reward": record.reward,
         "parameters": cost.parameters,
@@ -221,7 +228,8 @@ def provenance_rows(records: Iterable[TrialRecord]) -> list[Row]:
 
     More than one row means that latencies were compared that should not be. Ranges are `[least, most]`;
     `trials_per_kernel` are measured schedules per tuned kernel, `tuned_share_percent` the part of the run time
-    that is spent in tuned kernels, both None where no latency of the row knows.
+    that is spent in tuned kernels, `reference_ms` what the device's reference kernel took right after each latency;
+    they are None where no latency of the row knows. `doubtful` counts the latencies after which the device had changed.
     """
     groups: defaultdict[tuple[Any, ...], list[Latency]] = defaultdict(list)
     for latency in _latencies(records):
@@ -310,6 +318,8 @@ def _provenance(latencies: Sequence[Latency]) -> Row:
         "median_spread_percent": statistics.median(spreads),
         "worst_spread_percent": max(spreads),
         "noisy": sum(latency.noisy for latency in latencies),
+        "doubtful": sum(bool(latency.doubts) for latency in latencies),
+        "reference_ms": _range([x.reference_ms for x in latencies if x.reference_ms is not None]),
         "trials_per_kernel": _range(per_kernel),
         "tuned_share_percent": _range(shares),
         "measured_at": [moments[0], moments[-1]],

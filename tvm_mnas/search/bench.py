@@ -77,6 +77,7 @@ class BenchResult:
             text += f"; untuned they are {total_ms:.4g} ms"
         if self.unchecked is not None:
             text += f"; outputs NOT CHECKED: {self.unchecked}"
+        text += "".join(f"; DOUBTFUL: {doubt}" for doubt in latency.doubts)
         return f"{text}; EMULATED, not a latency" if latency.emulated else text
 
     def to_json(self) -> dict[str, Any]:
@@ -129,6 +130,7 @@ def bench_model(
             trials_per_kernel=trials_per_kernel,
             seed=seed,
             max_untuned_share=max_untuned_share,
+            on_warning=observer.note,
         ) as workbench,
     ):
         observer.stage("lowering", 0, 1)

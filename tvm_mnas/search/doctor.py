@@ -65,6 +65,7 @@ def examine(profile: DeviceProfile, *, reach: Reach | None = None, seed: int = 0
             return
     with tempfile.TemporaryDirectory(prefix="tvm-mnas-doctor-") as scratch:
         directory = Path(scratch)
+        warnings: list[str] = []
         try:
             with open_workbench(
                 profile,
@@ -73,7 +74,10 @@ def examine(profile: DeviceProfile, *, reach: Reach | None = None, seed: int = 0
                 scratch=directory,
                 trials_per_kernel=1,
                 seed=seed,
+                on_warning=warnings.append,
             ) as workbench:
+                # Later ones tell of a change between two latencies: that is what "steady times" shows.
+                yield from [_slow(warning) for warning in warnings]
                 yield from _used(workbench, directory, seed)
         except (DeviceError, BundleError, BuildError) as error:
             yield Step("answers", Verdict.FAILED, str(error), "see rpc/README.md")
@@ -168,7 +172,17 @@ def _used(workbench: Workbench, directory: Path, seed: int) -> Iterator[Step]:
     before = _state(workbench.farm)
     latencies = [workbench.measure(artifact, shape) for _ in range(MEASUREMENTS)]
     yield _steady([latency.latency_ms for latency in latencies])
-    yield from judge_state(before, _state(workbench.farm))
+    hot_c = workbench.profile.max_temperature_c or HOT_C
+    yield from judge_state(before, _state(workbench.farm), hot_c=hot_c)
+
+
+def _slow(warning: str) -> Step:
+    return Step(
+        "speed",
+        Verdict.WARNING,
+        warning,
+        "let it cool and end what else runs there, or give it a key and a profile of its own",
+    )
 
 
 def _steady(medians_ms: list[float]) -> Step:
@@ -185,8 +199,10 @@ def _steady(medians_ms: list[float]) -> Step:
     )
 
 
-def judge_state(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[Step]:
-    """Yield what the device's clocks and heat say, read before and after it was timed."""
+def judge_state(
+    before: Mapping[str, str], after: Mapping[str, str], *, hot_c: float = HOT_C
+) -> Iterator[Step]:
+    """Yield what the device's clocks and heat say, read before and after it was timed; `hot_c` degrees are too many."""
     limit, most = _number(after, "limit_khz"), _number(after, "max_khz")
     if limit is None or most is None:
         yield Step("clock", Verdict.WARNING, "not readable there", "watch it by other means")
@@ -212,7 +228,7 @@ def judge_state(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator
         yield Step("heat", Verdict.WARNING, "not readable there", "watch it by other means")
         return
     finding = f"{heat[0] / 1e3:.0f} degrees Celsius before, {heat[1] / 1e3:.0f} after"
-    if heat[1] / 1e3 < HOT_C:
+    if heat[1] / 1e3 < hot_c:
         yield Step("heat", Verdict.GOOD, finding)
     else:
         yield Step("heat", Verdict.WARNING, finding, "cool it, raise cooldown_s in its profile")

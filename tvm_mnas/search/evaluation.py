@@ -140,6 +140,9 @@ class Observer(Protocol):
     def stage(self, name: str, done: int, total: int) -> None:
         """`done` of `total` steps of the stage `name` are finished."""
 
+    def note(self, text: str) -> None:
+        """Something worth a line happened."""
+
 
 class Evaluator(Protocol):
     """Turns candidates into evaluations; `pipeline.py` has the real one, `testing.py` a synthetic one."""

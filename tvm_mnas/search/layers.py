@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from tvm_mnas.errors import ConfigError
 from tvm_mnas.models.zoo.entry import ZooEntry
+from tvm_mnas.search.evaluation import Observer
 from tvm_mnas.search.lineup import Timed, open_scratch_workbench, time_on
 from tvm_mnas.search.model import Model
 from tvm_mnas.search.roofline import measure_untuned
-from tvm_mnas.search.tune import Listener
 from tvm_mnas.search.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def compare_layers(
     records: Path,
     trials_per_kernel: int,
     seed: int,
-    observer: Listener,
+    observer: Observer,
 ) -> tuple[list[LayerPair], list[Timed]]:
     """Return both ways at each of `shapes`, tuned and untuned on `device`, and the networks that were timed for it.
 

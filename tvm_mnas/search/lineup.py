@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tvm_mnas.errors import CandidateError, ConfigError
-from tvm_mnas.search.tune import Listener
+from tvm_mnas.search.evaluation import Observer
 from tvm_mnas.search.workbench import Workbench, open_workbench
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def time_models(
     records: Path,
     trials_per_kernel: int,
     seed: int,
-    observer: Listener,
+    observer: Observer,
     rounds: int = ROUNDS,
 ) -> list[Timed]:
     """Tune what lacks records, compile every one of `models`, check it against torch, and time all in `rounds`.
@@ -126,7 +126,7 @@ def time_on(
     directory: Path,
     *,
     seed: int,
-    observer: Listener,
+    observer: Observer,
     rounds: int = ROUNDS,
 ) -> list[Timed]:
     """Return what `time_models` returns, on a workbench that is open; `directory` takes the libraries."""
@@ -170,7 +170,7 @@ class _Entrant:
 
 
 def _prepare(
-    model: Model, workbench: Workbench, path: Path, seed: int, observer: Listener
+    model: Model, workbench: Workbench, path: Path, seed: int, observer: Observer
 ) -> _Entrant:
     """Tune, compile and check one network."""
     stage = "lowering"

@@ -45,9 +45,6 @@ class SearchObserver(Observer, Protocol):
     def trial(self, record: TrialRecord) -> None:
         """A trial finished."""
 
-    def note(self, text: str) -> None:
-        """Something worth a line happened."""
-
 
 @dataclass(frozen=True)
 class SearchResult:
@@ -96,6 +93,7 @@ class SearchResult:
             Coverage(tuned_share=latency.get("coverage", {}).get("tuned_share")).untuned_percent
         )
         flag = f", {untuned}" if untuned else ""
+        flag += "".join(f", DOUBTFUL: {doubt}" for doubt in latency.get("doubts", ()))
         lines += [
             f"best: trial {self.best.number}, {self.manifest['architecture']}",
             f"      validation {accuracy['validation']['top1']:.2%}, test {accuracy['test']['top1']:.2%} "
@@ -152,7 +150,10 @@ class Session:
             DeviceError: if the device stays lost.
         """
         config = self.directory.config
-        with self._bench(config.trials_per_kernel) as workbench, self._executor() as executor:
+        with (
+            self._bench(config.trials_per_kernel, observer) as workbench,
+            self._executor() as executor,
+        ):
             pipeline = CandidatePipeline(
                 config, workbench, executor, self.directory.path / _SCRATCH, observer
             )
@@ -206,7 +207,10 @@ class Session:
         if directory.exists():
             raise RunError(f"an export makes a new directory, and {directory} exists; name another")
         config = self.directory.config
-        with self._bench(config.trials_per_kernel) as workbench, self._executor() as executor:
+        with (
+            self._bench(config.trials_per_kernel, observer) as workbench,
+            self._executor() as executor,
+        ):
             ((_, outcome),) = self._retrain([record], steps, executor, observer)
             if outcome is not None:
                 raise outcome
@@ -322,7 +326,7 @@ class Session:
         return finalists / f"{record.evaluation.architecture.id}-{chosen}.safetensors"
 
     @contextmanager
-    def _bench(self, trials_per_kernel: int) -> Iterator[Workbench]:
+    def _bench(self, trials_per_kernel: int, observer: Observer) -> Iterator[Workbench]:
         from tvm_mnas.devices.profile import load_profile
 
         config = self.directory.config
@@ -338,6 +342,7 @@ class Session:
             trials_per_kernel=trials_per_kernel,
             seed=config.seed,
             max_untuned_share=config.max_untuned_share,
+            on_warning=observer.note,
         ) as workbench:
             yield workbench
         shutil.rmtree(scratch, ignore_errors=True)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from tvm_mnas.errors import BuildError, ConfigError
 from tvm_mnas.search.evaluation import Observer
@@ -19,13 +19,6 @@ if TYPE_CHECKING:
     from tvm_mnas.compiler.lookup import TuningRecords
     from tvm_mnas.compiler.lowering import Kernel, LoweredNetwork
     from tvm_mnas.compiler.tuning import TuningReport
-
-
-class Listener(Observer, Protocol):
-    """An observer that is also told news, one line each."""
-
-    def note(self, text: str) -> None:
-        """Take one line of news."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +128,7 @@ def tune_model(
     records: Path,
     trials_per_kernel: int,
     seed: int,
-    observer: Listener,
+    observer: Observer,
 ) -> TuneResult:
     """Tune the kernels that lack schedules: those of `model`, or of a few networks that have all of `space`.
 
@@ -197,6 +190,7 @@ def tune_model(
             scratch=Path(directory),
             trials_per_kernel=trials_per_kernel,
             seed=seed,
+            on_warning=observer.note,
         ) as workbench,
     ):
         pace = _Pace(observer, trials_per_kernel, known=forecast.expected_s is not None)
@@ -265,7 +259,7 @@ def kernel_rows(
 class _Pace:
     """Shows a tuning's progress and, where the forecast could not, once what it is going to take."""
 
-    observer: Listener
+    observer: Observer
     trials_per_kernel: int
     known: bool
     started: float | None = None

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from tvm_mnas.compiler.artifact import CompiledArtifact
+    from tvm_mnas.compiler.linking import Linker
     from tvm_mnas.compiler.lookup import TuningRecords
     from tvm_mnas.compiler.lowering import Kernel, LoweredNetwork
     from tvm_mnas.compiler.tuning import TuningReport
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from tvm_mnas.devices.farm import Farm
     from tvm_mnas.devices.latency import Latency
     from tvm_mnas.devices.profile import DeviceProfile
+    from tvm_mnas.devices.reference import Reference
 
 DEVICE_ATTEMPTS = 3
 """How often work is given to the device again after the device, not the work, failed."""
@@ -250,15 +252,18 @@ def open_workbench(
     trials_per_kernel: int,
     seed: int,
     max_untuned_share: float = 0.0,
+    on_warning: Callable[[str], None] = lambda text: None,
 ) -> Iterator[Workbench]:
     """Yield a workbench for `profile`; its processes end with the context.
 
     `records` is the directory under which each profile and target has its store, above the one that ships;
     `scratch` is for files that nobody needs afterwards. `max_untuned_share` (0..1) of a network's run time may be in
-    kernels without a record.
+    kernels without a record. `on_warning` gets a line where a device is left alone because it is far slower than
+    others of its profile, or where it changed between measurements.
 
     Raises:
         RecordsError: if the records there are unreadable or of another target.
+        BuildError: if the reference kernel does not build for the device.
         DeviceError: if the device cannot be reached.
     """
     from tvm_mnas.compiler.layers import open_records, shipped_directory, store_name
@@ -269,12 +274,14 @@ def open_workbench(
     store = open_records(
         records, profile_key=profile.key, target=profile.target, shipped=shipped_directory()
     )
+    linker = find_linker(profile.target)
+    reference = None if profile.emulated else _reference(profile.target, linker, scratch)
     with (
-        open_farm(profile, work_directory=logs) as farm,
+        open_farm(profile, work_directory=logs, reference=reference, on_warning=on_warning) as farm,
         WarmBuilder(
             cores=_building_cores(profile),
             borrowed=_borrowed_cores(profile),
-            linker=find_linker(profile.target),
+            linker=linker,
             log=logs / "builders.log",
             scratch=scratch,
         ) as builder,
@@ -283,6 +290,14 @@ def open_workbench(
         yield Workbench(
             profile, farm, store, builder, trials_per_kernel, seed, objects, max_untuned_share
         )
+
+
+def _reference(target: str, linker: Linker, scratch: Path) -> Reference:
+    from tvm_mnas.compiler.probes import build_reference
+    from tvm_mnas.devices.reference import Reference
+
+    path = scratch / "reference.so"
+    return Reference(path=path, arguments=build_reference(target, path, linker=linker))
 
 
 def _building_cores(profile: DeviceProfile) -> list[int]:
