@@ -159,7 +159,7 @@ MISTAKES = {
     "unknown space": Mistake(
         "search --space imagenet --target-latency 1ms",
         2,
-        ("'imagenet'", "mnasnet, quickstart", "`tvm-mnas space`"),
+        ("'imagenet'", "mcu-96, mnasnet, mnasnet-se", "`tvm-mnas space`"),
     ),
     "another space without a target": Mistake(
         "search --space mnasnet", 2, ("'mnasnet'", "--target-latency 80ms")

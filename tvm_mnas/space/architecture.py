@@ -24,7 +24,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from tvm_mnas.errors import SpaceError
 
@@ -72,6 +72,8 @@ _BLOCK = re.compile(
 _HEAD = re.compile(r"head(?P<filters>\d+)")
 _CLASSES = re.compile(r"n(?P<classes>\d+)")
 _EXAMPLE = "r3_k5_s22_e6_i40_o80_se0.25_noskip"
+_REMEMBERED = 1 << 14
+"""How many blocks and layers are kept: networks of one space are put together from the same few."""
 
 
 def scale_filters(filters: int, depth_multiplier: float) -> int:
@@ -201,7 +203,8 @@ class Architecture:
         for block in self.blocks:
             out_channels = scale_filters(block.filters, self.depth_multiplier)
             for index in range(block.layers):
-                layer = _resolve(block, index, channels, out_channels, size)
+                stride = block.stride if index == 0 else 1
+                layer = _resolve(block, stride, channels, out_channels, size)
                 layers.append(layer)
                 channels, size = out_channels, layer.output_size
         return tuple(layers)
@@ -284,8 +287,8 @@ class Architecture:
         )
 
 
-def _resolve(block: Block, index: int, in_channels: int, out_channels: int, size: int) -> Layer:
-    stride = block.stride if index == 0 else 1
+@lru_cache(_REMEMBERED)
+def _resolve(block: Block, stride: int, in_channels: int, out_channels: int, size: int) -> Layer:
     skip_op = block.skip_op
     if in_channels != out_channels or (skip_op is SkipOp.IDENTITY and stride != 1):
         skip_op = SkipOp.NONE
@@ -319,6 +322,7 @@ def _match(pattern: re.Pattern[str], part: str, what: str, example: str) -> re.M
     return match
 
 
+@lru_cache(_REMEMBERED)
 def _parse_block(part: str) -> tuple[Block, int | None]:
     found = _match(_BLOCK, part, "block", _EXAMPLE)
     expansion = int(found["expansion"]) if found["expansion"] else 1
