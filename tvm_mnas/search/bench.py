@@ -16,11 +16,13 @@ from tvm_mnas.search.evaluation import Observer
 from tvm_mnas.search.roofline import DevicePeak, measure_peak, measure_untuned
 from tvm_mnas.search.workbench import Workbench, open_workbench
 from tvm_mnas.space.architecture import Architecture
+from tvm_mnas.space.scaling import split_scaling
 
 if TYPE_CHECKING:
     from tvm_mnas.compiler.lowering import LoweredNetwork
     from tvm_mnas.devices.latency import Latency
     from tvm_mnas.models.network import Network
+    from tvm_mnas.models.zoo.entry import ZooEntry
 
 CHECKED_IMAGES = 2
 
@@ -175,11 +177,11 @@ def find_onnx_file(model: str) -> Path | None:
 
 
 def find_architecture(model: str) -> Architecture:
-    """Return the architecture of `model`, a key of the zoo, a notation or RUN:TRIAL.
+    """Return the architecture of `model`, a key of the zoo, a notation or RUN:TRIAL, each with @WIDTH,SIZE or without.
 
     Raises:
         ConfigError: if the run has no such finished trial, or the zoo no such notation.
-        SpaceError: if it is no notation.
+        SpaceError: if it is no notation, or cannot be scaled so.
     """
     run, colon, trial = model.rpartition(":")
     if colon and trial.isdecimal() and Path(run).is_dir():
@@ -191,25 +193,30 @@ def find_architecture(model: str) -> Architecture:
         raise ConfigError(
             f"{run} has no finished trial {trial}; `tvm-mnas report {run}` lists them"
         )
+    base, scaling = split_scaling(model)
+    if scaling is not None:
+        widens_head = ":" not in base and _zoo_entry(base).widens_head
+        return scaling.apply(find_architecture(base), widens_head=widens_head)
     if ":" not in model:
-        return _zoo_architecture(model)
+        architecture = _zoo_entry(model).architecture
+        assert architecture is not None
+        return architecture
     return Architecture.parse(model)
 
 
-def _zoo_architecture(key: str) -> Architecture:
+def _zoo_entry(key: str) -> ZooEntry:
+    """Return the network of the zoo that has a notation and this key."""
     from tvm_mnas.models.zoo.registry import ZOO
 
-    architectures = {
-        entry.key: entry.architecture for entry in ZOO if entry.architecture is not None
-    }
-    if key not in architectures:
+    entries = {entry.key: entry for entry in ZOO if entry.architecture is not None}
+    if key not in entries:
         modules = [entry.key for entry in ZOO if entry.architecture is None]
         what = "no sequence of blocks" if key in modules else "no network of the zoo"
         raise ConfigError(
-            f"{key!r} is {what}; name {', '.join(architectures)}, which `tvm-mnas zoo` describes, or give a "
+            f"{key!r} is {what}; name {', '.join(entries)}, which `tvm-mnas zoo` describes, or give a "
             f"notation: `tvm-mnas space quickstart --sample 1` prints one"
         )
-    return architectures[key]
+    return entries[key]
 
 
 def _lower(

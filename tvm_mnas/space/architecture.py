@@ -230,13 +230,13 @@ class Architecture:
     def notation(self) -> str:
         """The one-line notation; `Architecture.parse` reads it back to an equal architecture."""
         parts = [
-            f"i{self.input_size}_c{self.input_channels}_w{_plain(self.depth_multiplier)}",
+            f"i{self.input_size}_c{self.input_channels}_w{plain_number(self.depth_multiplier)}",
             f"stem{self.stem_filters}_s{self.stem_stride}{self.stem_stride}",
         ]
         inputs = self.stem_filters
         for block in self.blocks:
             op = "conv" if block.conv_op is ConvOp.CONV else f"e{block.expansion}"
-            squeeze = f"_se{_plain(block.se_ratio)}" if block.se_ratio else ""
+            squeeze = f"_se{plain_number(block.se_ratio)}" if block.se_ratio else ""
             parts.append(
                 f"r{block.layers}_k{block.kernel_size}_s{block.stride}{block.stride}_{op}"
                 f"_i{inputs}_o{block.filters}{squeeze}{_SKIP_SUFFIX[block.skip_op]}"
@@ -310,7 +310,7 @@ def _resolve(block: Block, stride: int, in_channels: int, out_channels: int, siz
     )
 
 
-def _plain(number: float) -> str:
+def plain_number(number: float) -> str:
     """Return the shortest text that reads back as `number`, without a fraction where there is none."""
     return repr(float(number)).removesuffix(".0")
 

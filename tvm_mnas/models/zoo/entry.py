@@ -46,6 +46,7 @@ class ZooEntry:
     `published` is its row of Table 1, None where it has none. `author_parameters` are the trainable
     parameters by the authors' own code or by weights made from it, and `counted_by` names that code; None where
     no count is public. `deviation` tells in a line where the network differs from what was published, and why.
+    `widens_head` tells whether its authors' depth multiplier, where it is above one, scales the head too.
     """
 
     key: str
@@ -57,6 +58,7 @@ class ZooEntry:
     counted_by: str = ""
     deviation: str = ""
     input_size: int = 224
+    widens_head: bool = False
 
     def __post_init__(self) -> None:
         if (self.notation is None) == (self.builder is None):

@@ -163,6 +163,7 @@ MOBILENETS = (
         author_parameters=3_504_872,
         counted_by=KERAS,
         deviation=f"ReLU for ReLU6; 3.50M with batch norms, 3.47M without ({SLIM}): Table 1 prints 3.4M",
+        widens_head=True,
     ),
     ZooEntry(
         key="mobilenet-v2-1.4",
