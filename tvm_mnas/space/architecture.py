@@ -202,11 +202,8 @@ class Architecture:
         size = self.stem_output_size
         for block in self.blocks:
             out_channels = scale_filters(block.filters, self.depth_multiplier)
-            for index in range(block.layers):
-                stride = block.stride if index == 0 else 1
-                layer = _resolve(block, stride, channels, out_channels, size)
-                layers.append(layer)
-                channels, size = out_channels, layer.output_size
+            layers += _resolve(block, channels, out_channels, size)
+            channels, size = out_channels, layers[-1].output_size
         return tuple(layers)
 
     @cached_property
@@ -288,7 +285,16 @@ class Architecture:
 
 
 @lru_cache(_REMEMBERED)
-def _resolve(block: Block, stride: int, in_channels: int, out_channels: int, size: int) -> Layer:
+def _resolve(block: Block, in_channels: int, out_channels: int, size: int) -> tuple[Layer, ...]:
+    """Return the layers of `block`: the first has its stride, and those after it are all alike."""
+    first = _resolve_layer(block, block.stride, in_channels, out_channels, size)
+    later = _resolve_layer(block, 1, out_channels, out_channels, first.output_size)
+    return (first, *[later] * (block.layers - 1))
+
+
+def _resolve_layer(
+    block: Block, stride: int, in_channels: int, out_channels: int, size: int
+) -> Layer:
     skip_op = block.skip_op
     if in_channels != out_channels or (skip_op is SkipOp.IDENTITY and stride != 1):
         skip_op = SkipOp.NONE
