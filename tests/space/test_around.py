@@ -29,8 +29,14 @@ def test_a_network_of_the_zoo_is_in_the_space_around_it(model: str) -> None:
     architecture = find_architecture(model)
     space = _around(architecture, model)
     assert space.decode(space.encode(architecture)) == architecture
-    # A layer fewer, except where there is one, and five in the last block of 3 and more.
-    assert space.size > 1000
+    assert len(space.blocks) == len(architecture.blocks)
+
+
+def test_the_size_around_mnasnet_b1_is_the_product_by_hand() -> None:
+    # Operations * kernels * filters * layers. The first block is separable, with nothing below it, and it and the
+    # last have one layer; 16 and 24 have two filters, as three quarters of them round back to 16 and to 24.
+    first, second, last, others = 2 * 2 * 2 * 2, 3 * 2 * 2 * 3, 3 * 2 * 3 * 2, 3 * 2 * 3 * 3
+    assert _around(find_architecture("mnasnet-b1")).size == first * second * others**4 * last
 
 
 def test_any_network_is_in_the_space_around_it_and_its_networks_read_back() -> None:
