@@ -20,6 +20,7 @@ from tests.report.runs import make_run
 from tvm_mnas import __version__, cli
 from tvm_mnas.config import SearchConfig
 from tvm_mnas.resources import resource_directory
+from tvm_mnas.search.model import find_architecture
 from tvm_mnas.search.run import EVALUATION_ATTRIBUTE, REPEATS_ATTRIBUTE, RunDirectory
 from tvm_mnas.space.architecture import Architecture
 from tvm_mnas.space.files import load_space, space_names
@@ -159,7 +160,7 @@ MISTAKES = {
     "unknown space": Mistake(
         "search --space imagenet --target-latency 1ms",
         2,
-        ("'imagenet'", "mnasnet, quickstart", "`tvm-mnas space`"),
+        ("'imagenet'", "mcu-96, mnasnet, mnasnet-se", "`tvm-mnas space`"),
     ),
     "another space without a target": Mistake(
         "search --space mnasnet", 2, ("'mnasnet'", "--target-latency 80ms")
@@ -314,6 +315,10 @@ MISTAKES = {
     "model that is none": Mistake(
         "bench nonsense", 2, ("'nonsense'", "`tvm-mnas space quickstart --sample 1`")
     ),
+    "scaling out of range": Mistake("bench mnasnet-b1@0.2", 2, ("0.35..1.4", "not 0.2")),
+    "space around a trial that does not exist": Mistake(
+        "space around run:99", 2, ("no finished trial 99", "`tvm-mnas report run`")
+    ),
     "negative sample": Mistake("space mnasnet --sample -1", 2, ("--sample", "--help")),
 }
 
@@ -416,6 +421,16 @@ def test_a_space_is_described_by_its_decisions(tmp_path: Path) -> None:
     table = done("space", "quickstart", cwd=tmp_path)
     assert all(decision.name in table for decision in decisions)
     assert f"{load_space('quickstart').size:,}" in table
+
+
+def test_a_space_is_written_around_a_trial_and_sampled_from_its_file(place: Path) -> None:
+    assert done("space", "around", "run:1", "-o", "near.toml", cwd=place) == "near.toml\n"
+    space = load_space(str(place / "near.toml"))
+    architecture = find_architecture(f"{place / 'run'}:1")
+    assert space.decode(space.encode(architecture)) == architecture
+    scaled = find_architecture(f"{place / 'run'}:1@0.5,96")
+    assert (scaled.depth_multiplier, scaled.input_size) == (0.5, 96)
+    assert done("space", "near.toml", "--sample", "3", cwd=place).count("\n") == 3
 
 
 def test_a_sample_is_notations_of_the_space_and_follows_from_its_seed(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ B1 = (
 )
 
 
-def _random_architecture(rng: random.Random) -> Architecture:
+def random_architecture(rng: random.Random) -> Architecture:
     blocks = []
     for _ in range(rng.randint(1, 7)):
         conv_op = rng.choice(list(ConvOp))
@@ -59,7 +59,7 @@ def test_notation_is_canonical_for_the_published_network() -> None:
 def test_every_notation_reads_back_to_the_same_layers_and_text() -> None:
     rng = random.Random(0)
     for _ in range(300):
-        architecture = _random_architecture(rng)
+        architecture = random_architecture(rng)
         again = Architecture.parse(architecture.notation)
         assert again.notation == architecture.notation
         assert again.layers == architecture.layers

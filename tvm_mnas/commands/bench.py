@@ -14,7 +14,11 @@ from tvm_mnas.console import OUTPUT, Column, SearchDisplay, print_json, print_ta
 
 def bench(
     model: Annotated[
-        str, typer.Argument(help="A key of the zoo, a notation, an .onnx file, or RUN:TRIAL.")
+        str,
+        typer.Argument(
+            help="A key of the zoo, a notation, an .onnx file, or RUN:TRIAL; all but the file may be scaled by "
+            "@WIDTH or @WIDTH,SIZE, as in mnasnet-b1@0.75,192."
+        ),
     ],
     device: Annotated[str, typer.Option(help="A device profile by name, or a file.")] = "local",
     trials_per_kernel: Annotated[

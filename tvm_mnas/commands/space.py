@@ -1,9 +1,8 @@
-"""`tvm-mnas space`: the spaces that ship, what one offers, its kernels, samples from it, and one around a network."""
+"""`tvm-mnas space`: the spaces that ship, what one offers, its kernels, samples from it; one around a network."""
 
 from __future__ import annotations
 
 import random
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,14 +15,14 @@ from tvm_mnas.errors import SpaceError
 if TYPE_CHECKING:
     from tvm_mnas.space.space import SearchSpace
 
-AROUND = "around"
+_AROUND = "around"
 
 
 def space(
     name: Annotated[
         str | None,
         typer.Argument(
-            help="A space by name, or a TOML file; `around` with a MODEL writes the space around that."
+            help="A space by name, or a TOML file. `space around MODEL` writes one around a network."
         ),
     ] = None,
     model: Annotated[
@@ -36,22 +35,28 @@ def space(
         bool, typer.Option("--kernels", help="Count the distinct kernels of the whole space.")
     ] = False,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="With `around`: the TOML file to write.")
+        Path | None,
+        typer.Option("-o", "--output", help="With `around`: the .toml file to write."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the spaces that ship, describe one, count its kernels, sample from it, or make one around a network."""
-    if name == AROUND:
-        _write_around(model, output)
-        return
-    if model is not None or output is not None:
-        raise SpaceError(
-            f"a MODEL and -o belong to `around`, not to the space {name}; "
-            f"type `tvm-mnas space around {model or 'mnasnet-b1'}`"
-        )
+    """List the spaces that ship, describe one, count its kernels, sample from it, or write one around a network."""
     from tvm_mnas.models.cost import count_cost
     from tvm_mnas.space.files import load_space, space_names
 
+    if name == _AROUND:
+        if sample or kernels:
+            raise SpaceError(
+                f"`space around` writes a file, and takes neither --sample nor --kernels; type "
+                f"`tvm-mnas space around {model or 'mnasnet-b1'} -o FILE.toml`, then name that file"
+            )
+        _print_around(model, output, as_json=as_json)
+        return
+    if model is not None or output is not None:
+        what = "--output" if model is None else f"a second word, not {model!r}"
+        raise SpaceError(
+            f"only `space around MODEL` takes {what}; type `tvm-mnas space {name or 'around MODEL'}`"
+        )
     if kernels and (name is None or sample):
         other = "--sample too" if sample else "no space"
         raise SpaceError(
@@ -126,35 +131,6 @@ def space(
     )
 
 
-def _write_around(model: str | None, output: Path | None) -> None:
-    from tvm_mnas.search.model import find_model
-    from tvm_mnas.space.around import space_around
-
-    if model is None:
-        raise SpaceError("a space is around a MODEL; type `tvm-mnas space around mnasnet-b1`")
-    architecture = find_model(model).architecture
-    if architecture is None:
-        raise SpaceError(
-            f"a space is around a sequence of blocks, and {model} is none; `tvm-mnas zoo --json` has the notations"
-        )
-    text = space_around(
-        architecture, name=f"around-{architecture.id}" if output is None else output.stem
-    )
-    if output is None:
-        sys.stdout.write(text)
-        return
-    if output.suffix != ".toml":
-        raise SpaceError(f"a space file ends in .toml, not {output}")
-    try:
-        with output.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise SpaceError(
-            f"{output}: a new space file can be written, not: {error.strerror}; give -o another path"
-        ) from error
-    OUTPUT.print(f"{output} written; `tvm-mnas space {output}` describes it", markup=False)
-
-
 def _print_kernels(chosen: SearchSpace, *, as_json: bool) -> None:
     from tvm_mnas.space.kernels import count_kernels
 
@@ -186,3 +162,47 @@ def _print_kernels(chosen: SearchSpace, *, as_json: bool) -> None:
     OUTPUT.print(
         f"{counted.least_mult_adds:,} to {counted.most_mult_adds:,} mult-adds", markup=False
     )
+
+
+def _print_around(model: str | None, output: Path | None, *, as_json: bool) -> None:
+    """Write the space around `model` to `output`, or print it."""
+    from tvm_mnas.search.model import find_architecture
+    from tvm_mnas.space.around import space_around
+    from tvm_mnas.space.files import parse_space
+
+    if model is None:
+        raise SpaceError(
+            "`space around` takes the network that the space is around, and there is none; type "
+            "`tvm-mnas space around mnasnet-b1`"
+        )
+    architecture = find_architecture(model)
+    text = space_around(architecture, model)
+    if output is not None:
+        _write_new(output, text)
+    if as_json:
+        made = parse_space(text, output or Path(_AROUND))
+        print_json(
+            {
+                "name": made.name,
+                "architecture": architecture.notation,
+                "size": made.size,
+                "decisions": len(made.decisions),
+                "file": None if output is None else str(output),
+                "text": text,
+            }
+        )
+    else:
+        OUTPUT.print(text.rstrip("\n") if output is None else str(output), markup=False)
+
+
+def _write_new(path: Path, text: str) -> None:
+    if path.suffix != ".toml":
+        raise SpaceError(f"a space file ends in .toml, not {str(path)!r}; type `-o {path}.toml`")
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise SpaceError(
+            f"{path}: a space is written to a new file in a directory that is there, not {error.strerror}; "
+            f"name another with -o"
+        ) from error

@@ -17,7 +17,10 @@ SHOWN = 8
 def tune(
     model: Annotated[
         str | None,
-        typer.Argument(help="A key of the zoo, a notation, an .onnx file, or RUN:TRIAL."),
+        typer.Argument(
+            help="A key of the zoo, a notation, an .onnx file, or RUN:TRIAL; all but the file may be scaled by "
+            "@WIDTH or @WIDTH,SIZE, as in mnasnet-b1@0.75,192."
+        ),
     ] = None,
     space: Annotated[
         str | None, typer.Option(help="Instead, every kernel of this space (a name or TOML file).")

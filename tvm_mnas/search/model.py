@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tvm_mnas.errors import ConfigError
 from tvm_mnas.space.architecture import Architecture
-from tvm_mnas.space.scaling import Scale, scaled
+from tvm_mnas.space.scaling import split_scaling
 
 if TYPE_CHECKING:
     import numpy as np
@@ -81,7 +81,7 @@ def image_shape(architecture: Architecture) -> tuple[int, int, int, int]:
 def find_model(text: str) -> Model:
     """Return the network that `text` names: a key of the zoo, a notation, an .onnx file, or RUN:TRIAL.
 
-    A key may be followed by a scale: `mobilenet-v2@0.5` has half the filters, `mobilenet-v2@0.5x160` also takes 160
+    All but the file may be scaled: `mobilenet-v2@0.5` has half the filters, `mobilenet-v2@0.5,160` also takes 160
     pixels.
 
     Raises:
@@ -96,22 +96,32 @@ def find_model(text: str) -> Model:
     run, colon, trial = text.rpartition(":")
     if colon and trial.isdecimal() and Path(run).is_dir():
         return Model(name=text, architecture=_trial(Path(run), int(trial)))
+    base, scaling = split_scaling(text)
+    if scaling is not None:
+        widens_head = ":" not in base and _zoo_entry(base).widens_head
+        return Model(
+            name=text,
+            architecture=scaling.apply(find_architecture(base), widens_head=widens_head),
+        )
     if ":" in text:
         return Model(name=text, architecture=Architecture.parse(text))
-    key, at, scale = text.partition("@")
-    entry = _zoo_entry(key)
-    if not at:
-        if entry.architecture is not None:
-            return Model(name=text, architecture=entry.architecture)
-        return Model(name=text, entry=entry)
-    if entry.architecture is None:
+    entry = _zoo_entry(text)
+    if entry.architecture is not None:
+        return Model(name=text, architecture=entry.architecture)
+    return Model(name=text, entry=entry)
+
+
+def find_architecture(text: str) -> Architecture:
+    """Return the sequence of blocks that `text` names: what `find_model` takes, but no file and no other network.
+
+    Raises what `find_model` raises.
+    """
+    architecture = find_model(text).architecture
+    if architecture is None:
         raise ConfigError(
-            f"a scale is for a sequence of blocks, and {key!r} is none; type {key} without @{scale}"
+            f"{text!r} is no sequence of blocks; name a network that `tvm-mnas zoo --json` has a notation of"
         )
-    return Model(
-        name=text,
-        architecture=scaled(entry.architecture, Scale.parse(scale), widen_head=entry.widens_head),
-    )
+    return architecture
 
 
 def _zoo_entry(key: str) -> ZooEntry:

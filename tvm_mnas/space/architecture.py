@@ -24,7 +24,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from tvm_mnas.errors import SpaceError
 
@@ -72,6 +72,8 @@ _BLOCK = re.compile(
 _HEAD = re.compile(r"head(?P<filters>\d+)")
 _CLASSES = re.compile(r"n(?P<classes>\d+)")
 _EXAMPLE = "r3_k5_s22_e6_i40_o80_se0.25_noskip"
+_REMEMBERED = 1 << 14
+"""How many blocks and layers are kept: networks of one space are put together from the same few."""
 
 
 def scale_filters(filters: int, depth_multiplier: float) -> int:
@@ -200,10 +202,8 @@ class Architecture:
         size = self.stem_output_size
         for block in self.blocks:
             out_channels = scale_filters(block.filters, self.depth_multiplier)
-            for index in range(block.layers):
-                layer = _resolve(block, index, channels, out_channels, size)
-                layers.append(layer)
-                channels, size = out_channels, layer.output_size
+            layers += _resolve(block, channels, out_channels, size)
+            channels, size = out_channels, layers[-1].output_size
         return tuple(layers)
 
     @cached_property
@@ -227,13 +227,13 @@ class Architecture:
     def notation(self) -> str:
         """The one-line notation; `Architecture.parse` reads it back to an equal architecture."""
         parts = [
-            f"i{self.input_size}_c{self.input_channels}_w{_plain(self.depth_multiplier)}",
+            f"i{self.input_size}_c{self.input_channels}_w{plain_number(self.depth_multiplier)}",
             f"stem{self.stem_filters}_s{self.stem_stride}{self.stem_stride}",
         ]
         inputs = self.stem_filters
         for block in self.blocks:
             op = "conv" if block.conv_op is ConvOp.CONV else f"e{block.expansion}"
-            squeeze = f"_se{_plain(block.se_ratio)}" if block.se_ratio else ""
+            squeeze = f"_se{plain_number(block.se_ratio)}" if block.se_ratio else ""
             parts.append(
                 f"r{block.layers}_k{block.kernel_size}_s{block.stride}{block.stride}_{op}"
                 f"_i{inputs}_o{block.filters}{squeeze}{_SKIP_SUFFIX[block.skip_op]}"
@@ -284,8 +284,17 @@ class Architecture:
         )
 
 
-def _resolve(block: Block, index: int, in_channels: int, out_channels: int, size: int) -> Layer:
-    stride = block.stride if index == 0 else 1
+@lru_cache(_REMEMBERED)
+def _resolve(block: Block, in_channels: int, out_channels: int, size: int) -> tuple[Layer, ...]:
+    """Return the layers of `block`: the first has its stride, and those after it are all alike."""
+    first = _resolve_layer(block, block.stride, in_channels, out_channels, size)
+    later = _resolve_layer(block, 1, out_channels, out_channels, first.output_size)
+    return (first, *[later] * (block.layers - 1))
+
+
+def _resolve_layer(
+    block: Block, stride: int, in_channels: int, out_channels: int, size: int
+) -> Layer:
     skip_op = block.skip_op
     if in_channels != out_channels or (skip_op is SkipOp.IDENTITY and stride != 1):
         skip_op = SkipOp.NONE
@@ -307,7 +316,7 @@ def _resolve(block: Block, index: int, in_channels: int, out_channels: int, size
     )
 
 
-def _plain(number: float) -> str:
+def plain_number(number: float) -> str:
     """Return the shortest text that reads back as `number`, without a fraction where there is none."""
     return repr(float(number)).removesuffix(".0")
 
@@ -319,6 +328,7 @@ def _match(pattern: re.Pattern[str], part: str, what: str, example: str) -> re.M
     return match
 
 
+@lru_cache(_REMEMBERED)
 def _parse_block(part: str) -> tuple[Block, int | None]:
     found = _match(_BLOCK, part, "block", _EXAMPLE)
     expansion = int(found["expansion"]) if found["expansion"] else 1

@@ -12,7 +12,7 @@
     [head]                                 stride = 2
     filters = 256                          filters = 24
                                            layers = 2
-                                           conv_op = ["mbconv6"]             # a block may narrow any choice
+                                           conv_op = ["mbconv6"]             # a block may have its own of any choice
 
 Scaled filters are rounded to multiples of eight as the MnasNet authors round, layers are at least one, and
 values that become equal count once.
@@ -65,13 +65,26 @@ def read_space(path: Path) -> SearchSpace:
         SpaceError: one line naming the file, the key, the rule and the value.
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise SpaceError(
             f"{path}: a space file can be read, not {error.strerror}; "
             f"`tvm-mnas space` lists the spaces that ship"
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise SpaceError(f"{path}: a space file is valid TOML: {error}") from error
+    return parse_space(text, path)
+
+
+def parse_space(text: str, path: Path) -> SearchSpace:
+    """Return the space in the TOML `text`, which errors call `path`.
+
+    Raises:
+        SpaceError: one line naming the file, the key, the rule and the value.
+    """
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
         raise SpaceError(f"{path}: a space file is valid TOML: {error}") from error
     top = _Table(path, "", document)
     top.only(("name", "description", "input", "stem", "head", "choices", "blocks"))

@@ -14,6 +14,7 @@ import itertools
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from tvm_mnas.space.architecture import Architecture, Block, ConvOp, Layer, SkipOp
 from tvm_mnas.space.space import BlockSpace, SearchSpace
@@ -250,6 +251,7 @@ def _head_kernels(architecture: Architecture, channels: int, size: int) -> tuple
     )
 
 
+@lru_cache(1 << 14)
 def _layer_kernels(layer: Layer) -> tuple[KernelShape, ...]:
     """Return the kernels of `layer` as `models/network.py` builds it."""
     kernels: list[KernelShape] = []

@@ -1,6 +1,11 @@
-"""One architecture at other widths and input sizes (paper, "Sensitivity to Model Scaling").
+"""Scaling of networks (paper, "Sensitivity to Model Scaling"): how much, and the suffix that people type for it.
 
-The filters are multiplied and rounded as `scale_filters` does; the layers and everything else stay.
+    mnasnet-b1@0.75        three quarters of the filters
+    mnasnet-b1@0.75,192    the same for images of 192x192
+    mnasnet-b1@1,96        the filters as they are, for images of 96x96
+
+Filters round to multiples of eight and never lose more than 10% (`round_filters`): the rule of the authors of
+MobileNetV2, which those of MnasNet took over.
 """
 
 from __future__ import annotations
@@ -9,65 +14,92 @@ import re
 from dataclasses import dataclass, replace
 
 from tvm_mnas.errors import SpaceError
-from tvm_mnas.space.architecture import Architecture, round_filters
+from tvm_mnas.space.architecture import Architecture, plain_number, round_filters
 
-MOST_MULTIPLIER = 4.0
-LEAST_MULTIPLIER = 0.1
-LEAST_SIZE, MOST_SIZE = 32, 1024
+DEPTH_MULTIPLIERS = (0.35, 1.4)
+INPUT_SIZES = (96, 224)
+"""The least and the most that the paper (its figure 4) and MobileNetV2's authors scale to."""
 
-_SCALE = re.compile(r"(?P<multiplier>\d+(?:\.\d+)?)(?:x(?P<size>\d+))?")
+_SUFFIX = re.compile(r"(?P<width>\d+(?:\.\d+)?)(?:,(?P<size>\d+))?")
 
 
-@dataclass(frozen=True, slots=True)
-class Scale:
-    """A depth multiplier and an input size (pixels), None for the network's own size. Reads like `0.5x160`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scaling:
+    """A depth multiplier, and the height and width of the input; None leaves the input as it is."""
 
-    depth_multiplier: float
+    depth_multiplier: float = 1.0
     input_size: int | None = None
 
     def __post_init__(self) -> None:
-        if not LEAST_MULTIPLIER <= self.depth_multiplier <= MOST_MULTIPLIER:
+        least, most = DEPTH_MULTIPLIERS
+        if not least <= self.depth_multiplier <= most:
             raise SpaceError(
-                f"a depth multiplier is in {LEAST_MULTIPLIER}..{MOST_MULTIPLIER:g}, such as 0.75, "
-                f"not {self.depth_multiplier:g}"
+                f"networks are scaled by {least}..{most}, not {plain_number(self.depth_multiplier)}; "
+                f"a notation takes others: the w of i224_c3_w1"
             )
-        if self.input_size is not None and not LEAST_SIZE <= self.input_size <= MOST_SIZE:
+        smallest, largest = INPUT_SIZES
+        if self.input_size is not None and not smallest <= self.input_size <= largest:
             raise SpaceError(
-                f"an input size is in {LEAST_SIZE}..{MOST_SIZE} pixels, such as 160, not {self.input_size}"
+                f"networks are scaled to inputs of {smallest}..{largest}, not {self.input_size}; "
+                f"a notation takes others: the i of i224_c3_w1"
             )
 
     def __str__(self) -> str:
-        size = "" if self.input_size is None else f"x{self.input_size}"
-        return f"{self.depth_multiplier:g}{size}"
+        size = "" if self.input_size is None else f",{self.input_size}"
+        return f"{plain_number(self.depth_multiplier)}{size}"
 
     @classmethod
-    def parse(cls, text: str) -> Scale:
-        """Return the scale that `text` means; `str` writes it back.
+    def parse(cls, text: str) -> Scaling:
+        """Return the scaling that `text`, WIDTH or WIDTH,SIZE, means.
 
         Raises:
-            SpaceError: if it reads otherwise or is out of range.
+            SpaceError: if it cannot be read, or is out of range.
         """
-        found = _SCALE.fullmatch(text)
+        found = _SUFFIX.fullmatch(text)
         if found is None:
             raise SpaceError(
-                f"a scale is MULTIPLIER or MULTIPLIERxSIZE, such as 0.5 or 0.5x160, not {text!r}"
+                f"after @ stands WIDTH or WIDTH,SIZE, not {text!r}; type, for example, "
+                f"mnasnet-b1@0.75,192"
             )
-        size = found["size"]
-        return cls(float(found["multiplier"]), None if size is None else int(size))
+        return cls(
+            depth_multiplier=float(found["width"]),
+            input_size=int(found["size"]) if found["size"] else None,
+        )
+
+    def apply(self, architecture: Architecture, *, widens_head: bool = False) -> Architecture:
+        """Return `architecture` scaled.
+
+        The depth multiplier scales the stem and the blocks. With `widens_head`, as in MobileNetV2, a multiplier
+        above one also scales the head; MnasNet's head keeps its filters.
+
+        Raises:
+            SpaceError: if `architecture` has a depth multiplier already.
+        """
+        size = architecture.input_size if self.input_size is None else self.input_size
+        if self.depth_multiplier == 1.0:
+            return replace(architecture, input_size=size)
+        if architecture.depth_multiplier != 1.0:
+            raise SpaceError(
+                f"a network is scaled once, and this one's depth multiplier is "
+                f"{plain_number(architecture.depth_multiplier)} already, not 1; scale the one that it was "
+                f"made from"
+            )
+        head = architecture.head_filters
+        if widens_head and self.depth_multiplier > 1.0:
+            head = round_filters(head * self.depth_multiplier)
+        return replace(
+            architecture,
+            input_size=size,
+            head_filters=head,
+            depth_multiplier=self.depth_multiplier,
+        )
 
 
-def scaled(architecture: Architecture, scale: Scale, *, widen_head: bool = False) -> Architecture:
-    """Return `architecture` with its depth multiplier times that of `scale`, at its input size.
+def split_scaling(model: str) -> tuple[str, Scaling | None]:
+    """Return what stands before the last @ of `model` and the scaling after it, None without an @.
 
-    The head keeps its filters, as in the MnasNet authors' code; with `widen_head` a multiplier above 1 widens it
-    too, as MobileNetV2 does (arXiv 1801.04381v4, section 6.1).
+    Raises:
+        SpaceError: if what follows is no scaling.
     """
-    head = architecture.head_filters
-    if widen_head and scale.depth_multiplier > 1:
-        head = round_filters(head * scale.depth_multiplier)
-    return replace(
-        architecture,
-        depth_multiplier=architecture.depth_multiplier * scale.depth_multiplier,
-        input_size=architecture.input_size if scale.input_size is None else scale.input_size,
-        head_filters=head,
-    )
+    base, at, text = model.rpartition("@")
+    return (base, Scaling.parse(text)) if at else (model, None)

@@ -20,7 +20,7 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from tvm_mnas.errors import SpaceError
 from tvm_mnas.space.architecture import Architecture, Block, ConvOp, SkipOp
@@ -107,16 +107,8 @@ class BlockSpace:
         layers: int,
     ) -> Block:
         """Return the block that these values mean."""
-        conv_op, expansion = _split_operation(operation)
-        return Block(
-            conv_op=conv_op,
-            kernel_size=kernel_size,
-            stride=self.stride,
-            filters=filters,
-            layers=layers,
-            expansion=expansion,
-            se_ratio=se_ratio,
-            skip_op=SkipOp(skip_op),
+        return _block(
+            self.stride, operation, kernel_size, SkipOp(skip_op), se_ratio, filters, layers
         )
 
 
@@ -271,6 +263,29 @@ class SearchSpace:
             raise SpaceError(
                 f"the blocks of space {self.name!r} have strides {mine_strides}, not {strides}"
             )
+
+
+@lru_cache(1 << 14)
+def _block(
+    stride: int,
+    operation: str,
+    kernel_size: int,
+    skip_op: SkipOp,
+    se_ratio: float,
+    filters: int,
+    layers: int,
+) -> Block:
+    conv_op, expansion = _split_operation(operation)
+    return Block(
+        conv_op=conv_op,
+        kernel_size=kernel_size,
+        stride=stride,
+        filters=filters,
+        layers=layers,
+        expansion=expansion,
+        se_ratio=se_ratio,
+        skip_op=skip_op,
+    )
 
 
 def _split_operation(operation: str) -> tuple[ConvOp, int]:

@@ -45,8 +45,8 @@ class ZooEntry:
 
     `published` is its row of Table 1, None where it has none. `author_parameters` are the trainable
     parameters by the authors' own code or by weights made from it, and `counted_by` names that code; None where
-    no count is public. `widens_head` is true where a depth multiplier above 1 widens the head too. `deviation` tells
-    in a line where the network differs from what was published, and why.
+    no count is public. `deviation` tells in a line where the network differs from what was published, and why.
+    `widens_head` tells whether its authors' depth multiplier, where it is above one, scales the head too.
     """
 
     key: str

@@ -151,7 +151,6 @@ MNASNETS = (
 MOBILENETS = (
     ZooEntry(
         key="mobilenet-v2",
-        widens_head=True,
         name="MobileNetV2",
         notation=_MOBILENET_V2.format(width="1", head=1280),
         published=Published(
@@ -164,10 +163,10 @@ MOBILENETS = (
         author_parameters=3_504_872,
         counted_by=KERAS,
         deviation=f"ReLU for ReLU6; 3.50M with batch norms, 3.47M without ({SLIM}): Table 1 prints 3.4M",
+        widens_head=True,
     ),
     ZooEntry(
         key="mobilenet-v2-1.4",
-        widens_head=True,
         name="MobileNetV2 (1.4)",
         notation=_MOBILENET_V2.format(width="1.4", head=1792),
         published=Published(
