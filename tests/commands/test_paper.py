@@ -95,6 +95,18 @@ def test_table_3_repeats_one_kind_of_layer(
     assert rows["figure7-e"]["published_relative"] == pytest.approx(157 / 76)
 
 
+def test_table_2_has_its_seven_detectors(
+    lines: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    paper.table2(as_json=True)
+    rows = {row["key"]: row for row in json.loads(capsys.readouterr().out)}
+    assert list(rows) == lines
+    assert len(rows) == 7
+    assert rows["mobilenet-v2-ssdlite"]["relative"] == 1.0
+    assert rows["mnasnet-ssdlite"]["published_relative"] == pytest.approx(190 / 200)
+    assert rows["ssd300"]["published_accuracy_percent"] == 23.2
+
+
 def test_counts_need_no_device(lines: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     paper.table3(counts_only=True)
     assert lines == []

@@ -53,6 +53,7 @@ MIDDLES = {
     "gather": (Gathered(), 6),
     "pad": (Shifted(), 16),
     "shuffle": (Shuffled(), 8),
+    "leaky": (nn.Sequential(nn.LeakyReLU(0.1), nn.MaxPool2d(3, 1, 1)), 8),
 }
 
 
@@ -81,7 +82,7 @@ def test_the_network_computes_the_same(name: str, target: str, tmp_path: Path) -
     assert np.abs(outputs - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("name", ["gather", "pad"])
+@pytest.mark.parametrize("name", ["gather", "pad", "leaky"])
 def test_nothing_is_transposed_between_the_convolutions(name: str, target: str) -> None:
     lowered = lower_network(network_with(*MIDDLES[name]), SHAPE, target)
     # The last transpose is that of the output, which torch has as (N,C,H,W).

@@ -12,9 +12,10 @@ from tests.models.settled import settled
 from tvm_mnas.compiler.lowering import lower_network, lower_onnx
 from tvm_mnas.devices.profile import load_profile
 from tvm_mnas.models.inference import export_onnx, predict
+from tvm_mnas.models.zoo.detectors import DETECTORS
 from tvm_mnas.models.zoo.registry import ZOO, zoo_entry
 
-KEYS = [entry.key for entry in ZOO]
+KEYS = [entry.key for entry in (*ZOO, *DETECTORS)]
 RELATIVE = 1e-3
 ELF_MACHINE = {"emulated-aarch64": 183}
 

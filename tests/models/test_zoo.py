@@ -13,6 +13,7 @@ from tvm_mnas.commands.zoo import zoo
 from tvm_mnas.errors import ConfigError
 from tvm_mnas.models.cost import count_module
 from tvm_mnas.models.folding import fold_batch_norm
+from tvm_mnas.models.zoo.detectors import DETECTORS
 from tvm_mnas.models.zoo.entry import Published, ZooEntry
 from tvm_mnas.models.zoo.genotypes import CellOp, Genotype
 from tvm_mnas.models.zoo.nas_cells import FactorizedReduction
@@ -137,7 +138,7 @@ def test_an_unknown_key_lists_those_there_are() -> None:
 def test_json_has_every_network_with_its_counts(capsys: pytest.CaptureFixture[str]) -> None:
     zoo(as_json=True)
     printed = {row["key"]: row for row in json.loads(capsys.readouterr().out)}
-    assert list(printed) == KEYS
+    assert list(printed) == [*KEYS, *(entry.key for entry in DETECTORS)]
     assert len(set(KEYS)) == len(KEYS)
     assert printed["mnasnet-b1"]["parameters"] == 4_383_312
     assert printed["mnasnet"]["published_parameters"] == 4_200_000
@@ -149,7 +150,7 @@ def test_the_table_shows_counts_beside_published_ones(capsys: pytest.CaptureFixt
     (line,) = (
         line for line in capsys.readouterr().out.splitlines() if line.startswith("mnasnet-92 ")
     )
-    assert line.split()[1:5] == ["4.43M", "4.4M", "384M", "388M"]
+    assert line.split()[2:6] == ["4.43M", "4.4M", "384M", "388M"]
 
 
 def test_an_entry_is_a_notation_or_a_builder_and_names_its_source() -> None:

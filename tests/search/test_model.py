@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from tvm_mnas.errors import ConfigError, SpaceError
+from tvm_mnas.models.zoo.detectors import DETECTORS
 from tvm_mnas.models.zoo.registry import ZOO, zoo_entry
 from tvm_mnas.search.model import Model, find_model
 
 
-@pytest.mark.parametrize("key", [entry.key for entry in ZOO])
+@pytest.mark.parametrize("key", [entry.key for entry in (*ZOO, *DETECTORS)])
 def test_a_key_names_the_network_of_the_zoo(key: str) -> None:
     model, entry = find_model(key), zoo_entry(key)
     assert model.architecture == entry.architecture

@@ -13,6 +13,7 @@ from tvm_mnas.console import OUTPUT, Column, SearchDisplay, format_count, print_
 from tvm_mnas.errors import ConfigError
 
 if TYPE_CHECKING:
+    from tvm_mnas.models.zoo.entry import ZooEntry
     from tvm_mnas.report.comparison import PaperRow
     from tvm_mnas.search.lineup import Timed
     from tvm_mnas.search.model import Model
@@ -47,27 +48,32 @@ def table1(
 ) -> None:
     """Classification on ImageNet: parameters, mult-adds, and latency relative to MobileNetV2."""
     from tvm_mnas.models.zoo.registry import ZOO
-    from tvm_mnas.report.comparison import PaperRow
     from tvm_mnas.search.model import find_model
 
-    rows = [
-        PaperRow(
-            key=entry.key,
-            name=entry.name,
-            cost=entry.cost,
-            parameters=entry.published.parameters,
-            mult_adds=entry.published.mult_adds,
-            accuracy_percent=entry.published.top1_percent,
-            latency_ms=entry.published.pixel_latency_ms,
-            deviation=entry.deviation,
-        )
-        for entry in ZOO
-        if entry.published is not None
-    ]
-    rows = _chosen(rows, only)
+    rows = _chosen(_zoo_rows(ZOO), only)
     models = [find_model(row.key) for row in rows]
     timed = _timed(models, counts_only, device, records, trials_per_kernel, seed)
     _print_table("Table 1", "top-1 %", rows, timed, baseline="mobilenet-v2", as_json=as_json)
+
+
+@paper_app.command()
+def table2(
+    device: Device = "local",
+    only: _Only = None,
+    counts_only: _CountsOnly = False,
+    trials_per_kernel: Trials = 32,
+    records: Records = DEFAULTS.records,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Detection on COCO, up to the raw predictions: counts, and latency relative to MobileNetV2 + SSDLite."""
+    from tvm_mnas.models.zoo.detectors import DETECTORS
+    from tvm_mnas.search.model import find_model
+
+    rows = _chosen(_zoo_rows(DETECTORS), only)
+    models = [find_model(row.key) for row in rows]
+    timed = _timed(models, counts_only, device, records, trials_per_kernel, seed)
+    _print_table("Table 2", "mAP %", rows, timed, baseline="mobilenet-v2-ssdlite", as_json=as_json)
 
 
 @paper_app.command()
@@ -147,6 +153,25 @@ def layers(
     print_table("One 5x5 against two 3x3", columns, shown, as_json=False)
     OUTPUT.print(provenance(timed), markup=False)
     _print_failures(timed)
+
+
+def _zoo_rows(entries: Sequence[ZooEntry]) -> list[PaperRow]:
+    from tvm_mnas.report.comparison import PaperRow
+
+    return [
+        PaperRow(
+            key=entry.key,
+            name=entry.name,
+            cost=entry.cost,
+            parameters=entry.published.parameters,
+            mult_adds=entry.published.mult_adds,
+            accuracy_percent=entry.published.accuracy_percent,
+            latency_ms=entry.published.pixel_latency_ms,
+            deviation=entry.deviation,
+        )
+        for entry in entries
+        if entry.published is not None
+    ]
 
 
 def _chosen(rows: list[PaperRow], only: list[str] | None) -> list[PaperRow]:

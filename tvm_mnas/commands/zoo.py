@@ -8,14 +8,16 @@ from tvm_mnas.console import Column, format_count, print_json, print_table
 
 def zoo(as_json: AsJson = False) -> None:
     """Show every network of the zoo: its parameters and mult-adds, those published, and where they differ."""
+    from tvm_mnas.models.zoo.detectors import DETECTORS
     from tvm_mnas.models.zoo.registry import ZOO
 
-    rows = [entry.to_json() for entry in ZOO]
+    rows = [entry.to_json() for entry in (*ZOO, *DETECTORS)]
     if as_json:
         print_json(rows)
         return
     columns = (
         Column("key", "key", number=False),
+        Column("input", "input_size"),
         Column("params", "parameters"),
         Column("published", "published_parameters"),
         Column("mult-adds", "mult_adds"),
@@ -27,4 +29,4 @@ def zoo(as_json: AsJson = False) -> None:
         row | {name: "-" if row[name] is None else format_count(row[name]) for name in counts}
         for row in rows
     ]
-    print_table("Networks of Table 1 at 224x224", columns, shown, as_json=False)
+    print_table("Networks of Table 1 and 2", columns, shown, as_json=False)

@@ -41,6 +41,29 @@ def sink_transposes(module: Any) -> Any:
     return relax.transform.DeadCodeElimination()(canonical)
 
 
+def split_leaky_relu(module: Any) -> Any:
+    """Return `module` with each leaky ReLU as the larger of a value and a part of it: that ConvertLayout knows."""
+    mutator = _LeakyReluSplitter(module)
+    for variable, function in module.functions_items():
+        if isinstance(function, relax.Function):
+            mutator.builder_.update_func(variable, mutator.visit_expr(function))
+    return mutator.builder_.get()
+
+
+@relax.expr_functor.mutator
+class _LeakyReluSplitter(relax.PyExprMutator):  # type: ignore[misc]
+    def visit_call_(self, call: Any) -> Any:
+        call = super().visit_call_(call)
+        if not isinstance(call.op, tvm.ir.Op) or call.op.name != "relax.nn.leakyrelu":
+            return call
+        slope = float(call.attrs.alpha)
+        if not 0 <= slope <= 1:
+            return call
+        (value,) = call.args
+        part = self.builder_.emit(relax.op.multiply(value, relax.const(slope, "float32")))
+        return relax.op.maximum(value, part)
+
+
 @relax.expr_functor.mutator
 class _TransposeSinker(relax.PyExprMutator):  # type: ignore[misc]
     """Computes in (N,H,W,C) what is computed of transposed values, and transposes the result."""

@@ -21,7 +21,7 @@ from tvm import relax
 
 from tvm_mnas.compiler.folding import fold_layouts
 from tvm_mnas.compiler.importing import import_network
-from tvm_mnas.compiler.layouts import sink_transposes
+from tvm_mnas.compiler.layouts import sink_transposes, split_leaky_relu
 from tvm_mnas.compiler.legalizing import legalize
 from tvm_mnas.compiler.metaschedule import EQUALITY, key_of, load_meta_schedule, load_target
 from tvm_mnas.compiler.naming import describe_kernel, name_blocks
@@ -117,6 +117,7 @@ def distinct_kernels(networks: Sequence[LoweredNetwork]) -> tuple[Kernel, ...]:
 def _lower(module: Any, input_shape: tuple[int, int, int, int], target: str) -> LoweredNetwork:
     transform = relax.transform
     tvm_target = load_target(target)
+    module = split_leaky_relu(module)
     with tvm_target:
         module = tvm.transform.Sequential(
             [

@@ -125,11 +125,13 @@ def find_architecture(text: str) -> Architecture:
 
 
 def _zoo_entry(key: str) -> ZooEntry:
+    from tvm_mnas.models.zoo.detectors import DETECTORS
     from tvm_mnas.models.zoo.registry import ZOO, zoo_entry
 
-    if all(key != entry.key for entry in ZOO):
+    keys = [entry.key for entry in (*ZOO, *DETECTORS)]
+    if key not in keys:
         raise ConfigError(
-            f"{key!r} is no network of the zoo, which has {', '.join(entry.key for entry in ZOO)}; "
+            f"{key!r} is no network of the zoo, which has {', '.join(keys)}; "
             f"`tvm-mnas zoo` describes them. Or give a notation: `tvm-mnas space quickstart --sample 1` prints one"
         )
     return zoo_entry(key)

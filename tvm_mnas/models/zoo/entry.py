@@ -38,12 +38,41 @@ class Published:
         if not 0 < self.top1_percent <= (self.top5_percent or 100) <= 100:
             raise ConfigError("top-1 is at most top-5, in percent; correct the zoo's entry")
 
+    @property
+    def accuracy_percent(self) -> float:
+        """Top-1."""
+        return self.top1_percent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedDetection:
+    """A row of Table 2 as printed, rounding included; None where it prints a dash.
+
+    `map_percent` is COCO's mean average precision on test-dev, `pixel_latency_ms` as in :class:`Published`.
+    """
+
+    parameters: int
+    mult_adds: int
+    map_percent: float
+    pixel_latency_ms: float | None = None
+
+    def __post_init__(self) -> None:
+        if min(self.parameters, self.mult_adds) < 1:
+            raise ConfigError("published counts are 1 or more; correct the zoo's entry")
+        if not 0 < self.map_percent <= 100:
+            raise ConfigError("mAP is in percent, above 0; correct the zoo's entry")
+
+    @property
+    def accuracy_percent(self) -> float:
+        """Mean average precision."""
+        return self.map_percent
+
 
 @dataclass(frozen=True, kw_only=True)
 class ZooEntry:
     """One network: either a `notation`, or a `builder` that takes a seed and returns the torch module.
 
-    `published` is its row of Table 1, None where it has none. `author_parameters` are the trainable
+    `published` is its row of Table 1 or 2, None where it has none. `author_parameters` are the trainable
     parameters by the authors' own code or by weights made from it, and `counted_by` names that code; None where
     no count is public. `deviation` tells in a line where the network differs from what was published, and why.
     `widens_head` tells whether its authors' depth multiplier, where it is above one, scales the head too.
@@ -53,7 +82,7 @@ class ZooEntry:
     name: str
     notation: str | None = None
     builder: Callable[[int], nn.Module] | None = None
-    published: Published | None = None
+    published: Published | PublishedDetection | None = None
     author_parameters: int | None = None
     counted_by: str = ""
     deviation: str = ""
@@ -79,7 +108,10 @@ class ZooEntry:
         return (1, 3, self.input_size, self.input_size)
 
     def build(self, *, seed: int = 0) -> nn.Module:
-        """Return the network in training mode, :attr:`input_shape` -> (N,1000), its weights drawn from `seed` alone."""
+        """Return the network in training mode, its weights drawn from `seed` alone.
+
+        :attr:`input_shape` -> (N,1000), or a detector's raw predictions.
+        """
         if self.architecture is not None:
             from tvm_mnas.models.network import build_network
 
@@ -97,6 +129,8 @@ class ZooEntry:
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values, the counts among them."""
         published = self.published
+        classified = published if isinstance(published, Published) else None
+        detected = published if isinstance(published, PublishedDetection) else None
         return {
             "key": self.key,
             "name": self.name,
@@ -108,8 +142,9 @@ class ZooEntry:
             "counted_by": self.counted_by or None,
             "published_parameters": None if published is None else published.parameters,
             "published_mult_adds": None if published is None else published.mult_adds,
-            "published_top1_percent": None if published is None else published.top1_percent,
-            "published_top5_percent": None if published is None else published.top5_percent,
+            "published_top1_percent": classified.top1_percent if classified else None,
+            "published_top5_percent": classified.top5_percent if classified else None,
+            "published_map_percent": detected.map_percent if detected else None,
             "published_pixel_latency_ms": None if published is None else published.pixel_latency_ms,
             "deviation": self.deviation,
         }

@@ -1,4 +1,4 @@
-"""Every network of the zoo: the rows of Table 1 and the MnasNets whose structure the authors released.
+"""Every network of the zoo: the rows of Table 1, and the MnasNets whose structure the authors released.
 
 Modules are imported when one is built, so that the notations need no torch.
 """
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tvm_mnas.errors import ConfigError
+from tvm_mnas.models.zoo.detectors import DETECTORS
 from tvm_mnas.models.zoo.entry import KERAS, SLIM, Published, ZooEntry
 from tvm_mnas.models.zoo.notations import MNASNETS, MOBILENETS
 
@@ -228,7 +229,7 @@ _LATER = (
 ZOO: tuple[ZooEntry, ...] = (*_MANUAL, *MOBILENETS, *_SEARCHED, *MNASNETS, *_LATER)
 """In the order of Table 1, the networks that it does not have last."""
 
-_BY_KEY = {entry.key: entry for entry in ZOO}
+_BY_KEY = {entry.key: entry for entry in (*ZOO, *DETECTORS)}
 
 
 def zoo_entry(key: str) -> ZooEntry:

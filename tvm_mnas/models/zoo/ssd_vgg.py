@@ -1,0 +1,127 @@
+"""SSD300 and SSD512 (Liu et al. 2016) on VGG-16, as github.com/weiliu89/caffe, branch ssd, builds them for COCO."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from tvm_mnas.models.zoo.building import seeded
+from tvm_mnas.models.zoo.heads import BOX, AnchorHeads
+from tvm_mnas.models.zoo.ssdlite import COCO_CLASSES
+
+_VGG = ((2, 64), (2, 128), (3, 256), (3, 512))
+"""Convolutions and channels up to conv4_3; all but the last are followed by a pooling."""
+_L2_SCALE = 20.0
+_EPS = 1e-10
+
+
+class L2Norm(nn.Module):
+    """Each pixel divided by its length, times one number a channel: (N,C,H,W) -> (N,C,H,W)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((1, channels, 1, 1), _L2_SCALE))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return `features`, normalized."""
+        length = torch.sqrt((features * features).sum(1, keepdim=True) + _EPS)
+        return features / length * self.weight
+
+
+class Ssd(nn.Module):
+    """VGG-16, smaller and smaller maps, and what is predicted from each: (N,3,S,S) -> (N,anchors,4+classes)."""
+
+    def __init__(
+        self, extra: list[nn.Module], widths: list[int], anchors: list[int], classes: int
+    ) -> None:
+        super().__init__()
+        self.fine = _vgg_to_conv4()
+        self.norm = L2Norm(512)
+        self.coarse = _vgg_to_fc7()
+        self.extra = nn.ModuleList(extra)
+        pairs = list(zip(widths, anchors, strict=True))
+        self.heads = AnchorHeads(
+            [nn.Conv2d(width, count * BOX, 3, padding=1) for width, count in pairs],
+            [nn.Conv2d(width, count * classes, 3, padding=1) for width, count in pairs],
+            classes,
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the raw predictions for `images`."""
+        fine = self.fine(images)
+        features = self.coarse(fine)
+        maps = [self.norm(fine), features]
+        for layer in self.extra:
+            maps.append(layer(maps[-1]))
+        predictions: Tensor = self.heads(maps)
+        return predictions
+
+
+def build_ssd300(*, seed: int, classes: int = COCO_CLASSES) -> nn.Module:
+    """Return SSD300, (N,3,300,300) -> (N,8732,4+classes)."""
+
+    def make() -> nn.Module:
+        extra = [
+            _smaller(1024, 512, stride=2),
+            _smaller(512, 256, stride=2),
+            _smaller(256, 256, padding=0),
+            _smaller(256, 256, padding=0),
+        ]
+        return Ssd(extra, [512, 1024, 512, 256, 256, 256], [4, 6, 6, 6, 4, 4], classes)
+
+    return seeded(make, seed)
+
+
+def build_ssd512(*, seed: int, classes: int = COCO_CLASSES) -> nn.Module:
+    """Return SSD512, (N,3,512,512) -> (N,24564,4+classes)."""
+
+    def make() -> nn.Module:
+        extra = [
+            _smaller(1024, 512, stride=2),
+            *(_smaller(width, 256, stride=2) for width in (512, 256, 256)),
+            _smaller(256, 256, kernel=4),
+        ]
+        widths = [512, 1024, 512, 256, 256, 256, 256]
+        return Ssd(extra, widths, [4, 6, 6, 6, 6, 4, 4], classes)
+
+    return seeded(make, seed)
+
+
+def _vgg_to_conv4() -> nn.Module:
+    network = nn.Sequential()
+    channels = 3
+    for stage, (layers, width) in enumerate(_VGG):
+        if stage:
+            network.append(nn.MaxPool2d(2, ceil_mode=True))
+        for _ in range(layers):
+            network.extend([nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()])
+            channels = width
+    return network
+
+
+def _vgg_to_fc7() -> nn.Module:
+    """Return conv5 and the dense layers as convolutions, the first of them dilated by 6."""
+    network = nn.Sequential(nn.MaxPool2d(2))
+    for _ in range(3):
+        network.extend([nn.Conv2d(512, 512, 3, padding=1), nn.ReLU()])
+    return network.extend(
+        [
+            nn.MaxPool2d(3, stride=1, padding=1),
+            nn.Conv2d(512, 1024, 3, padding=6, dilation=6),
+            nn.ReLU(),
+            nn.Conv2d(1024, 1024, 1),
+            nn.ReLU(),
+        ]
+    )
+
+
+def _smaller(
+    in_channels: int, out_channels: int, *, kernel: int = 3, stride: int = 1, padding: int = 1
+) -> nn.Module:
+    middle = out_channels // 2
+    return nn.Sequential(
+        nn.Conv2d(in_channels, middle, 1),
+        nn.ReLU(),
+        nn.Conv2d(middle, out_channels, kernel, stride=stride, padding=padding),
+        nn.ReLU(),
+    )
