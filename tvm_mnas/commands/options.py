@@ -18,3 +18,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 Records = Annotated[
     str, typer.Option(help="Where tuning records are kept, from one run to the next.")
 ]
+
+Device = Annotated[str, typer.Option(help="A device profile by name, or a file.")]
+Trials = Annotated[
+    int, typer.Option(min=1, help="Schedules to measure for a kernel without records.")
+]
+Seed = Annotated[int, typer.Option(help="The seed of weights and tuning.")]

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tvm_mnas.commands.options import DEFAULTS, AsJson, Records
+from tvm_mnas.commands.options import DEFAULTS, AsJson, Device, Records, Seed, Trials
+from tvm_mnas.commands.paper_figures import figure2, figure4, figure5, figure6
 from tvm_mnas.console import OUTPUT, Column, SearchDisplay, format_count, print_json, print_table
 from tvm_mnas.errors import ConfigError
 
@@ -23,11 +24,9 @@ paper_app = typer.Typer(
     help="The paper's tables and figures again: what it printed, and what is counted and measured here.",
 )
 
-Device = Annotated[str, typer.Option(help="A device profile by name, or a file.")]
-Trials = Annotated[
-    int, typer.Option(min=1, help="Schedules to measure for a kernel without records.")
-]
-Seed = Annotated[int, typer.Option(help="The seed of weights and tuning.")]
+for _figure in (figure2, figure4, figure5, figure6):
+    paper_app.command()(_figure)
+
 _Only = Annotated[
     list[str] | None, typer.Option(help="Only this network, by its key; may be given again.")
 ]
