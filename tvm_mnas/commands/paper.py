@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tvm_mnas.commands.options import DEFAULTS, AsJson, Records
+from tvm_mnas.commands.paper_figures import figure2, figure4, figure5, figure6
 from tvm_mnas.console import OUTPUT, Column, SearchDisplay, format_count, print_json, print_table
 from tvm_mnas.errors import ConfigError
 
@@ -153,6 +154,10 @@ def layers(
     print_table("One 5x5 against two 3x3", columns, shown, as_json=False)
     OUTPUT.print(provenance(timed), markup=False)
     _print_failures(timed)
+
+
+for _figure in (figure2, figure4, figure5, figure6):
+    paper_app.command()(_figure)
 
 
 def _zoo_rows(entries: Sequence[ZooEntry]) -> list[PaperRow]:

@@ -1,0 +1,69 @@
+"""`tvm-mnas paper figure...`: what is printed and written, without a device."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.report.runs import make_latency
+from tvm_mnas.commands import paper_figures
+from tvm_mnas.errors import ConfigError, RunError
+from tvm_mnas.search import lineup
+from tvm_mnas.search.lineup import Timed
+from tvm_mnas.search.model import Model
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Times every network at 5 ms; returns the names of those that were asked for."""
+    names: list[str] = []
+
+    def time_models(models: Sequence[Model], **_: Any) -> list[Timed]:
+        names.extend(model.name for model in models)
+        return [Timed(name=model.name, latencies=(make_latency(5.0),)) for model in models]
+
+    monkeypatch.setattr(lineup, "time_models", time_models)
+    return names
+
+
+def test_figure_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "figure2.png"
+    paper_figures.figure2(output, as_json=True)
+    assert json.loads(capsys.readouterr().out)["objectives"][0]["hard"] == 0.5
+    assert output.read_bytes().startswith(b"\x89PNG")
+
+
+def test_figure_4_names_the_source(
+    asked: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paper_figures.figure4(tmp_path / "figure4.png")
+    out = capsys.readouterr().out
+    assert len(asked) == 18
+    assert "tensorflow/models" in out
+    assert "nothing was trained" in out
+    assert (tmp_path / "figure4.png").is_file()
+
+
+def test_figure_6_without_a_run(
+    asked: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paper_figures.figure6(tmp_path / "figure6.png", as_json=True)
+    values = json.loads(capsys.readouterr().out)
+    assert asked == [row["model"] for row in values["networks"]]
+    assert values["new_search"] == []
+
+
+def test_bad_input_is_refused_before_anything_is_timed(asked: list[str], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"\.png file"):
+        paper_figures.figure4(tmp_path / "figure4.pdf")
+    with pytest.raises(ConfigError, match="mkdir -p"):
+        paper_figures.figure4(tmp_path / "missing" / "figure4.png")
+    with pytest.raises(RunError, match=r"config\.toml"):
+        paper_figures.figure5([tmp_path], tmp_path / "figure5.png")
+    with pytest.raises(RunError, match=r"config\.toml"):
+        paper_figures.figure6(tmp_path / "figure6.png", run=tmp_path)
+    assert asked == []

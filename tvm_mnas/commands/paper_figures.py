@@ -1,0 +1,200 @@
+"""`tvm-mnas paper figure2|figure4|figure5|figure6`: the paper's figures as pictures and as numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tvm_mnas.commands.options import DEFAULTS, AsJson, Records
+from tvm_mnas.console import OUTPUT, Column, SearchDisplay, format_count, print_json, print_table
+from tvm_mnas.errors import ConfigError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from tvm_mnas.report.paper_figures import ScaledPoint
+
+_Output = Annotated[Path, typer.Option("--output", "-o", help="The PNG file to write.")]
+_Device = Annotated[str, typer.Option(help="A device profile by name, or a file.")]
+_Trials = Annotated[
+    int, typer.Option(min=1, help="Schedules to measure for a kernel without records.")
+]
+_Seed = Annotated[int, typer.Option(help="The seed of weights and tuning.")]
+
+
+def figure2(output: _Output = Path("figure2.png"), as_json: AsJson = False) -> None:
+    """Equation 2 at an accuracy of 0.5 and a target of 80 ms: the hard and the soft constraint."""
+    _check_output(output)
+    from tvm_mnas.report.paper_figures import objective_figure, objective_rows
+
+    rows = objective_rows()
+    _write(output, objective_figure())
+    if as_json:
+        print_json({"objectives": rows, "file": str(output)})
+        return
+    columns = [
+        Column("latency ms", "latency_ms"),
+        Column("alpha 0, beta -1", "hard"),
+        Column("alpha = beta = -0.07", "soft"),
+    ]
+    print_table("Objective of equation 2", columns, rows, as_json=False)
+    OUTPUT.print(f"wrote {output}", markup=False)
+
+
+def figure4(
+    output: _Output = Path("figure4.png"),
+    device: _Device = "local",
+    trials_per_kernel: _Trials = 32,
+    records: Records = DEFAULTS.records,
+    seed: _Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """MnasNet and MobileNetV2 scaled by depth multiplier and by input size: counts and latencies."""
+    _check_output(output)
+    from tvm_mnas.report.paper_figures import figure4_points, scaling_figure
+
+    rows, line = _time_scaled(figure4_points(), device, records, trials_per_kernel, seed)
+    _write(output, scaling_figure(rows, device))
+    if as_json:
+        print_json({"networks": rows, "file": str(output)})
+        return
+    _print_scaled("Figure 4", rows, line)
+    OUTPUT.print(f"wrote {output}", markup=False)
+
+
+def figure5(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
+    output: _Output = Path("figure5.png"),
+    as_json: AsJson = False,
+) -> None:
+    """Finished searches: their models with the Pareto curve, and the histogram of their latencies."""
+    _check_output(output)
+    from tvm_mnas.report.paper_figures import search_row, searches_figure
+    from tvm_mnas.search.run import RunDirectory
+
+    directories = [RunDirectory.open(run) for run in runs]
+    shown = [
+        (run.name, directory.finished_trials(), directory.reward)
+        for run, directory in zip(runs, directories, strict=True)
+    ]
+    rows = [search_row(name, records, reward) for name, records, reward in shown]
+    _write(output, searches_figure(shown))
+    if as_json:
+        print_json({"runs": rows, "file": str(output)})
+        return
+    columns = [
+        Column("run", "run", number=False),
+        Column("alpha", "alpha"),
+        Column("beta", "beta"),
+        Column("target ms", "target_latency_ms"),
+        Column("models", "measured"),
+        Column("within 10% of it", "near_target"),
+        Column("Pareto front", "pareto"),
+    ]
+    print_table("Figure 5", columns, rows, as_json=False)
+    if any(row["emulated"] for row in rows):
+        OUTPUT.print("EMULATED times are not latencies.", markup=False)
+    OUTPUT.print(f"wrote {output}", markup=False)
+
+
+def figure6(
+    output: _Output = Path("figure6.png"),
+    run: Annotated[
+        Path | None, typer.Option(help="The directory of a finished new search.")
+    ] = None,
+    device: _Device = "local",
+    trials_per_kernel: _Trials = 32,
+    records: Records = DEFAULTS.records,
+    seed: _Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Scaling to (0.5, 160) and (0.5, 192) against a new search's Pareto set."""
+    _check_output(output)
+    from tvm_mnas.report.paper_figures import figure6_points, scale_or_search_figure
+    from tvm_mnas.report.tables import pareto_records, pareto_rows
+    from tvm_mnas.search.run import RunDirectory
+
+    trials = [] if run is None else RunDirectory.open(run).finished_trials()
+    rows, line = _time_scaled(figure6_points(), device, records, trials_per_kernel, seed)
+    _write(output, scale_or_search_figure(rows, device, pareto_records(trials)))
+    if as_json:
+        print_json({"networks": rows, "new_search": pareto_rows(trials), "file": str(output)})
+        return
+    _print_scaled("Figure 6", rows, line)
+    for record in pareto_records(trials):
+        accuracy, latency_ms = record.evaluation.objectives or (0.0, 0.0)
+        OUTPUT.print(
+            f"new search, trial {record.number}: {latency_ms:.4g} ms, "
+            f"proxy accuracy {100 * accuracy:.1f}% (not ImageNet's)",
+            markup=False,
+        )
+    OUTPUT.print(f"wrote {output}", markup=False)
+
+
+def _check_output(output: Path) -> None:
+    """Find out before anything is measured that the picture could not be written."""
+    if output.suffix != ".png":
+        raise ConfigError(
+            f"a picture is a .png file, not {output}; type, for example, -o figure.png"
+        )
+    if not output.parent.is_dir():
+        raise ConfigError(
+            f"a picture is written into a folder that is there, and {output.parent} is not; "
+            f"type mkdir -p {output.parent}"
+        )
+
+
+def _write(output: Path, figure: Figure) -> None:
+    from tvm_mnas.report.drawing import render_png, write_png
+
+    write_png(output, render_png(figure))
+
+
+def _time_scaled(
+    points: Sequence[ScaledPoint], device: str, records: str, trials_per_kernel: int, seed: int
+) -> tuple[list[dict[str, Any]], str]:
+    """Return the rows of `points`, measured on `device`, and the line that says how."""
+    from tvm_mnas.models.cost import count_cost
+    from tvm_mnas.report.comparison import provenance
+    from tvm_mnas.report.paper_figures import scaled_rows
+    from tvm_mnas.search.lineup import time_models
+    from tvm_mnas.search.model import find_model
+
+    models = [find_model(point.model) for point in points]
+    costs = [count_cost(model.architecture) for model in models if model.architecture is not None]
+    with SearchDisplay(1) as display:
+        timed = time_models(
+            models,
+            device=device,
+            records=Path(records),
+            trials_per_kernel=trials_per_kernel,
+            seed=seed,
+            observer=display,
+        )
+    return scaled_rows(points, costs, timed), provenance(timed)
+
+
+def _print_scaled(title: str, rows: Sequence[dict[str, Any]], line: str) -> None:
+    from tvm_mnas.report.paper_figures import TOP1_SOURCE
+
+    emulated = any(row["emulated"] for row in rows)
+    columns = [
+        Column("network", "network", number=False),
+        Column("multiplier", "multiplier"),
+        Column("input", "input_size"),
+        Column("params", "parameters"),
+        Column("mult-adds", "mult_adds"),
+        Column("EMULATED ms" if emulated else "ms", "latency_ms"),
+        Column("published top-1 %", "published_top1_percent"),
+    ]
+    counts = ("parameters", "mult_adds")
+    shown = [row | {name: format_count(row[name]) for name in counts} for row in rows]
+    print_table(title, columns, shown, as_json=False)
+    OUTPUT.print(line, markup=False)
+    for row in rows:
+        if row["failure"] is not None:
+            OUTPUT.print(f"{row['model']} has no latency: {row['failure']}", markup=False)
+    OUTPUT.print(f"Published top-1: {TOP1_SOURCE}; nothing was trained here.", markup=False)
