@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
-from tests.report.runs import make_latency
+from tests.report.runs import make_latency, make_run
 from tvm_mnas.commands import paper_figures
+from tvm_mnas.config import SearchConfig
 from tvm_mnas.errors import ConfigError, RunError
 from tvm_mnas.search import lineup
 from tvm_mnas.search.lineup import Timed
 from tvm_mnas.search.model import Model
+from tvm_mnas.search.run import RunDirectory
 
 
 @pytest.fixture
@@ -55,6 +57,33 @@ def test_figure_6_without_a_run(
     values = json.loads(capsys.readouterr().out)
     assert asked == [row["model"] for row in values["networks"]]
     assert values["new_search"] == []
+
+
+def test_figures_of_a_run(
+    asked: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = RunDirectory.create(tmp_path / "searched", SearchConfig()).path
+    monkeypatch.setattr(RunDirectory, "finished_trials", lambda _: make_run(12))
+    paper_figures.figure5([run, run], tmp_path / "figure5.png", as_json=True)
+    rows = json.loads(capsys.readouterr().out)["runs"]
+    assert [row["run"] for row in rows] == ["searched", "searched"]
+    assert rows[0]["measured"] > rows[0]["near_target"]
+    paper_figures.figure6(tmp_path / "figure6.png", run=run)
+    assert "(not ImageNet's)" in capsys.readouterr().out
+
+
+def test_a_run_of_another_device_is_not_drawn_beside_this_one(
+    asked: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run = RunDirectory.create(tmp_path / "searched", SearchConfig()).path
+    trials = make_run(12, device_key="pixel")
+    monkeypatch.setattr(RunDirectory, "finished_trials", lambda _: trials)
+    with pytest.raises(ConfigError, match="of pixel, not local; type --device pixel"):
+        paper_figures.figure6(tmp_path / "figure6.png", run=run)
+    assert asked == []
 
 
 def test_bad_input_is_refused_before_anything_is_timed(asked: list[str], tmp_path: Path) -> None:

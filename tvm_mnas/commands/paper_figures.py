@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from tvm_mnas.report.paper_figures import ScaledPoint
+    from tvm_mnas.search.run import TrialRecord
 
 _Output = Annotated[Path, typer.Option("--output", "-o", help="The PNG file to write.")]
 _Device = Annotated[str, typer.Option(help="A device profile by name, or a file.")]
@@ -77,7 +78,7 @@ def figure5(
 
     directories = [RunDirectory.open(run) for run in runs]
     shown = [
-        (run.name, directory.finished_trials(), directory.reward)
+        (run.resolve().name, directory.finished_trials(), directory.reward)
         for run, directory in zip(runs, directories, strict=True)
     ]
     rows = [search_row(name, records, reward) for name, records, reward in shown]
@@ -118,6 +119,7 @@ def figure6(
     from tvm_mnas.search.run import RunDirectory
 
     trials = [] if run is None else RunDirectory.open(run).finished_trials()
+    _check_device(trials, device)
     rows, line = _time_scaled(figure6_points(), device, records, trials_per_kernel, seed)
     _write(output, scale_or_search_figure(rows, device, pareto_records(trials)))
     if as_json:
@@ -144,6 +146,20 @@ def _check_output(output: Path) -> None:
         raise ConfigError(
             f"a picture is written into a folder that is there, and {output.parent} is not; "
             f"type mkdir -p {output.parent}"
+        )
+
+
+def _check_device(trials: Sequence[TrialRecord], device: str) -> None:
+    """Latencies of two devices on one axis would compare the devices."""
+    from tvm_mnas.devices.profile import load_profile
+    from tvm_mnas.report.tables import device_keys
+
+    key = load_profile(device).key
+    others = [other for other in device_keys(trials) if other != key]
+    if others:
+        raise ConfigError(
+            f"figure 6 compares latencies of one device, and the run has some of {others[0]}, not {key}; "
+            f"type --device {others[0]}"
         )
 
 

@@ -160,18 +160,23 @@ def spans_decades(times: Sequence[float]) -> bool:
 
 def scale_latency(axes: Axes, times: Sequence[float], *, logarithmic: bool) -> None:
     """Show all `times` on a linear or a logarithmic axis."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
     least, most = min(times), max(times)
     if logarithmic:
         axes.set_xscale("log")
         axes.set_xlim(least / 1.15, most * 1.15)
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        plain_log(axes.xaxis)
     else:
         margin = 0.06 * (most - least) or 0.5 * most
         axes.set_xlim(max(0.0, least - margin), most + margin)
+
+
+def plain_log(axis: Axis) -> None:
+    """Put ticks of a logarithmic axis at 1, 2 and 5 of each decade, written without powers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def bar_edges(times: Sequence[float], target: float, *, logarithmic: bool) -> list[float]:

@@ -10,10 +10,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tvm_mnas.devices.latency import untuned_flag
 from tvm_mnas.errors import ConfigError
-from tvm_mnas.report.drawing import LIGHT, Theme, add_legend, new_axes, new_grid, set_label
+from tvm_mnas.report.drawing import (
+    LIGHT,
+    Theme,
+    add_legend,
+    new_axes,
+    new_grid,
+    plain_log,
+    scale_latency,
+    set_label,
+    spans_decades,
+)
 from tvm_mnas.report.figures import draw_latency_histogram, draw_pareto
-from tvm_mnas.report.tables import EMULATED, device_keys, is_emulated, measured, pareto_records
+from tvm_mnas.report.tables import (
+    EMULATED,
+    device_keys,
+    is_emulated,
+    measured,
+    pareto_records,
+    worst_untuned_percent,
+)
 from tvm_mnas.search.lineup import Timed
 from tvm_mnas.search.reward import Reward
 from tvm_mnas.search.run import TrialRecord
@@ -171,14 +189,16 @@ def searches_figure(
     runs: Sequence[tuple[str, Sequence[TrialRecord], Reward]], *, theme: Theme = LIGHT
 ) -> Figure:
     """Return figure 5: a column for each run's name, trials and reward; the front above, the histogram below."""
+    flags = {name: untuned_flag(worst_untuned_percent(trials)) for name, trials, _ in runs}
     caption = ["Accuracies are those of a short training on the run's own images, not ImageNet's."]
+    caption += [f"{name}, latency: up to {flag}." for name, flag in flags.items() if flag]
     title = "Multi-objective search results"
     figure, (tops, bottoms) = new_grid(title, caption, theme, rows=2, columns=len(runs))
     for top, bottom, (name, records, reward) in zip(tops, bottoms, runs, strict=True):
         label = f" ({EMULATED})" if is_emulated(records) else ""
         keys = ", ".join(device_keys(records))
         heading = f"{name}: {_exponents(reward)}\n{keys}{label}".rstrip()
-        top.set_title(heading, fontsize=10, color=theme.ink, pad=22, parse_math=False)
+        top.set_title(heading, fontsize=10, color=theme.ink, pad=36, parse_math=False)
         draw_pareto(top, records, reward, theme=theme)
         draw_latency_histogram(bottom, records, reward, theme=theme)
     return figure
@@ -227,9 +247,14 @@ def scale_or_search_figure(
             color=theme.best,
             label="new search (proxy accuracy, not ImageNet)",
         )
+    times = [row["latency_ms"] for row in rows if row["latency_ms"] is not None]
+    times += [time for time, _ in _measured_points(front)]
+    if times:
+        scale_latency(axes, times, logarithmic=spans_decades(times))
     _label_time(axes, "x", emulated, theme)
     set_label(axes.yaxis, "top-1 accuracy (%)", theme)
-    axes.legend(fontsize=8, labelcolor=theme.ink, frameon=False)
+    if times:
+        axes.legend(fontsize=8, labelcolor=theme.ink, frameon=False)
     return figure
 
 
@@ -270,6 +295,7 @@ def _draw_scaling(
             axes.plot(xs, ys, "o-", color=colour, label=name)
     if axes.lines:
         axes.set_yscale("log")
+        plain_log(axes.yaxis)
         add_legend(axes, theme)
     set_label(axes.xaxis, label, theme)
     _label_time(axes, "y", emulated, theme)
