@@ -24,9 +24,6 @@ paper_app = typer.Typer(
     help="The paper's tables and figures again: what it printed, and what is counted and measured here.",
 )
 
-for _figure in (figure2, figure4, figure5, figure6):
-    paper_app.command()(_figure)
-
 _Only = Annotated[
     list[str] | None, typer.Option(help="Only this network, by its key; may be given again.")
 ]
@@ -152,6 +149,10 @@ def layers(
     print_table("One 5x5 against two 3x3", columns, shown, as_json=False)
     OUTPUT.print(provenance(timed), markup=False)
     _print_failures(timed)
+
+
+for _figure in (figure2, figure4, figure5, figure6):
+    paper_app.command()(_figure)
 
 
 def _zoo_rows(entries: Sequence[ZooEntry]) -> list[PaperRow]:

@@ -1,7 +1,8 @@
-"""`tvm-mnas paper figure2 | figure4 | figure5 | figure6`: the paper's figures, from our own searches and devices."""
+"""`tvm-mnas paper figure2|figure4|figure5|figure6`: the paper's figures as pictures and as numbers."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,163 +13,171 @@ from tvm_mnas.console import OUTPUT, Column, SearchDisplay, format_count, print_
 from tvm_mnas.errors import ConfigError
 
 if TYPE_CHECKING:
-    from tvm_mnas.search.lineup import Timed
+    from matplotlib.figure import Figure
 
-NETWORKS = ("mobilenet-v2", "mnasnet")
-MULTIPLIERS = (0.35, 0.5, 0.75, 1.0, 1.4)
-SIZES = (96, 128, 160, 192, 224)
-SMALL = ("0.5,160", "0.5,192")
-"""What figure 6 scales MobileNetV2 and MnasNet to."""
-NEAR_TARGET = 0.1
+    from tvm_mnas.report.paper_figures import ScaledPoint
+    from tvm_mnas.search.run import TrialRecord
 
-_Output = Annotated[
-    Path | None, typer.Option("-o", "--output", help="The .png file to write the picture to.")
-]
+_Output = Annotated[Path, typer.Option("--output", "-o", help="The PNG file to write.")]
 
 
-def figure2(output: _Output = None, as_json: AsJson = False) -> None:
-    """Equation 2 at the paper's two pairs of exponents."""
-    from tvm_mnas.report.paper_figures import objective_figure, objective_rows, objectives
+def figure2(output: _Output = Path("figure2.png"), as_json: AsJson = False) -> None:
+    """Equation 2 at an accuracy of 0.5 and a target of 80 ms: the hard and the soft constraint."""
+    _check_output(output)
+    from tvm_mnas.report.paper_figures import objective_figure, objective_rows
 
-    if output is not None:
-        _write(objective_figure(), output)
-    columns = (Column("latency ms", "latency_ms"), *(Column(name, name) for name in objectives()))
-    print_table("Objective at accuracy 0.5, T = 80 ms", columns, objective_rows(), as_json=as_json)
+    rows = objective_rows()
+    _write(output, objective_figure())
+    if as_json:
+        print_json({"objectives": rows, "file": str(output)})
+        return
+    columns = [
+        Column("latency ms", "latency_ms"),
+        Column("alpha 0, beta -1", "hard"),
+        Column("alpha = beta = -0.07", "soft"),
+    ]
+    print_table("Objective of equation 2", columns, rows, as_json=False)
+    OUTPUT.print(f"wrote {output}", markup=False)
 
 
 def figure4(
+    output: _Output = Path("figure4.png"),
     device: Device = "local",
-    output: _Output = None,
     trials_per_kernel: Trials = 32,
     records: Records = DEFAULTS.records,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """MobileNetV2 and MnasNet at depth multipliers 0.35 to 1.4 and inputs of 96 to 224 pixels."""
-    from tvm_mnas.report.comparison import provenance
-    from tvm_mnas.report.paper_figures import scaling_figure
-
+    """MnasNet and MobileNetV2 scaled by depth multiplier and by input size: counts and latencies."""
     _check_output(output)
-    scales = [f"{multiplier:g},224" for multiplier in MULTIPLIERS]
-    scales += [f"1,{size}" for size in SIZES if size != 224]
-    names = [f"{network}@{scale}" for network in NETWORKS for scale in scales]
-    rows, timed = _scaled(names, device, records, trials_per_kernel, seed)
-    if output is not None:
-        emulated = any(entry.emulated for entry in timed)
-        _write(scaling_figure(rows, device=device, emulated=emulated), output)
+    from tvm_mnas.report.paper_figures import figure4_points, scaling_figure
+
+    rows, line = _time_scaled(figure4_points(), device, records, trials_per_kernel, seed)
+    _write(output, scaling_figure(rows, device))
     if as_json:
-        print_json(rows)
+        print_json({"networks": rows, "file": str(output)})
         return
-    _print_scaled("Figure 4: scaled networks", rows, timed)
-    OUTPUT.print(provenance(timed), markup=False)
+    _print_scaled("Figure 4", rows, line)
+    OUTPUT.print(f"wrote {output}", markup=False)
 
 
 def figure5(
-    runs: Annotated[list[Path], typer.Argument(help="Finished runs, such as one with --hard.")],
-    output: Annotated[
-        Path, typer.Option("-o", "--output", help="A directory for the pictures.")
-    ] = Path(),
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
+    output: _Output = Path("figure5.png"),
     as_json: AsJson = False,
 ) -> None:
-    """The sampled networks of searches, their Pareto curves and latency histograms."""
-    from tvm_mnas.report.drawing import render_png, write_png
-    from tvm_mnas.report.figures import latency_histogram_figure, pareto_figure
-    from tvm_mnas.report.tables import measured, pareto_records
+    """Finished searches: their models with the Pareto curve, and the histogram of their latencies."""
+    _check_output(output)
+    from tvm_mnas.report.paper_figures import search_row, searches_figure
     from tvm_mnas.search.run import RunDirectory
 
-    if not output.is_dir():
-        raise ConfigError(f"pictures go to a directory that is there, not {output}; make it first")
-    rows: list[dict[str, Any]] = []
-    for run in runs:
-        directory = RunDirectory.open(run)
-        records = directory.finished_trials()
-        reward = directory.reward
-        stem = f"figure5-{run.resolve().name}"
-        files = [output / f"{stem}-pareto.png", output / f"{stem}-histogram.png"]
-        write_png(files[0], render_png(pareto_figure(records, reward)))
-        write_png(files[1], render_png(latency_histogram_figure(records, reward)))
-        target_ms = reward.target_latency_ms
-        times = [
-            record.evaluation.latency.latency_ms
-            for record in measured(records)
-            if record.evaluation.latency is not None
-        ]
-        near = sum(abs(time / target_ms - 1) <= NEAR_TARGET for time in times)
-        rows.append(
-            {
-                "run": str(run),
-                "alpha": reward.alpha,
-                "beta": reward.beta,
-                "target_ms": target_ms,
-                "candidates": len(times),
-                "near_target_percent": 100 * near / len(times) if times else None,
-                "front": len(pareto_records(records)),
-                "files": [str(file) for file in files],
-            }
-        )
-    columns = (
+    directories = [RunDirectory.open(run) for run in runs]
+    shown = [
+        (run.resolve().name, directory.finished_trials(), directory.reward)
+        for run, directory in zip(runs, directories, strict=True)
+    ]
+    rows = [search_row(name, records, reward) for name, records, reward in shown]
+    _write(output, searches_figure(shown))
+    if as_json:
+        print_json({"runs": rows, "file": str(output)})
+        return
+    columns = [
         Column("run", "run", number=False),
         Column("alpha", "alpha"),
         Column("beta", "beta"),
-        Column("target ms", "target_ms"),
-        Column("candidates", "candidates"),
-        Column(f"within {NEAR_TARGET:.0%} of it, %", "near_target_percent"),
-        Column("on the front", "front"),
-    )
-    print_table("Figure 5: searches", columns, rows, as_json=as_json)
-    if not as_json:
-        for row in rows:
-            for file in row["files"]:
-                OUTPUT.print(file, markup=False)
+        Column("target ms", "target_latency_ms"),
+        Column("models", "measured"),
+        Column("within 10% of it", "near_target"),
+        Column("Pareto front", "pareto"),
+    ]
+    print_table("Figure 5", columns, rows, as_json=False)
+    if any(row["emulated"] for row in rows):
+        OUTPUT.print("EMULATED times are not latencies.", markup=False)
+    OUTPUT.print(f"wrote {output}", markup=False)
 
 
 def figure6(
-    device: Device = "local",
+    output: _Output = Path("figure6.png"),
     run: Annotated[
-        Path | None, typer.Option(help="A finished search for such a latency, on this device.")
+        Path | None, typer.Option(help="The directory of a finished new search.")
     ] = None,
+    device: Device = "local",
     trials_per_kernel: Trials = 32,
     records: Records = DEFAULTS.records,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Scaling against a new search: MobileNetV2 and MnasNet made small, beside the front of a run."""
-    from tvm_mnas.report.comparison import provenance
-    from tvm_mnas.report.tables import pareto_rows
+    """Scaling to (0.5, 160) and (0.5, 192) against a new search's Pareto set."""
+    _check_output(output)
+    from tvm_mnas.report.paper_figures import figure6_points, scale_or_search_figure
+    from tvm_mnas.report.tables import pareto_records, pareto_rows
     from tvm_mnas.search.run import RunDirectory
 
-    # Read first: a run that is none should not be found out after the measuring.
-    front = [] if run is None else pareto_rows(RunDirectory.open(run).finished_trials())
-    names = [f"{network}@{scale}" for network in NETWORKS for scale in SMALL]
-    rows, timed = _scaled(names, device, records, trials_per_kernel, seed)
+    trials = [] if run is None else RunDirectory.open(run).finished_trials()
+    _check_device(trials, device)
+    rows, line = _time_scaled(figure6_points(), device, records, trials_per_kernel, seed)
+    _write(output, scale_or_search_figure(rows, device, pareto_records(trials)))
     if as_json:
-        print_json({"scaled": rows, "search": front})
+        print_json({"networks": rows, "new_search": pareto_rows(trials), "file": str(output)})
         return
-    _print_scaled("Figure 6: scaled networks", rows, timed)
-    OUTPUT.print(provenance(timed), markup=False)
-    if front:
-        columns = (
-            Column("trial", "trial"),
-            Column("latency ms", "latency_ms"),
-            Column("proxy top-1 %", "accuracy_percent"),
-        )
-        print_table(f"The front of {run}", columns, front, as_json=False)
+    _print_scaled("Figure 6", rows, line)
+    for record in pareto_records(trials):
+        accuracy, latency_ms = record.evaluation.objectives or (0.0, 0.0)
         OUTPUT.print(
-            "Its accuracies are those of the search's short training, not ImageNet's.", markup=False
+            f"new search, trial {record.number}: {latency_ms:.4g} ms, "
+            f"proxy accuracy {100 * accuracy:.1f}% (not ImageNet's)",
+            markup=False,
+        )
+    OUTPUT.print(f"wrote {output}", markup=False)
+
+
+def _check_output(output: Path) -> None:
+    """Find out before anything is measured that the picture could not be written."""
+    if output.suffix != ".png":
+        raise ConfigError(
+            f"a picture is a .png file, not {output}; type, for example, -o figure.png"
+        )
+    if not output.parent.is_dir():
+        raise ConfigError(
+            f"a picture is written into a folder that is there, and {output.parent} is not; "
+            f"type mkdir -p {output.parent}"
         )
 
 
-def _scaled(
-    names: list[str], device: str, records: str, trials_per_kernel: int, seed: int
-) -> tuple[list[dict[str, Any]], list[Timed]]:
-    """Time these networks; return a row for each, and what was timed."""
+def _check_device(trials: Sequence[TrialRecord], device: str) -> None:
+    """Latencies of two devices on one axis would compare the devices."""
+    from tvm_mnas.devices.profile import load_profile
+    from tvm_mnas.report.tables import device_keys
+
+    key = load_profile(device).key
+    others = [other for other in device_keys(trials) if other != key]
+    if others:
+        raise ConfigError(
+            f"figure 6 compares latencies of one device, and the run has some of {others[0]}, not {key}; "
+            f"type --device {others[0]}"
+        )
+
+
+def _write(output: Path, figure: Figure) -> None:
+    from tvm_mnas.report.drawing import render_png, write_png
+
+    write_png(output, render_png(figure))
+
+
+def _time_scaled(
+    points: Sequence[ScaledPoint], device: str, records: str, trials_per_kernel: int, seed: int
+) -> tuple[list[dict[str, Any]], str]:
+    """Return the rows of `points`, measured on `device`, and the line that says how."""
     from tvm_mnas.models.cost import count_cost
-    from tvm_mnas.search import lineup
+    from tvm_mnas.report.comparison import provenance
+    from tvm_mnas.report.paper_figures import scaled_rows
+    from tvm_mnas.search.lineup import time_models
     from tvm_mnas.search.model import find_model
 
-    models = [find_model(name) for name in names]
+    models = [find_model(point.model) for point in points]
+    costs = [count_cost(model.architecture) for model in models if model.architecture is not None]
     with SearchDisplay(1) as display:
-        timed = lineup.time_models(
+        timed = time_models(
             models,
             device=device,
             records=Path(records),
@@ -176,56 +185,27 @@ def _scaled(
             seed=seed,
             observer=display,
         )
-    rows = []
-    for model, entry in zip(models, timed, strict=True):
-        assert model.architecture is not None
-        cost = count_cost(model.architecture)
-        network, _, scale = model.name.partition("@")
-        rows.append(
-            {
-                "network": network,
-                "scale": scale,
-                "parameters": cost.parameters,
-                "mult_adds": cost.mult_adds,
-                "latency_ms": entry.latency_ms,
-                "measurement": entry.to_json(),
-            }
-        )
-    return rows, timed
+    return scaled_rows(points, costs, timed), provenance(timed)
 
 
-def _print_scaled(title: str, rows: list[dict[str, Any]], timed: list[Timed]) -> None:
-    emulated = any(entry.emulated for entry in timed)
-    columns = (
+def _print_scaled(title: str, rows: Sequence[dict[str, Any]], line: str) -> None:
+    from tvm_mnas.report.paper_figures import TOP1_SOURCE
+
+    emulated = any(row["emulated"] for row in rows)
+    columns = [
         Column("network", "network", number=False),
-        Column("width,size", "scale", number=False),
+        Column("multiplier", "multiplier"),
+        Column("input", "input_size"),
         Column("params", "parameters"),
         Column("mult-adds", "mult_adds"),
-        Column("EMULATED ms, no latency" if emulated else "ms", "latency_ms"),
-    )
-    shown = [
-        row | {name: format_count(row[name]) for name in ("parameters", "mult_adds")}
-        for row in rows
+        Column("EMULATED ms" if emulated else "ms", "latency_ms"),
+        Column("published top-1 %", "published_top1_percent"),
     ]
+    counts = ("parameters", "mult_adds")
+    shown = [row | {name: format_count(row[name]) for name in counts} for row in rows]
     print_table(title, columns, shown, as_json=False)
-    for entry in timed:
-        if entry.failure is not None:
-            OUTPUT.print(f"{entry.name} has no latency: {entry.failure}", markup=False)
-
-
-def _check_output(output: Path | None) -> None:
-    if output is None:
-        return
-    if output.suffix != ".png":
-        raise ConfigError(f"a picture is a .png file, not {output}; type `-o {output}.png`")
-    if not output.parent.is_dir():
-        raise ConfigError(
-            f"a picture goes to a directory that is there, not {output.parent}; make it first"
-        )
-
-
-def _write(figure: Any, output: Path) -> None:
-    from tvm_mnas.report.drawing import render_png, write_png
-
-    _check_output(output)
-    write_png(output, render_png(figure))
+    OUTPUT.print(line, markup=False)
+    for row in rows:
+        if row["failure"] is not None:
+            OUTPUT.print(f"{row['model']} has no latency: {row['failure']}", markup=False)
+    OUTPUT.print(f"Published top-1: {TOP1_SOURCE}; nothing was trained here.", markup=False)

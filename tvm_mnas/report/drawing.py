@@ -92,12 +92,23 @@ def write_png(path: Path, content: bytes) -> None:
 
 def new_axes(title: str, caption: Sequence[str], theme: Theme) -> tuple[Figure, Axes]:
     """Return a picture with its title and the lines of its caption, and the empty axes in it."""
+    figure, ((axes,),) = new_grid(title, caption, theme, rows=1, columns=1)
+    return figure, axes
+
+
+def new_grid(
+    title: str, caption: Sequence[str], theme: Theme, *, rows: int, columns: int
+) -> tuple[Figure, list[list[Axes]]]:
+    """Return what `new_axes` does, with `rows` of `columns` axes, each as large as the only one there."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=_SIZE_INCHES, dpi=_DOTS_PER_INCH, layout="constrained")
+    width, height = _SIZE_INCHES
+    figure = Figure(
+        figsize=(width * columns, height * rows), dpi=_DOTS_PER_INCH, layout="constrained"
+    )
     figure.set_facecolor(theme.paper)
     figure.suptitle(
-        textwrap.fill(title, _TITLE_CHARACTERS),
+        textwrap.fill(title, _TITLE_CHARACTERS * columns),
         x=0.02,
         ha="left",
         fontsize=11.5,
@@ -106,7 +117,7 @@ def new_axes(title: str, caption: Sequence[str], theme: Theme) -> tuple[Figure, 
         parse_math=False,
     )
     figure.supxlabel(
-        "\n".join(textwrap.fill(line, _CAPTION_CHARACTERS) for line in caption if line),
+        "\n".join(textwrap.fill(line, _CAPTION_CHARACTERS * columns) for line in caption if line),
         x=0.02,
         ha="left",
         fontsize=8,
@@ -114,14 +125,22 @@ def new_axes(title: str, caption: Sequence[str], theme: Theme) -> tuple[Figure, 
         parse_math=False,
         linespacing=1.4,
     )
-    axes = figure.add_subplot()
+    grid = [
+        [figure.add_subplot(rows, columns, row * columns + column + 1) for column in range(columns)]
+        for row in range(rows)
+    ]
+    for axes in (axes for line in grid for axes in line):
+        _style(axes, theme)
+    return figure, grid
+
+
+def _style(axes: Axes, theme: Theme) -> None:
     axes.set_facecolor(theme.paper)
     axes.grid(color=theme.grid, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(theme.muted)
     axes.tick_params(colors=theme.muted, labelsize=9)
-    return figure, axes
 
 
 def set_label(axis: Axis, text: str, theme: Theme) -> None:
@@ -141,18 +160,23 @@ def spans_decades(times: Sequence[float]) -> bool:
 
 def scale_latency(axes: Axes, times: Sequence[float], *, logarithmic: bool) -> None:
     """Show all `times` on a linear or a logarithmic axis."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
     least, most = min(times), max(times)
     if logarithmic:
         axes.set_xscale("log")
         axes.set_xlim(least / 1.15, most * 1.15)
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        plain_log(axes.xaxis)
     else:
         margin = 0.06 * (most - least) or 0.5 * most
         axes.set_xlim(max(0.0, least - margin), most + margin)
+
+
+def plain_log(axis: Axis) -> None:
+    """Put ticks of a logarithmic axis at 1, 2 and 5 of each decade, written without powers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def bar_edges(times: Sequence[float], target: float, *, logarithmic: bool) -> list[float]:

@@ -95,10 +95,25 @@ def pareto_figure(
     `finalists` and `best` are trial numbers; those that were not measured are not drawn. The dotted curve joins
     what is worth as much as the best candidate.
     """
+    bars = len(pareto_records(records)) <= _MOST_BARS
+    notes = [_describe(reward), _describe_uncertainty(records, bars=bars)]
+    figure, axes = _new_picture("Accuracy and latency", records, theme, notes=notes)
+    draw_pareto(axes, records, reward, finalists=finalists, best=best, theme=theme)
+    return figure
+
+
+def draw_pareto(
+    axes: Axes,
+    records: Sequence[TrialRecord],
+    reward: Reward,
+    *,
+    finalists: Collection[int] = (),
+    best: int | None = None,
+    theme: Theme = LIGHT,
+) -> None:
+    """Draw what `pareto_figure` shows into `axes`."""
     candidates = measured(records)
     front = pareto_records(records)
-    notes = [_describe(reward), _describe_uncertainty(records, bars=len(front) <= _MOST_BARS)]
-    figure, axes = _new_picture("Accuracy and latency", records, theme, notes=notes)
     _label_latency(axes, records, theme)
     set_label(axes.yaxis, "top-1 accuracy (%)", theme)
     steady, noisy = (
@@ -137,7 +152,6 @@ def pareto_figure(
     _say_if_few(axes, len(candidates), "a front needs two", theme)
     if candidates:
         add_legend(axes, theme)
-    return figure
 
 
 def latency_histogram_figure(
@@ -148,6 +162,14 @@ def latency_histogram_figure(
     The target is an edge between two bars, so that what meets it can be told from what does not.
     """
     figure, axes = _new_picture("Latencies", records, theme, notes=(_describe(reward),))
+    draw_latency_histogram(axes, records, reward, theme=theme)
+    return figure
+
+
+def draw_latency_histogram(
+    axes: Axes, records: Sequence[TrialRecord], reward: Reward, *, theme: Theme = LIGHT
+) -> None:
+    """Draw what `latency_histogram_figure` shows into `axes`."""
     _label_latency(axes, records, theme)
     set_label(axes.yaxis, "distinct candidates", theme)
     candidates = measured(records)
@@ -176,7 +198,6 @@ def latency_histogram_figure(
     _say_if_few(axes, len(candidates), "a histogram needs more", theme)
     if candidates:
         add_legend(axes, theme)
-    return figure
 
 
 def progress_figure(records: Sequence[TrialRecord], *, theme: Theme = LIGHT) -> Figure:
