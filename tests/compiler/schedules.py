@@ -9,7 +9,7 @@ import numpy as np
 import tvm
 
 from tvm_mnas.compiler.lowering import Kernel
-from tvm_mnas.compiler.metaschedule import load_meta_schedule, load_target
+from tvm_mnas.compiler.metaschedule import EQUALITY, load_meta_schedule, load_target
 
 
 def module_of(kernel: Kernel) -> Any:
@@ -40,3 +40,13 @@ def arguments_of(module: Any) -> list[np.ndarray[Any, Any]]:
         else:
             arrays.append(rng.standard_normal(extents).astype(str(dtype)))
     return arrays
+
+
+def replayed(schedule: Any, module: Any, target: str) -> Any:
+    """Return the module that a database makes of `module` with the record of `schedule`."""
+    database = load_meta_schedule().database
+    memory = database.MemoryDatabase(module_equality=EQUALITY)
+    workload = memory.commit_workload(module)
+    record = database.TuningRecord(schedule.trace, workload, [1e-6], load_target(target), None)
+    memory.commit_tuning_record(record)
+    return memory.query_schedule(module, load_target(target), "main").mod

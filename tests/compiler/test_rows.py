@@ -8,9 +8,9 @@ import torch
 import tvm_ffi
 from torch import Tensor, nn
 
-from tests.compiler.schedules import arguments_of, module_of, run_kernel
+from tests.compiler.schedules import arguments_of, module_of, replayed, run_kernel
 from tvm_mnas.compiler.lowering import Kernel, lower_network
-from tvm_mnas.compiler.metaschedule import EQUALITY, load_meta_schedule, load_target
+from tvm_mnas.compiler.metaschedule import load_target
 from tvm_mnas.compiler.rows import propose_rows, schedule_rows, vector_widths
 
 SHAPE = (1, 3, 6, 6)
@@ -79,16 +79,10 @@ def test_what_sums_has_no_rows(kernels: dict[str, Kernel], target: str) -> None:
 
 
 def test_it_is_a_record_that_replays(passes: dict[str, Kernel], target: str) -> None:
-    database = load_meta_schedule().database
     (kernel,) = (kernel for name, kernel in passes.items() if "multiply" in name)
     module = module_of(kernel)
     schedule = next(propose_rows(module, load_target(target)))
-    memory = database.MemoryDatabase(module_equality=EQUALITY)
-    workload = memory.commit_workload(module)
-    record = database.TuningRecord(schedule.trace, workload, [1e-6], load_target(target), None)
-    memory.commit_tuning_record(record)
-    replayed = memory.query_schedule(module, load_target(target), "main")
-    assert tvm_ffi.structural_equal(replayed.mod, schedule.mod)
+    assert tvm_ffi.structural_equal(replayed(schedule, module, target), schedule.mod)
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ import torch
 import tvm_ffi
 from torch import Tensor, nn
 
-from tests.compiler.schedules import arguments_of, module_of, run_kernel
+from tests.compiler.schedules import arguments_of, module_of, replayed, run_kernel
 from tvm_mnas.compiler.lowering import Kernel, lower_network
-from tvm_mnas.compiler.metaschedule import EQUALITY, load_meta_schedule, load_target
+from tvm_mnas.compiler.metaschedule import load_target
 from tvm_mnas.compiler.templates import conv_shape, propose_tiles, schedule_tile, vector_unit
 from tvm_mnas.compiler.tiles import Order, Padding, VectorUnit, rank_tiles
 
@@ -130,16 +130,10 @@ def test_what_is_no_convolution_has_no_tiles(target: str) -> None:
 
 
 def test_a_tile_is_a_record_that_replays(lowered: dict[str, list[Kernel]], target: str) -> None:
-    database = load_meta_schedule().database
     (kernel,) = lowered["depthwise 3x3"]
     module = module_of(kernel)
     schedule = next(propose_tiles(module, load_target(target)))
-    memory = database.MemoryDatabase(module_equality=EQUALITY)
-    workload = memory.commit_workload(module)
-    record = database.TuningRecord(schedule.trace, workload, [1e-6], load_target(target), None)
-    memory.commit_tuning_record(record)
-    replayed = memory.query_schedule(module, load_target(target), "main")
-    assert tvm_ffi.structural_equal(replayed.mod, schedule.mod)
+    assert tvm_ffi.structural_equal(replayed(schedule, module, target), schedule.mod)
 
 
 @pytest.mark.parametrize(

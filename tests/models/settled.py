@@ -19,3 +19,14 @@ def settled(entry: ZooEntry) -> nn.Module:
         shape = (4, *entry.input_shape[1:])
         network(torch.randn(shape, generator=generator))
     return network.eval()
+
+
+def assert_drawn_from_its_seed(entry: ZooEntry) -> None:
+    """Equal seeds are equal weights, other seeds others, and torch's own generator stays as it was."""
+    state = torch.get_rng_state()
+    first, again, other = entry.build(seed=1), entry.build(seed=1), entry.build(seed=2)
+    assert torch.equal(torch.get_rng_state(), state)
+    pairs = zip(first.parameters(), again.parameters(), strict=True)
+    assert all(torch.equal(left, right) for left, right in pairs)
+    pairs = zip(first.parameters(), other.parameters(), strict=True)
+    assert not all(torch.equal(left, right) for left, right in pairs)

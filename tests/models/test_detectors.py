@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.models.settled import settled
+from tests.models.settled import assert_drawn_from_its_seed, settled
 from tvm_mnas.errors import ConfigError
 from tvm_mnas.models.cost import count_module
 from tvm_mnas.models.folding import fold_batch_norm
@@ -84,14 +84,7 @@ def test_a_detector_folds(key: str) -> None:
 
 @pytest.mark.parametrize("key", SSDLITE)
 def test_weights_come_from_the_seed_alone(key: str) -> None:
-    entry = zoo_entry(key)
-    state = torch.get_rng_state()
-    first, again, other = entry.build(seed=1), entry.build(seed=1), entry.build(seed=2)
-    assert torch.equal(torch.get_rng_state(), state)
-    pairs = zip(first.parameters(), again.parameters(), strict=True)
-    assert all(torch.equal(left, right) for left, right in pairs)
-    pairs = zip(first.parameters(), other.parameters(), strict=True)
-    assert not all(torch.equal(left, right) for left, right in pairs)
+    assert_drawn_from_its_seed(zoo_entry(key))
 
 
 def test_a_pixel_is_divided_by_its_length() -> None:

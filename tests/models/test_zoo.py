@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.models.settled import settled
+from tests.models.settled import assert_drawn_from_its_seed, settled
 from tvm_mnas.commands.zoo import zoo
 from tvm_mnas.errors import ConfigError
 from tvm_mnas.models.cost import count_module
@@ -84,14 +84,7 @@ def test_a_network_runs_folds_and_exports(key: str) -> None:
 
 @pytest.mark.parametrize("key", [*MODULES, "mnasnet-b1"])
 def test_weights_come_from_the_seed_alone(key: str) -> None:
-    entry = zoo_entry(key)
-    state = torch.get_rng_state()
-    first, again, other = entry.build(seed=1), entry.build(seed=1), entry.build(seed=2)
-    assert torch.equal(torch.get_rng_state(), state)
-    pairs = zip(first.parameters(), again.parameters(), strict=True)
-    assert all(torch.equal(left, right) for left, right in pairs)
-    pairs = zip(first.parameters(), other.parameters(), strict=True)
-    assert not all(torch.equal(left, right) for left, right in pairs)
+    assert_drawn_from_its_seed(zoo_entry(key))
 
 
 @pytest.mark.parametrize("key", ["mnasnet-b1", "mnasnet-a1", "mobilenet-v2-1.4"])
