@@ -26,7 +26,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALLED := .venv/.installed
 INSTALLED_DEV := .venv/.installed-dev
 INSTALLED_BENCH := .venv/.installed-bench
-ARM_PACKAGES := qemu-user-static gcc-aarch64-linux-gnu libstdc++6-arm64-cross libgcc-s1-arm64-cross libc6-dev-arm64-cross
+ARM_PACKAGES := qemu-user-static gcc-aarch64-linux-gnu libstdc++6-arm64-cross libgcc-s1-arm64-cross libc6-dev-arm64-cross \
+	binutils-arm-linux-gnueabihf
 BENCHMARKS ?= $(wildcard benchmarks/*.py)
 
 .PHONY: help search test lint arm-tools bench clean
@@ -47,7 +48,8 @@ lint: $(INSTALLED_DEV)
 	$(BIN)/lint-imports
 
 arm-tools:
-	@if ! command -v qemu-aarch64-static >/dev/null || ! command -v aarch64-linux-gnu-gcc >/dev/null; then
+	@if ! command -v qemu-aarch64-static >/dev/null || ! command -v aarch64-linux-gnu-gcc >/dev/null \
+	    || ! command -v arm-linux-gnueabihf-ld >/dev/null; then
 	  if [[ $$(id -u) -ne 0 ]] || ! command -v apt-get >/dev/null; then
 	    echo "not installed: as root, apt-get install $(ARM_PACKAGES)"
 	    exit 0
