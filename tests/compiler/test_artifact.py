@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from tests.compiler.conftest import SHAPE, FixedRunner, Mean, Tuned, small_network
+from tests.compiler.elf import AARCH64, made_for
 from tvm_mnas.compiler.artifact import CompiledArtifact, compile_network
 from tvm_mnas.compiler.linking import Linker
 from tvm_mnas.compiler.lowering import Kernel, LoweredNetwork, lower_network
@@ -291,6 +292,4 @@ def test_a_network_for_another_machine_is_compiled_here(
         )
     assert all(kernel.failures == {} for kernel in report.kernels)
     artifact = compile_network(lowered, store, tmp_path / "net.so", linker=copier)
-    header = artifact.path.read_bytes()[:20]
-    assert header[:4] == b"\x7fELF"
-    assert int.from_bytes(header[18:20], "little") == 183  # EM_AARCH64
+    assert made_for(artifact.path) == AARCH64

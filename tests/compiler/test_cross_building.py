@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.compiler.conftest import SHAPE, small_network
+from tests.compiler.elf import AARCH64, ARM, made_for
 from tests.compiler.untuned import build_untuned
 from tvm_mnas.compiler.lowering import lower_network
 from tvm_mnas.devices.profile import load_profile
 
-# ELF's own numbers: bits, machine.
-AARCH64, ARM = (64, 183), (32, 40)
 LINKERS = {"rpi4": "aarch64-linux-gnu-ld", "armv7-a7": "arm-linux-gnueabihf-ld"}
 
 
@@ -22,7 +21,4 @@ def test_a_network_builds_for_the_device(key: str, kind: tuple[int, int], tmp_pa
     if shutil.which(LINKERS[key]) is None and shutil.which("ld.lld") is None:
         pytest.skip(f"make arm-tools brings {LINKERS[key]}")
     lowered = lower_network(small_network(), SHAPE, load_profile(key).target)
-    header = build_untuned(lowered, tmp_path).read_bytes()[:20]
-    assert header[:4] == b"\x7fELF"
-    bits = {1: 32, 2: 64}[header[4]]
-    assert (bits, int.from_bytes(header[18:20], "little")) == kind
+    assert made_for(build_untuned(lowered, tmp_path)) == kind

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.compiler.elf import AARCH64, made_for
 from tests.compiler.untuned import build_untuned, run_here
 from tests.models.settled import settled
 from tvm_mnas.compiler.lowering import lower_network, lower_onnx
@@ -17,7 +18,6 @@ from tvm_mnas.models.zoo.registry import ZOO, zoo_entry
 
 KEYS = [entry.key for entry in (*ZOO, *DETECTORS)]
 RELATIVE = 1e-3
-ELF_MACHINE = {"emulated-aarch64": 183}
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -53,9 +53,7 @@ def test_it_builds_for_arm(key: str, tmp_path: Path) -> None:
     entry = zoo_entry(key)
     profile = load_profile("emulated-aarch64")
     lowered = lower_network(settled(entry), entry.input_shape, profile.target)
-    header = build_untuned(lowered, tmp_path).read_bytes()[:20]
-    assert header[:4] == b"\x7fELF"
-    assert int.from_bytes(header[18:20], "little") == ELF_MACHINE[profile.key]
+    assert made_for(build_untuned(lowered, tmp_path)) == AARCH64
 
 
 def off(outputs: np.ndarray, expected: np.ndarray) -> float:

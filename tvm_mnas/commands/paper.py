@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from tvm_mnas.commands.lineups import print_failures, time_networks
 from tvm_mnas.commands.options import DEFAULTS, AsJson, Device, Records, Seed, Trials
 from tvm_mnas.commands.paper_figures import figure2, figure4, figure5, figure6
 from tvm_mnas.console import OUTPUT, Column, SearchDisplay, format_count, print_json, print_table
@@ -23,6 +24,8 @@ paper_app = typer.Typer(
     no_args_is_help=True,
     help="The paper's tables and figures again: what it printed, and what is counted and measured here.",
 )
+
+_Network = TypeVar("_Network")
 
 _Only = Annotated[
     list[str] | None, typer.Option(help="Only this network, by its key; may be given again.")
@@ -44,11 +47,9 @@ def table1(
 ) -> None:
     """Classification on ImageNet: parameters, mult-adds, and latency relative to MobileNetV2."""
     from tvm_mnas.models.zoo.registry import ZOO
-    from tvm_mnas.search.model import find_model
 
-    rows = _chosen(_zoo_rows(ZOO), only)
-    models = [find_model(row.key) for row in rows]
-    timed = _timed(models, counts_only, device, records, trials_per_kernel, seed)
+    rows = _zoo_rows(ZOO, only)
+    timed = _timed_keys(rows, counts_only, device, records, trials_per_kernel, seed)
     _print_table("Table 1", "top-1 %", rows, timed, baseline="mobilenet-v2", as_json=as_json)
 
 
@@ -64,11 +65,9 @@ def table2(
 ) -> None:
     """Detection on COCO, up to the raw predictions: counts, and latency relative to MobileNetV2 + SSDLite."""
     from tvm_mnas.models.zoo.detectors import DETECTORS
-    from tvm_mnas.search.model import find_model
 
-    rows = _chosen(_zoo_rows(DETECTORS), only)
-    models = [find_model(row.key) for row in rows]
-    timed = _timed(models, counts_only, device, records, trials_per_kernel, seed)
+    rows = _zoo_rows(DETECTORS, only)
+    timed = _timed_keys(rows, counts_only, device, records, trials_per_kernel, seed)
     _print_table("Table 2", "mAP %", rows, timed, baseline="mobilenet-v2-ssdlite", as_json=as_json)
 
 
@@ -88,21 +87,18 @@ def table3(
     from tvm_mnas.report.comparison import PaperRow
     from tvm_mnas.search.model import Model
 
-    variants = {variant.key: variant for variant in table_3()}
-    rows = _chosen(
-        [
-            PaperRow(
-                key=variant.key,
-                name=variant.name,
-                cost=count_cost(variant.architecture),
-                accuracy_percent=variant.published_top1_percent,
-                latency_ms=variant.published_latency_ms,
-            )
-            for variant in variants.values()
-        ],
-        only,
-    )
-    models = [Model(name=row.key, architecture=variants[row.key].architecture) for row in rows]
+    variants = _chosen({variant.key: variant for variant in table_3()}, only)
+    rows = [
+        PaperRow(
+            key=variant.key,
+            name=variant.name,
+            cost=count_cost(variant.architecture),
+            accuracy_percent=variant.published_top1_percent,
+            latency_ms=variant.published_latency_ms,
+        )
+        for variant in variants
+    ]
+    models = [Model(name=variant.key, architecture=variant.architecture) for variant in variants]
     timed = _timed(models, counts_only, device, records, trials_per_kernel, seed)
     _print_table("Table 3", "top-1 %", rows, timed, baseline="mnasnet", as_json=as_json)
 
@@ -148,16 +144,17 @@ def layers(
     shown = [row | {name: format_count(row[name]) for name in counts} for row in rows]
     print_table("One 5x5 against two 3x3", columns, shown, as_json=False)
     OUTPUT.print(provenance(timed), markup=False)
-    _print_failures(timed)
+    print_failures([(entry.name, entry.failure) for entry in timed])
 
 
 for _figure in (figure2, figure4, figure5, figure6):
     paper_app.command()(_figure)
 
 
-def _zoo_rows(entries: Sequence[ZooEntry]) -> list[PaperRow]:
+def _zoo_rows(entries: Sequence[ZooEntry], only: list[str] | None) -> list[PaperRow]:
     from tvm_mnas.report.comparison import PaperRow
 
+    published = {entry.key: entry for entry in entries if entry.published is not None}
     return [
         PaperRow(
             key=entry.key,
@@ -169,19 +166,32 @@ def _zoo_rows(entries: Sequence[ZooEntry]) -> list[PaperRow]:
             latency_ms=entry.published.pixel_latency_ms,
             deviation=entry.deviation,
         )
-        for entry in entries
+        for entry in _chosen(published, only)
         if entry.published is not None
     ]
 
 
-def _chosen(rows: list[PaperRow], only: list[str] | None) -> list[PaperRow]:
-    keys = [row.key for row in rows]
-    unknown = [key for key in only or [] if key not in keys]
+def _chosen(networks: Mapping[str, _Network], only: list[str] | None) -> list[_Network]:
+    unknown = [key for key in only or [] if key not in networks]
     if unknown:
         raise ConfigError(
-            f"--only takes a network of the table, not {unknown[0]!r}; it has {', '.join(keys)}"
+            f"--only takes a network of the table, not {unknown[0]!r}; it has {', '.join(networks)}"
         )
-    return [row for row in rows if not only or row.key in only]
+    return [network for key, network in networks.items() if not only or key in only]
+
+
+def _timed_keys(
+    rows: Sequence[PaperRow],
+    counts_only: bool,
+    device: str,
+    records: str,
+    trials_per_kernel: int,
+    seed: int,
+) -> list[Timed]:
+    from tvm_mnas.search.model import find_model
+
+    models = [find_model(row.key) for row in rows]
+    return _timed(models, counts_only, device, records, trials_per_kernel, seed)
 
 
 def _timed(
@@ -194,17 +204,9 @@ def _timed(
 ) -> list[Timed]:
     if counts_only:
         return []
-    from tvm_mnas.search.lineup import time_models
-
-    with SearchDisplay(1) as display:
-        return time_models(
-            models,
-            device=device,
-            records=Path(records),
-            trials_per_kernel=trials_per_kernel,
-            seed=seed,
-            observer=display,
-        )
+    return time_networks(
+        models, device=device, records=records, trials_per_kernel=trials_per_kernel, seed=seed
+    )
 
 
 def _print_table(
@@ -239,7 +241,7 @@ def _print_table(
     print_table(f"{title}: here (paper)", columns, [_shown(row) for row in values], as_json=False)
     if timed:
         OUTPUT.print(f"relative to {baseline}; {provenance(timed)}", markup=False)
-        _print_failures(timed)
+        print_failures([(entry.name, entry.failure) for entry in timed])
     OUTPUT.print(
         "Accuracies and the latencies of a Pixel 1 are the paper's: nothing was trained here.",
         markup=False,
@@ -271,9 +273,3 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
         "relative": both(ratio("relative"), ratio("published_relative")),
         "agreement": ratio("agreement"),
     }
-
-
-def _print_failures(timed: Sequence[Timed]) -> None:
-    for entry in timed:
-        if entry.failure is not None:
-            OUTPUT.print(f"{entry.name} has no latency: {entry.failure}", markup=False)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tvm_mnas.commands.lineups import print_failures, time_networks
 from tvm_mnas.commands.options import DEFAULTS, AsJson, Device, Records, Seed, Trials
-from tvm_mnas.console import OUTPUT, Column, SearchDisplay, format_count, print_json, print_table
+from tvm_mnas.console import OUTPUT, Column, format_count, print_json, print_table
 from tvm_mnas.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -171,20 +172,13 @@ def _time_scaled(
     from tvm_mnas.models.cost import count_cost
     from tvm_mnas.report.comparison import provenance
     from tvm_mnas.report.paper_figures import scaled_rows
-    from tvm_mnas.search.lineup import time_models
     from tvm_mnas.search.model import find_model
 
     models = [find_model(point.model) for point in points]
     costs = [count_cost(model.architecture) for model in models if model.architecture is not None]
-    with SearchDisplay(1) as display:
-        timed = time_models(
-            models,
-            device=device,
-            records=Path(records),
-            trials_per_kernel=trials_per_kernel,
-            seed=seed,
-            observer=display,
-        )
+    timed = time_networks(
+        models, device=device, records=records, trials_per_kernel=trials_per_kernel, seed=seed
+    )
     return scaled_rows(points, costs, timed), provenance(timed)
 
 
@@ -205,7 +199,5 @@ def _print_scaled(title: str, rows: Sequence[dict[str, Any]], line: str) -> None
     shown = [row | {name: format_count(row[name]) for name in counts} for row in rows]
     print_table(title, columns, shown, as_json=False)
     OUTPUT.print(line, markup=False)
-    for row in rows:
-        if row["failure"] is not None:
-            OUTPUT.print(f"{row['model']} has no latency: {row['failure']}", markup=False)
+    print_failures([(row["model"], row["failure"]) for row in rows])
     OUTPUT.print(f"Published top-1: {TOP1_SOURCE}; nothing was trained here.", markup=False)

@@ -25,11 +25,7 @@ _FOLDED_OPS = ("relax.permute_dims", "relax.reshape")
 
 def fold_layouts(module: Any) -> Any:
     """Return `module` with the transposes and reshapes of its constants carried out."""
-    mutator = _LayoutFolder(module)
-    for variable, function in module.functions_items():
-        if isinstance(function, relax.Function):
-            mutator.builder_.update_func(variable, mutator.visit_expr(function))
-    return mutator.builder_.get()
+    return rewritten(module, _LayoutFolder(module))
 
 
 def fold_packing(module: Any, objects: Path) -> Any:
@@ -49,12 +45,18 @@ def fold_packing(module: Any, objects: Path) -> Any:
     cache = ObjectCache(objects, "llvm")
     linker = find_linker(cache.target)
     compiled = {name: cache.library(function, linker) for name, function in packers.items()}
-    mutator = _PackingFolder(module, compiled)
+    folded = relax.transform.CanonicalizeBindings()(
+        rewritten(module, _PackingFolder(module, compiled))
+    )
+    return relax.transform.DeadCodeElimination()(folded)
+
+
+def rewritten(module: Any, mutator: Any) -> Any:
+    """Return `module` after `mutator`, which was made for it, went through its Relax functions."""
     for variable, function in module.functions_items():
         if isinstance(function, relax.Function):
             mutator.builder_.update_func(variable, mutator.visit_expr(function))
-    folded = relax.transform.CanonicalizeBindings()(mutator.builder_.get())
-    return relax.transform.DeadCodeElimination()(folded)
+    return mutator.builder_.get()
 
 
 def _shape_of(expression: Any) -> list[int]:

@@ -14,9 +14,10 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from tvm_mnas.compiler.folding import rewritten
+
 _TO_NCHW = [0, 3, 1, 2]
 _TO_NHWC = [0, 2, 3, 1]
-_CLIP = "clip"
 _ELEMENTWISE = (
     "relax.add",
     "relax.multiply",
@@ -33,21 +34,13 @@ def sink_transposes(module: Any) -> Any:
 
     The transposes that nobody reads any more are gone.
     """
-    mutator = _TransposeSinker(module)
-    for variable, function in module.functions_items():
-        if isinstance(function, relax.Function):
-            mutator.builder_.update_func(variable, mutator.visit_expr(function))
-    canonical = relax.transform.CanonicalizeBindings()(mutator.builder_.get())
-    return relax.transform.DeadCodeElimination()(canonical)
+    moved = relax.transform.CanonicalizeBindings()(rewritten(module, _TransposeSinker(module)))
+    return relax.transform.DeadCodeElimination()(moved)
 
 
 def split_leaky_relu(module: Any) -> Any:
     """Return `module` with each leaky ReLU as the larger of a value and a part of it: that ConvertLayout knows."""
-    mutator = _LeakyReluSplitter(module)
-    for variable, function in module.functions_items():
-        if isinstance(function, relax.Function):
-            mutator.builder_.update_func(variable, mutator.visit_expr(function))
-    return mutator.builder_.get()
+    return rewritten(module, _LeakyReluSplitter(module))
 
 
 @relax.expr_functor.mutator
@@ -78,7 +71,8 @@ class _TransposeSinker(relax.PyExprMutator):  # type: ignore[misc]
             twin = self._twin(call.args[0])
             return call if twin is None else twin
         if call.op.name == "relax.take":
-            call = _clipped(call)
+            axis = call.attrs.axis
+            call = _clipped(call.args[0], call.args[1], None if axis is None else int(axis))
         twin = self._moved(call)
         if twin is None:
             return call
@@ -93,7 +87,7 @@ class _TransposeSinker(relax.PyExprMutator):  # type: ignore[misc]
             source = self._twin(call.args[0])
             if source is None or len(call.args[1].ty.shape) != 1:
                 return None
-            return relax.op.take(source, call.args[1], axis=3, mode=_CLIP)
+            return _clipped(source, call.args[1], 3)
         if name == "relax.nn.pad":
             source = self._twin(call.args[0])
             if source is None:
@@ -108,7 +102,7 @@ class _TransposeSinker(relax.PyExprMutator):  # type: ignore[misc]
         return None
 
     def _elementwise(self, call: Any) -> Any:
-        if _rank(call) != 4:
+        if len(call.ty.shape) != 4:
             return None
         arguments = []
         for argument in call.args:
@@ -160,16 +154,11 @@ class _TransposeSinker(relax.PyExprMutator):  # type: ignore[misc]
         return relax.const(moved, str(values.dtype))
 
 
-def _clipped(call: Any) -> Any:
-    """Return a gather that stays within its input whatever the index: kernels are timed with random arguments."""
-    axis = call.attrs.axis
-    return relax.op.take(call.args[0], call.args[1], None if axis is None else int(axis), _CLIP)
+def _clipped(source: Any, index: Any, axis: int | None) -> Any:
+    """Return a gather that stays within `source` whatever the index: kernels are timed with random arguments."""
+    return relax.op.take(source, index, axis, mode="clip")
 
 
 def _axes(call: Any) -> Sequence[int]:
     axes = call.attrs.axes
     return [] if axes is None else [int(axis) for axis in axes]
-
-
-def _rank(call: Any) -> int:
-    return len(call.ty.shape)

@@ -128,7 +128,7 @@ def _lower(module: Any, input_shape: tuple[int, int, int, int], target: str) -> 
             ]
         )(module)
         module = sink_transposes(fold_layouts(module))
-        module = legalize(transform.CanonicalizeBindings()(module))
+        module = legalize(module)
         module = tvm.transform.Sequential(
             [
                 transform.AnnotateTIROpPattern(),

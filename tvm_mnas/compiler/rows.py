@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from tvm_mnas.compiler.templates import vector_unit
+from tvm_mnas.compiler.templates import kernel_blocks, vector_unit
 
 _SPATIAL = 0
 _MOST_VECTORS = 4
@@ -58,7 +58,7 @@ def schedule_rows(module: Any, lanes: int, *, threads: int) -> Any:
     import tvm.s_tir
 
     schedule = tvm.s_tir.Schedule(module)
-    *before, last = schedule.get_child_blocks(schedule.get_sblock("root"))
+    *before, last = kernel_blocks(schedule)
     for block in before:
         schedule.compute_inline(block)
     *rows, channels = schedule.get_loops(last)
@@ -74,11 +74,8 @@ def _channels(module: Any) -> int | None:
     """Return the extent of the innermost loop of the last block, None where a block sums or there is one loop only."""
     import tvm.s_tir
 
-    functions = [variable.name_hint for variable, _ in module.functions_items()]
-    if functions != ["main"]:
-        return None
     schedule = tvm.s_tir.Schedule(module)
-    blocks = list(schedule.get_child_blocks(schedule.get_sblock("root")))
+    blocks = kernel_blocks(schedule)
     for block in blocks:
         if any(int(one.iter_type) != _SPATIAL for one in schedule.get(block).iter_vars):
             return None

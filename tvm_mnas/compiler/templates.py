@@ -133,12 +133,17 @@ def schedule_tile(module: Any, tile: Tile, *, threads: int) -> Any:
     return schedule
 
 
-def _blocks(schedule: Any) -> _Blocks | None:
-    """Return the kernel's blocks, None if they are not one convolution with element-wise ones around it."""
+def kernel_blocks(schedule: Any) -> list[Any]:
+    """Return the blocks of a kernel that is one function, in order; none where it is more."""
     functions = [variable.name_hint for variable, _ in schedule.mod.functions_items()]
     if functions != ["main"]:
-        return None
-    blocks = list(schedule.get_child_blocks(schedule.get_sblock("root")))
+        return []
+    return list(schedule.get_child_blocks(schedule.get_sblock("root")))
+
+
+def _blocks(schedule: Any) -> _Blocks | None:
+    """Return the kernel's blocks, None if they are not one convolution with element-wise ones around it."""
+    blocks = kernel_blocks(schedule)
     sums = [
         index
         for index, block in enumerate(blocks)

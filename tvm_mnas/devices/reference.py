@@ -44,6 +44,10 @@ class Reading:
     time_s: float
     change: float
 
+    def moved(self, max_spread: float) -> bool:
+        """Whether that is more than noise: beyond the spread that a profile allows."""
+        return abs(self.change) > max_spread
+
 
 class Referred(Protocol):
     """A leased device, of which `name` stays the same from lease to lease."""
@@ -145,7 +149,7 @@ class ReferenceWatch:
             reading = Reading(time_s=now_s, change=now_s / first_s - 1.0)
             if least is None or abs(reading.change) < abs(least.change):
                 least = reading
-            if abs(least.change) <= self._profile.timing.max_spread:
+            if not least.moved(self._profile.timing.max_spread):
                 break
         return least
 

@@ -138,7 +138,7 @@ class _Attempt:
     reference: Reading | None
 
     def drifted(self, timing: Timing) -> bool:
-        return self.reference is not None and abs(self.reference.change) > timing.max_spread
+        return self.reference is not None and self.reference.moved(timing.max_spread)
 
     def good(self, timing: Timing) -> bool:
         return not self.drifted(timing) and spread_of(self.samples_ms) <= timing.max_spread

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +13,7 @@ from tvm_mnas.errors import BuildError, DeviceError, LoweringError, MeasurementE
 from tvm_mnas.search.evaluation import Observer
 from tvm_mnas.search.model import find_model
 from tvm_mnas.search.roofline import DevicePeak, measure_peak, measure_untuned
-from tvm_mnas.search.workbench import Workbench, open_workbench
+from tvm_mnas.search.workbench import Workbench, open_scratch_workbench
 
 if TYPE_CHECKING:
     from tvm_mnas.compiler.lowering import LoweredNetwork
@@ -120,19 +119,14 @@ def bench_model(
 
     subject = find_model(model)
     profile = load_profile(device)
-    with (
-        tempfile.TemporaryDirectory(prefix="tvm-mnas-bench-") as directory,
-        open_workbench(
-            profile,
-            records=records,
-            logs=Path(directory),
-            scratch=Path(directory),
-            trials_per_kernel=trials_per_kernel,
-            seed=seed,
-            max_untuned_share=max_untuned_share,
-            on_warning=observer.note,
-        ) as workbench,
-    ):
+    with open_scratch_workbench(
+        profile,
+        records=records,
+        trials_per_kernel=trials_per_kernel,
+        seed=seed,
+        max_untuned_share=max_untuned_share,
+        on_warning=observer.note,
+    ) as (workbench, directory):
         observer.stage("lowering", 0, 1)
         network = subject.build(seed=seed)
         lowered = subject.lower(network, profile.target)
@@ -140,7 +134,7 @@ def bench_model(
             [lowered], on_progress=lambda done, total: observer.stage("tuning", done, total)
         )
         observer.stage("compiling", 0, 1)
-        artifact = workbench.compile(lowered, Path(directory) / "net.so")
+        artifact = workbench.compile(lowered, directory / "net.so")
         observer.stage("measuring", 0, 1)
         difference, unchecked = None, None
         try:
@@ -151,10 +145,10 @@ def bench_model(
             # Nothing to compare with is no reason to keep the time back; the result says so.
             unchecked = str(error)
         latency = workbench.measure(artifact, lowered.input_shape)
-        peak, failure = _peak(workbench, Path(directory))
+        peak, failure = _peak(workbench, directory)
         rows = _kernel_rows(lowered, workbench, peak)
         if untuned:
-            _add_untuned(rows, lowered, workbench, Path(directory), observer)
+            _add_untuned(rows, lowered, workbench, directory, observer)
         return BenchResult(model, latency, rows, difference, peak, failure, unchecked)
 
 

@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any
 from tvm_mnas.errors import ConfigError
 from tvm_mnas.models.zoo.entry import ZooEntry
 from tvm_mnas.search.evaluation import Observer
-from tvm_mnas.search.lineup import Timed, open_scratch_workbench, time_on
+from tvm_mnas.search.lineup import Timed, time_on
 from tvm_mnas.search.model import Model
-from tvm_mnas.search.roofline import measure_untuned
-from tvm_mnas.search.workbench import Workbench
+from tvm_mnas.search.workbench import Workbench, open_scratch_workbench
 
 if TYPE_CHECKING:
     from torch import nn
@@ -84,8 +83,14 @@ def compare_layers(
         DeviceError: if the device cannot be reached or is gone.
         RecordsError: if the records cannot be read or written.
     """
+    from tvm_mnas.devices.profile import load_profile
+
     with open_scratch_workbench(
-        device, records=records, trials_per_kernel=trials_per_kernel, seed=seed
+        load_profile(device),
+        records=records,
+        trials_per_kernel=trials_per_kernel,
+        seed=seed,
+        on_warning=observer.note,
     ) as (workbench, directory):
         models = [model for size, channels in shapes for model in _models(size, channels)]
         timed = time_on(workbench, models, directory, seed=seed, observer=observer)
@@ -93,7 +98,7 @@ def compare_layers(
         for number, (size, channels) in enumerate(shapes):
             observer.stage("untuned kernels", number, len(shapes))
             at = 3 * number
-            untuned = _untuned_us(workbench, models[at : at + 3], directory, seed)
+            untuned = _untuned_us(workbench, models[at : at + 3], seed)
             pairs.append(make_pair(size, channels, timed[at : at + 3], untuned))
     return pairs, timed
 
@@ -122,18 +127,18 @@ def make_pair(
 
 
 def _untuned_us(
-    workbench: Workbench, models: Sequence[Model], directory: Path, seed: int
+    workbench: Workbench, models: Sequence[Model], seed: int
 ) -> tuple[float | None, float | None]:
     bare, one, two = (
         model.lower(model.build(seed=seed), workbench.profile.target) for model in models
     )
     return tuple(  # type: ignore[return-value]
-        _sum_untuned_us(workbench, bare, network, directory) for network in (one, two)
+        _sum_untuned_us(workbench, bare, network) for network in (one, two)
     )
 
 
 def _sum_untuned_us(
-    workbench: Workbench, bare: LoweredNetwork, network: LoweredNetwork, directory: Path
+    workbench: Workbench, bare: LoweredNetwork, network: LoweredNetwork
 ) -> float | None:
     """Return the untuned time of the kernels that `network` calls more often than `bare`, None if one has none."""
     calls = Counter({kernel.key: kernel.calls for kernel in network.kernels})
@@ -142,7 +147,7 @@ def _sum_untuned_us(
     for kernel in network.kernels:
         if calls[kernel.key] <= 0:
             continue
-        time_us = measure_untuned(workbench, kernel, directory)
+        time_us = workbench.time_untuned(kernel)
         if time_us is None:
             return None
         total += calls[kernel.key] * time_us

@@ -6,10 +6,8 @@ A network that fails is a reason in its row; the others go on.
 
 from __future__ import annotations
 
-import contextlib
 import statistics
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tvm_mnas.errors import CandidateError, ConfigError
 from tvm_mnas.search.evaluation import Observer
-from tvm_mnas.search.workbench import Workbench, open_workbench
+from tvm_mnas.search.workbench import Workbench, open_scratch_workbench
 
 if TYPE_CHECKING:
     from tvm_mnas.compiler.artifact import CompiledArtifact
@@ -87,37 +85,16 @@ def time_models(
         DeviceError: if the device cannot be reached or is gone.
         RecordsError: if the records cannot be read or written.
     """
-    with open_scratch_workbench(
-        device, records=records, trials_per_kernel=trials_per_kernel, seed=seed
-    ) as (workbench, directory):
-        return time_on(workbench, models, directory, seed=seed, observer=observer, rounds=rounds)
-
-
-@contextlib.contextmanager
-def open_scratch_workbench(
-    device: str, *, records: Path, trials_per_kernel: int, seed: int
-) -> Iterator[tuple[Workbench, Path]]:
-    """Yield a workbench for the profile `device`, and a directory that ends with it.
-
-    Raises:
-        ProfileError: if there is no such profile.
-        DeviceError: if the device cannot be reached.
-        RecordsError: if the records there cannot be read.
-    """
     from tvm_mnas.devices.profile import load_profile
 
-    with (
-        tempfile.TemporaryDirectory(prefix="tvm-mnas-lineup-") as name,
-        open_workbench(
-            load_profile(device),
-            records=records,
-            logs=Path(name),
-            scratch=Path(name),
-            trials_per_kernel=trials_per_kernel,
-            seed=seed,
-        ) as workbench,
-    ):
-        yield workbench, Path(name)
+    with open_scratch_workbench(
+        load_profile(device),
+        records=records,
+        trials_per_kernel=trials_per_kernel,
+        seed=seed,
+        on_warning=observer.note,
+    ) as (workbench, directory):
+        return time_on(workbench, models, directory, seed=seed, observer=observer, rounds=rounds)
 
 
 def time_on(

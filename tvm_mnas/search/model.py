@@ -96,16 +96,18 @@ def find_model(text: str) -> Model:
     run, colon, trial = text.rpartition(":")
     if colon and trial.isdecimal() and Path(run).is_dir():
         return Model(name=text, architecture=_trial(Path(run), int(trial)))
+    from tvm_mnas.models.zoo.registry import zoo_entry
+
     base, scaling = split_scaling(text)
     if scaling is not None:
-        widens_head = ":" not in base and _zoo_entry(base).widens_head
+        widens_head = ":" not in base and zoo_entry(base).widens_head
         return Model(
             name=text,
             architecture=scaling.apply(find_architecture(base), widens_head=widens_head),
         )
     if ":" in text:
         return Model(name=text, architecture=Architecture.parse(text))
-    entry = _zoo_entry(text)
+    entry = zoo_entry(text)
     if entry.architecture is not None:
         return Model(name=text, architecture=entry.architecture)
     return Model(name=text, entry=entry)
@@ -122,19 +124,6 @@ def find_architecture(text: str) -> Architecture:
             f"{text!r} is no sequence of blocks; name a network that `tvm-mnas zoo --json` has a notation of"
         )
     return architecture
-
-
-def _zoo_entry(key: str) -> ZooEntry:
-    from tvm_mnas.models.zoo.detectors import DETECTORS
-    from tvm_mnas.models.zoo.registry import ZOO, zoo_entry
-
-    keys = [entry.key for entry in (*ZOO, *DETECTORS)]
-    if key not in keys:
-        raise ConfigError(
-            f"{key!r} is no network of the zoo, which has {', '.join(keys)}; "
-            f"`tvm-mnas zoo` describes them. Or give a notation: `tvm-mnas space quickstart --sample 1` prints one"
-        )
-    return zoo_entry(key)
 
 
 def _trial(run: Path, trial: int) -> Architecture:

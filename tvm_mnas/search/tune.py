@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tvm_mnas.errors import BuildError, ConfigError
 from tvm_mnas.search.evaluation import Observer
 from tvm_mnas.search.model import Model, find_model
-from tvm_mnas.search.workbench import open_workbench
+from tvm_mnas.search.workbench import open_scratch_workbench
 
 if TYPE_CHECKING:
     from tvm_mnas.compiler.lookup import TuningRecords
@@ -181,18 +180,13 @@ def tune_model(
         rows = kernel_rows(kernels, store, None)
         return TuneResult(len(networks), forecast, rows, 0, time.monotonic() - started)
     observer.note(forecast.line)
-    with (
-        tempfile.TemporaryDirectory(prefix="tvm-mnas-tune-") as directory,
-        open_workbench(
-            profile,
-            records=records,
-            logs=Path(directory),
-            scratch=Path(directory),
-            trials_per_kernel=trials_per_kernel,
-            seed=seed,
-            on_warning=observer.note,
-        ) as workbench,
-    ):
+    with open_scratch_workbench(
+        profile,
+        records=records,
+        trials_per_kernel=trials_per_kernel,
+        seed=seed,
+        on_warning=observer.note,
+    ) as (workbench, _):
         pace = _Pace(observer, trials_per_kernel, known=forecast.expected_s is not None)
         report = workbench.tune(networks, on_progress=pace.show)
         rows = kernel_rows(kernels, workbench.store, report)

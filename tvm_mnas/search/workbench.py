@@ -170,16 +170,23 @@ class Workbench:
 
         times_us: dict[str, float] = {}
         for kernel in untuned_kernels(lowered.kernels, self.store):
-            if kernel.key not in self._untuned_us:
-                self._untuned_us[kernel.key] = self._time_untuned(kernel)
-            time_us = self._untuned_us[kernel.key]
+            time_us = self.time_untuned(kernel)
             if time_us is not None:
                 times_us[kernel.key] = time_us
         return times_us
 
-    def _time_untuned(self, kernel: Kernel) -> float | None:
-        with tempfile.TemporaryDirectory(prefix="tvm-mnas-untuned-") as directory:
-            return _retried(lambda: measure_untuned(self, kernel, Path(directory)))
+    def time_untuned(self, kernel: Kernel) -> float | None:
+        """Return what `kernel` takes as TVM builds it by itself, in microseconds; timed once. None if it does not run.
+
+        Raises:
+            DeviceError: if the device stays lost.
+        """
+        if kernel.key not in self._untuned_us:
+            with tempfile.TemporaryDirectory(prefix="tvm-mnas-untuned-") as directory:
+                self._untuned_us[kernel.key] = _retried(
+                    lambda: measure_untuned(self, kernel, Path(directory))
+                )
+        return self._untuned_us[kernel.key]
 
     def measure(self, artifact: CompiledArtifact, shape: Shape) -> Latency:
         """Return the latency of a compiled network on the device.
@@ -290,6 +297,36 @@ def open_workbench(
         yield Workbench(
             profile, farm, store, builder, trials_per_kernel, seed, objects, max_untuned_share
         )
+
+
+@contextlib.contextmanager
+def open_scratch_workbench(
+    profile: DeviceProfile,
+    *,
+    records: Path,
+    trials_per_kernel: int,
+    seed: int,
+    max_untuned_share: float = 0.0,
+    on_warning: Callable[[str], None] = lambda text: None,
+) -> Iterator[tuple[Workbench, Path]]:
+    """Yield what `open_workbench` does, and a directory that is gone afterwards, with the logs in it.
+
+    Raises what `open_workbench` raises.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="tvm-mnas-") as name,
+        open_workbench(
+            profile,
+            records=records,
+            logs=Path(name),
+            scratch=Path(name),
+            trials_per_kernel=trials_per_kernel,
+            seed=seed,
+            max_untuned_share=max_untuned_share,
+            on_warning=on_warning,
+        ) as workbench,
+    ):
+        yield workbench, Path(name)
 
 
 def _reference(target: str, linker: Linker, scratch: Path) -> Reference:
