@@ -1,18 +1,22 @@
 """How well latencies after little tuning rank networks as latencies after much tuning do.
 
     python benchmarks/fidelity.py                              # 8 candidates at 96, up to 128 schedules: hours
+    python benchmarks/fidelity.py --candidates 30 --parents 4  # 30 that share their kernels
     python benchmarks/fidelity.py --candidates 4 --budgets 4,8 --full 16 --store fidelity-records
 
 Every kernel is tuned once, to --full schedules. What a smaller budget would have found are the first schedules of
 that: a round of tuning (16 schedules) learns only from the rounds before, so nothing has to be tuned again and a
 difference comes from the budget alone. That is exact for whole rounds; 8 stands for half of a first one. The networks
 of all budgets are timed in turn, and those with the full budget twice: no correlation can be expected to be higher
-than that of this pair. --store keeps the records, and a second run begins with them.
+than that of this pair. --store keeps the records, and a second run begins with them. With --parents each block of a
+candidate is that of one of so many networks drawn from the space, as after the crossings of an evolution: the
+latencies lie as far apart, and there are a quarter of the kernels to tune.
 """
 
 from __future__ import annotations
 
 import argparse
+import random
 import statistics
 import sys
 import tempfile
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
     from tvm_mnas.compiler.lookup import TuningRecords
     from tvm_mnas.compiler.lowering import Kernel, LoweredNetwork
     from tvm_mnas.search.workbench import Workbench
+    from tvm_mnas.space.architecture import Architecture
 
 FULL_AGAIN = "full, again"
 
@@ -44,6 +49,23 @@ def truncate(
         first = store.records_of(kernel.key)[:budget]
         truncated.add(kernel, first, budget=budget, failures={}, duration_s=0.0)
     return truncated
+
+
+def mix(parents: Sequence[Architecture], *, candidates: int, seed: int) -> list[Architecture]:
+    """Return different architectures, each block of which is that of one of `parents`, drawn uniformly from `seed`."""
+    generator = random.Random(seed)
+    mixed: dict[str, Architecture] = {}
+    # So few parents may have too few mixtures; then this ends with what there is.
+    for _ in range(100 * candidates):
+        if len(mixed) == candidates:
+            break
+        blocks = tuple(
+            generator.choice(options)
+            for options in zip(*(parent.blocks for parent in parents), strict=True)
+        )
+        architecture = replace(parents[0], blocks=blocks)
+        mixed.setdefault(architecture.id, architecture)
+    return list(mixed.values())
 
 
 def ranks(values: Sequence[float]) -> np.ndarray:
@@ -126,6 +148,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--space", default="mnasnet")
     parser.add_argument("--candidates", type=int, default=8)
+    parser.add_argument("--parents", type=int, help="networks that the candidates are mixed from")
     parser.add_argument("--size", type=int, default=96, help="of the input image")
     parser.add_argument("--budgets", default="8,16,32,64")
     parser.add_argument("--full", type=int, default=128)
@@ -137,6 +160,8 @@ def main() -> int:
     budgets = [int(text) for text in arguments.budgets.split(",")]
     if arguments.candidates < 2 or not all(0 < budget < arguments.full for budget in budgets):
         parser.error("candidates are 2 or more, and budgets above 0 and below --full")
+    if arguments.parents is not None and arguments.parents < 2:
+        parser.error("candidates are mixed from 2 parents or more")
 
     from tvm_mnas.compiler.records import RecordStore
     from tvm_mnas.devices.profile import load_profile
@@ -147,10 +172,12 @@ def main() -> int:
     profile = load_profile(arguments.device)
     architectures = draw(
         arguments.space,
-        candidates=arguments.candidates,
+        candidates=arguments.parents or arguments.candidates,
         size=arguments.size,
         seed=arguments.seed,
     )
+    if arguments.parents:
+        architectures = mix(architectures, candidates=arguments.candidates, seed=arguments.seed)
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fidelity-")))
         opened = stack.enter_context(

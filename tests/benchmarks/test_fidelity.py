@@ -31,6 +31,24 @@ def test_spearman_of_equal_values_is_no_number(script: Script) -> None:
     assert math.isnan(script("fidelity").spearman([1.0, 1.0], [1.0, 2.0]))
 
 
+def test_mixed_candidates_have_the_blocks_of_their_parents(script: Script) -> None:
+    parents = script("candidates").draw("mnasnet", candidates=3, size=96, seed=0)
+    mixed = script("fidelity").mix(parents, candidates=20, seed=1)
+    assert len({architecture.id for architecture in mixed}) == 20
+    for architecture in mixed:
+        assert architecture.input_size == 96
+        choices = zip(*(parent.blocks for parent in parents), strict=True)
+        assert all(
+            block in options for block, options in zip(architecture.blocks, choices, strict=True)
+        )
+    assert mixed == script("fidelity").mix(parents, candidates=20, seed=1)
+
+
+def test_mixing_ends_where_there_are_no_more_mixtures(script: Script) -> None:
+    (parent,) = script("candidates").draw("mnasnet", candidates=1, size=96, seed=0)
+    assert script("fidelity").mix([parent, parent], candidates=3, seed=0) == [parent]
+
+
 def test_the_table_compares_candidates_that_have_both_latencies(script: Script) -> None:
     fidelity = script("fidelity")
     text = fidelity.table(
