@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +12,9 @@ import pytest
 from tests.report.runs import make_latency
 from tvm_mnas.commands import paper
 from tvm_mnas.errors import ConfigError
+from tvm_mnas.search import checkpoints, lineup
 from tvm_mnas.search import layers as search_layers
-from tvm_mnas.search import lineup
+from tvm_mnas.search.checkpoints import CheckpointAccuracy
 from tvm_mnas.search.layers import LayerPair
 from tvm_mnas.search.lineup import Timed
 from tvm_mnas.search.model import Model
@@ -72,6 +74,40 @@ def test_table_1_prints_ours_and_the_papers(
     assert "darts-imagenet has no latency: tuning: gone" in out
     assert "32 schedules a kernel" in out
     assert "nothing was trained" in out
+
+
+def test_a_checkpoints_accuracy_stands_beside_the_papers(
+    lines: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    measured = CheckpointAccuracy(file="net.safetensors", data="embedded", top1=0.7, samples=50000)
+    asked = []
+
+    def measure(models: Sequence[Model], *arguments: Any, observer: object) -> dict[str, Any]:
+        asked.append(([model.name for model in models], *arguments))
+        return {"mnasnet": measured}
+
+    monkeypatch.setattr(checkpoints, "measure_checkpoints", measure)
+    file = tmp_path / "net.safetensors"
+    file.touch()
+    only = ["mobilenet-v2", "mnasnet"]
+    given = {"checkpoint": [f"mnasnet={file}"], "data": "embedded", "counts_only": True}
+    paper.table1(only=only, **given)
+    assert asked == [(only, {"mnasnet": file}, "embedded")]
+    out = capsys.readouterr().out
+    (row,) = [line for line in out.splitlines() if line.startswith("MnasNet (Figure 7) ")]
+    assert " 70 (74) " in row
+    (row,) = [line for line in out.splitlines() if line.startswith("MobileNetV2 ")]
+    assert " (72) " in row
+    assert "mnasnet: top-1 70.00 +- 0.20 %, measured of net.safetensors" in out
+    paper.table3(only=["mnasnet", "figure7-b"], as_json=True, **given)
+    ours, other = json.loads(capsys.readouterr().out)
+    assert ours["checkpoint"] == measured.to_json()
+    assert ours["accuracy_percent"] == 70.0
+    assert other["checkpoint"] is None
+    assert other["accuracy_percent"] is None
 
 
 def test_an_emulators_times_are_called_that(

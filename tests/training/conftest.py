@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
+from tests.training.colours import write_colours
 from tvm_mnas.space.architecture import Architecture
 from tvm_mnas.training.data import MemorySplit
 from tvm_mnas.training.images import FASHION_NORMALIZATION, ImageSet
@@ -46,17 +46,8 @@ def write_idx() -> Callable[..., None]:
 
 @pytest.fixture
 def image_folder(tmp_path: Path) -> Path:
-    """A folder of two classes, 10 training and 3 test images each: one class is red, one blue."""
-    rng = np.random.default_rng(0)
-    for part, count in (("train", 10), ("val", 3)):
-        for channel, name in ((0, "red"), (2, "blue")):
-            directory = tmp_path / part / name
-            directory.mkdir(parents=True)
-            for index in range(count):
-                pixels = rng.integers(0, 60, (40 + index, 60, 3), dtype=np.uint8)
-                pixels[..., channel] += 180
-                suffix = "jpg" if index % 2 else "png"
-                Image.fromarray(pixels).save(directory / f"{index}.{suffix}")
+    """The folder that `write_colours` writes."""
+    write_colours(tmp_path)
     return tmp_path
 
 

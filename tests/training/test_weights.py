@@ -14,7 +14,7 @@ from tvm_mnas.models.network import build_network
 from tvm_mnas.space.architecture import Architecture
 from tvm_mnas.training.proxy import ProxyRecipe, train_proxy
 from tvm_mnas.training.splits import DataSplits
-from tvm_mnas.training.weights import load_network, load_weights, save_weights
+from tvm_mnas.training.weights import load_checkpoint, load_network, load_weights, save_weights
 
 
 def test_trained_weights_round_trip(
@@ -67,3 +67,22 @@ def test_missing_tensors_are_noticed(tiny: Architecture, tmp_path: Path) -> None
     save_file({"a": torch.zeros(1)}, path, {"architecture": tiny.notation})
     with pytest.raises(RunError, match="lacks weights"):
         load_network(path)
+
+
+def test_a_checkpoint_fills_any_network_by_its_names(tmp_path: Path) -> None:
+    trained, other, wider = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2), torch.nn.Linear(4, 2)
+    deeper = torch.nn.Sequential(torch.nn.Linear(3, 2))
+    path = tmp_path / "linear.safetensors"
+    save_file(trained.state_dict(), path)
+    load_checkpoint(other, path)
+    assert torch.equal(other.weight, trained.weight)
+    assert torch.equal(other.bias, trained.bias)
+    with pytest.raises(
+        RunError, match=r"linear.safetensors does not \(1 differ, such as weight\); "
+    ):
+        load_checkpoint(wider, path)
+    words = r"\(2 lack, such as 0.weight; 2 are unknown, such as bias\)"
+    with pytest.raises(RunError, match=words):
+        load_checkpoint(deeper, path)
+    with pytest.raises(RunError, match="cannot be read"):
+        load_checkpoint(other, tmp_path / "gone.safetensors")

@@ -17,6 +17,7 @@ from tvm_mnas.errors import ConfigError
 if TYPE_CHECKING:
     from tvm_mnas.models.zoo.entry import ZooEntry
     from tvm_mnas.report.comparison import PaperRow
+    from tvm_mnas.search.checkpoints import CheckpointAccuracy
     from tvm_mnas.search.lineup import Timed
     from tvm_mnas.search.model import Model
 
@@ -33,6 +34,17 @@ _Only = Annotated[
 _CountsOnly = Annotated[
     bool, typer.Option("--counts-only", help="Time nothing; needs neither a device nor TVM.")
 ]
+_Checkpoint = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=FILE",
+        help="Trained weights of a network, as safetensors, whose top-1 to measure; may be given again.",
+    ),
+]
+_CheckpointData = Annotated[
+    str | None,
+    typer.Option(help="Images to measure checkpoints on: imagenet:PATH with PATH/train and /val."),
+]
 
 
 @paper_app.command()
@@ -40,6 +52,8 @@ def table1(
     device: Device = "local",
     only: _Only = None,
     counts_only: _CountsOnly = False,
+    checkpoint: _Checkpoint = None,
+    data: _CheckpointData = None,
     trials_per_kernel: Trials = 32,
     records: Records = DEFAULTS.records,
     seed: Seed = 0,
@@ -47,10 +61,15 @@ def table1(
 ) -> None:
     """Classification on ImageNet: parameters, mult-adds, and latency relative to MobileNetV2."""
     from tvm_mnas.models.zoo.registry import ZOO
+    from tvm_mnas.search.model import find_model
 
     rows = _zoo_rows(ZOO, only)
-    timed = _timed_keys(rows, counts_only, device, records, trials_per_kernel, seed)
-    _print_table("Table 1", "top-1 %", rows, timed, baseline="mobilenet-v2", as_json=as_json)
+    models = [find_model(row.key) for row in rows]
+    accuracies = _accuracies(models, checkpoint or [], data)
+    timed = _timed(models, counts_only, device, records, trials_per_kernel, seed)
+    _print_table(
+        "Table 1", "top-1 %", rows, timed, accuracies, baseline="mobilenet-v2", as_json=as_json
+    )
 
 
 @paper_app.command()
@@ -65,10 +84,14 @@ def table2(
 ) -> None:
     """Detection on COCO, up to the raw predictions: counts, and latency relative to MobileNetV2 + SSDLite."""
     from tvm_mnas.models.zoo.detectors import DETECTORS
+    from tvm_mnas.search.model import find_model
 
     rows = _zoo_rows(DETECTORS, only)
-    timed = _timed_keys(rows, counts_only, device, records, trials_per_kernel, seed)
-    _print_table("Table 2", "mAP %", rows, timed, baseline="mobilenet-v2-ssdlite", as_json=as_json)
+    models = [find_model(row.key) for row in rows]
+    timed = _timed(models, counts_only, device, records, trials_per_kernel, seed)
+    _print_table(
+        "Table 2", "mAP %", rows, timed, {}, baseline="mobilenet-v2-ssdlite", as_json=as_json
+    )
 
 
 @paper_app.command()
@@ -76,6 +99,8 @@ def table3(
     device: Device = "local",
     only: _Only = None,
     counts_only: _CountsOnly = False,
+    checkpoint: _Checkpoint = None,
+    data: _CheckpointData = None,
     trials_per_kernel: Trials = 32,
     records: Records = DEFAULTS.records,
     seed: Seed = 0,
@@ -99,8 +124,9 @@ def table3(
         for variant in variants
     ]
     models = [Model(name=variant.key, architecture=variant.architecture) for variant in variants]
+    accuracies = _accuracies(models, checkpoint or [], data)
     timed = _timed(models, counts_only, device, records, trials_per_kernel, seed)
-    _print_table("Table 3", "top-1 %", rows, timed, baseline="mnasnet", as_json=as_json)
+    _print_table("Table 3", "top-1 %", rows, timed, accuracies, baseline="mnasnet", as_json=as_json)
 
 
 @paper_app.command()
@@ -180,18 +206,16 @@ def _chosen(networks: Mapping[str, _Network], only: list[str] | None) -> list[_N
     return [network for key, network in networks.items() if not only or key in only]
 
 
-def _timed_keys(
-    rows: Sequence[PaperRow],
-    counts_only: bool,
-    device: str,
-    records: str,
-    trials_per_kernel: int,
-    seed: int,
-) -> list[Timed]:
-    from tvm_mnas.search.model import find_model
+def _accuracies(
+    models: Sequence[Model], texts: Sequence[str], data: str | None
+) -> dict[str, CheckpointAccuracy]:
+    from tvm_mnas.search.checkpoints import measure_checkpoints, parse_checkpoints
 
-    models = [find_model(row.key) for row in rows]
-    return _timed(models, counts_only, device, records, trials_per_kernel, seed)
+    files = parse_checkpoints(texts, [model.name for model in models], data)
+    if data is None or not files:
+        return {}
+    with SearchDisplay(1) as display:
+        return measure_checkpoints(models, files, data, observer=display)
 
 
 def _timed(
@@ -214,13 +238,14 @@ def _print_table(
     accuracy: str,
     rows: Sequence[PaperRow],
     timed: Sequence[Timed],
+    accuracies: Mapping[str, CheckpointAccuracy],
     *,
     baseline: str,
     as_json: bool,
 ) -> None:
     from tvm_mnas.report.comparison import comparison_rows, provenance
 
-    values = comparison_rows(rows, timed, baseline=baseline)
+    values = comparison_rows(rows, timed, accuracies=accuracies, baseline=baseline)
     if as_json:
         print_json(values)
         return
@@ -242,8 +267,10 @@ def _print_table(
     if timed:
         OUTPUT.print(f"relative to {baseline}; {provenance(timed)}", markup=False)
         print_failures([(entry.name, entry.failure) for entry in timed])
+    for key, measured in accuracies.items():
+        OUTPUT.print(f"{key}: {measured}", markup=False)
     OUTPUT.print(
-        "Accuracies and the latencies of a Pixel 1 are the paper's: nothing was trained here.",
+        "What is in parentheses is the paper's, measured on a Pixel 1; nothing was trained here.",
         markup=False,
     )
     for row in values:
@@ -263,11 +290,12 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
     def ratio(name: str) -> str | None:
         return None if row[name] is None else f"{row[name]:.2f}"
 
+    accuracy, published = row["accuracy_percent"], f"{row['published_accuracy_percent']:.4g}"
     return {
         "network": row["network"],
         "parameters": both(count("parameters"), count("published_parameters")),
         "mult_adds": both(count("mult_adds"), count("published_mult_adds")),
-        "accuracy": f"({row['published_accuracy_percent']:.4g})",
+        "accuracy": f"({published})" if accuracy is None else f"{accuracy:.4g} ({published})",
         "pixel": f"({row['published_latency_ms'] or '-'})",
         "latency_ms": row["latency_ms"],
         "relative": both(ratio("relative"), ratio("published_relative")),

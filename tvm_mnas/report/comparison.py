@@ -6,12 +6,13 @@ that is 1, in the paper's column and in ours.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tvm_mnas.errors import ConfigError
 from tvm_mnas.models.cost import Cost
+from tvm_mnas.search.checkpoints import CheckpointAccuracy
 from tvm_mnas.search.lineup import Timed
 
 
@@ -33,9 +34,15 @@ class PaperRow:
 
 
 def comparison_rows(
-    rows: Sequence[PaperRow], timed: Sequence[Timed], *, baseline: str
+    rows: Sequence[PaperRow],
+    timed: Sequence[Timed],
+    *,
+    accuracies: Mapping[str, CheckpointAccuracy],
+    baseline: str,
 ) -> list[dict[str, Any]]:
     """Return plain values for each of `rows`, with the latency of the same place in `timed`, which may be empty.
+
+    `accuracies` are those measured of a trained checkpoint, by the key of a row.
 
     `relative` and `published_relative` are a latency divided by that of the network `baseline`, a key; `agreement`
     is the one divided by the other. A value is None where a part of it was not measured or not published.
@@ -50,6 +57,7 @@ def comparison_rows(
     theirs = {row.key: row.latency_ms for row in rows}
     values = []
     for row, time in _pair(rows, times):
+        accuracy = accuracies.get(row.key)
         relative = _ratio(ours[row.key], ours.get(baseline))
         published_relative = _ratio(row.latency_ms, theirs.get(baseline))
         values.append(
@@ -62,6 +70,7 @@ def comparison_rows(
                 "mult_adds": row.cost.mult_adds,
                 "published_mult_adds": row.mult_adds,
                 "mult_adds_ratio": _ratio(row.cost.mult_adds, row.mult_adds),
+                "accuracy_percent": None if accuracy is None else accuracy.top1_percent,
                 "published_accuracy_percent": row.accuracy_percent,
                 "published_latency_ms": row.latency_ms,
                 "published_relative": published_relative,
@@ -69,6 +78,7 @@ def comparison_rows(
                 "relative": relative,
                 "agreement": _ratio(relative, published_relative),
                 "deviation": row.deviation,
+                "checkpoint": None if accuracy is None else accuracy.to_json(),
                 "measurement": None if time is None else time.to_json(),
             }
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import nn
 
 from tvm_mnas.errors import RunError, SpaceError
 from tvm_mnas.models.network import Network, build_network
@@ -35,12 +36,20 @@ def load_weights(network: Network, path: Path) -> None:
             f"weights belong to the architecture they were trained with: {path} is of "
             f"{stored.notation!r}, not {network.architecture.notation!r}"
         )
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        raise RunError(
-            f"{path} lacks weights of {stored.notation!r} or has others; export the trial again"
-        ) from error
+    _fill(network, state, f"{path} lacks weights of {stored.notation!r} or has others")
+
+
+def load_checkpoint(network: nn.Module, path: Path) -> None:
+    """Fill any `network` with the weights at `path`, which somebody saved under the names of its `state_dict`.
+
+    Raises:
+        RunError: the file is missing or damaged, or has other names or shapes.
+    """
+    _fill(
+        network,
+        _read_state(path)[1],
+        f"a checkpoint has the names and shapes of the network's state_dict, and {path} does not",
+    )
 
 
 def load_network(path: Path) -> Network:
@@ -54,13 +63,34 @@ def load_network(path: Path) -> Network:
     return network.eval()
 
 
-def _read(path: Path) -> tuple[Architecture, dict[str, torch.Tensor]]:
+def _fill(network: nn.Module, state: dict[str, torch.Tensor], problem: str) -> None:
+    expected = network.state_dict()
+    lacking = [name for name in expected if name not in state]
+    unknown = [name for name in state if name not in expected]
+    differing = [
+        name for name in expected if name in state and state[name].shape != expected[name].shape
+    ]
+    told = [
+        f"{len(names)} {what}, such as {names[0]}"
+        for names, what in ((lacking, "lack"), (unknown, "are unknown"), (differing, "differ"))
+        if names
+    ]
+    if told:
+        raise RunError(f"{problem} ({'; '.join(told)}); export it again")
+    network.load_state_dict(state)
+
+
+def _read_state(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return metadata, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise RunError(f"weights cannot be read from {path}: {error}") from error
+
+
+def _read(path: Path) -> tuple[Architecture, dict[str, torch.Tensor]]:
+    metadata, state = _read_state(path)
     if "architecture" not in metadata:
         raise RunError(f"{path} does not say which architecture its weights belong to")
     try:
