@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import random
+import struct
 import time
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from tvm_mnas.compiler.formats import (
     Event,
     Manifest,
     ScheduleParser,
+    compact_workload,
     mean_s,
     parse_event,
     parse_schedule,
@@ -125,6 +128,35 @@ def test_what_is_no_record_is_refused(text: bytes) -> None:
 def test_what_is_no_kernel_is_refused(text: bytes) -> None:
     with pytest.raises(ValueError, match=r"not|line|base 10|lacks|decode"):
         parse_workload(text)
+
+
+def _code(graph: bytes, length: int | None = None) -> str:
+    size = len(graph) if length is None else length
+    return base64.b64encode(struct.pack("<Q", size) + graph).decode()
+
+
+def test_a_kernels_code_is_kept_without_its_blanks() -> None:
+    graph = {"root_index": 1, "nodes": [{"type": "a b \u00e9"}, {"data": [1.5e-30, 2**60]}]}
+    text = json.dumps(["12", _code(json.dumps(graph, indent=2).encode())])
+    compact = compact_workload(text)
+    structural_hash, code = json.loads(compact)
+    content = base64.b64decode(code)
+    assert structural_hash == "12"
+    assert struct.unpack("<Q", content[:8]) == (len(content) - 8,)
+    assert json.loads(content[8:]) == graph
+    assert b"\n" not in content[8:]
+    assert len(compact) < len(text)
+    assert compact_workload(compact) == compact
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["code", "", _code(b"{}", 3), _code(b"{ torn"), _code(b'"\xff"')],
+    ids=["no-base64", "empty", "other-length", "no-json", "no-text"],
+)
+def test_code_of_another_form_is_left_alone(code: str) -> None:
+    text = json.dumps(["12", code])
+    assert compact_workload(text) == text
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 
 from tests.compiler.conftest import Tuned
 from tests.compiler.stores import TARGET, add, make_kernel, make_record, reopened
-from tvm_mnas.compiler.formats import FAILED_S
+from tvm_mnas.compiler.formats import FAILED_S, WORKLOADS
 from tvm_mnas.compiler.lowering import LoweredNetwork
 from tvm_mnas.compiler.metaschedule import EQUALITY, load_meta_schedule
 from tvm_mnas.compiler.records import RecordStore
@@ -253,6 +253,8 @@ def test_metaschedule_reads_the_files_and_finds_the_same_best(
         (best,) = theirs.get_top_k(theirs.commit_workload(workload.mod), 1)
         mean_us = 1e6 * sum(float(run) for run in best.run_secs) / len(best.run_secs)
         assert mean_us == pytest.approx(tuned.store.best_us(kernel.key))
+    stored = (tuned.store.directory / WORKLOADS).stat().st_size
+    assert stored < 0.6 * sum(len(kernel.workload) for kernel in lowered.kernels)
 
 
 def test_a_writer_killed_after_the_kernels_line_leaves_a_kernel_without_records(

@@ -32,6 +32,7 @@ from tvm_mnas.compiler.formats import (
     Event,
     Manifest,
     ScheduleParser,
+    compact_workload,
     parse_event,
     parse_schedule,
     parse_workload,
@@ -271,7 +272,8 @@ class RecordStore(TuningRecords):
         """
         if key not in self._entries:
             # On the disk before any record that names its line, whatever happens to the power.
-            append_lines(self._workloads.path, [f"{workload}\n".encode()], durable=True)
+            line_of_code = f"{compact_workload(workload)}\n".encode()
+            append_lines(self._workloads.path, [line_of_code], durable=True)
             self.refresh()
         line = self._entries[key].line
         append_lines(self._records.path, [f"[{line}, {record}]\n".encode() for record in records])
