@@ -111,4 +111,7 @@ def provenance(timed: Sequence[Timed]) -> str:
         f"{trials / max(kernels, 1):.0f} schedules a kernel; "
         f"{noisy} of {len(latencies)} measurements above a spread of {first.max_spread:.0%}"
     )
+    doubtful = [latency.doubts for latency in latencies if latency.doubts]
+    if doubtful:
+        text += f"; {len(doubtful)} DOUBTFUL, the first since {doubtful[0][0]}"
     return f"EMULATED, not latencies: {text}" if first.emulated else text
