@@ -6,18 +6,16 @@
 Candidates are drawn uniformly and go one after the other from notation to measured latency, without training. The
 records begin empty, unless --records names a directory to keep them in: a run that was cut off goes on there, and
 what it finds tuned makes its times cheaper than they are, which it says. After the loop all candidates are timed
-again, in --again rounds, and a predictor of their median latencies is fitted on every other candidate and tried on
-the rest; a few candidates are tuned alone, by ours and (a sample of their kernels) by stock MetaSchedule: see
+again, in --again rounds (`calm.py`), and a predictor of these latencies is fitted on every other candidate and tried
+on the rest; a few candidates are tuned alone, by ours and (a sample of their kernels) by stock MetaSchedule: see
 alone.py. The result goes to the standard output, progress to the standard error.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import random
-import statistics
 import sys
 import tempfile
 import time
@@ -29,6 +27,7 @@ from typing import TYPE_CHECKING
 
 import alone
 from alone import Alone, OpenWorkbench, StockSample
+from calm import time_in_rounds
 from costs import Cost, Result, predict
 
 if TYPE_CHECKING:
@@ -94,28 +93,20 @@ def time_again(
     directory: Path,
     *,
     rounds: int,
+    seed: int,
 ) -> list[Cost]:
-    """Return `costs` with the medians of `rounds` more latencies, each round timing every candidate once.
-
-    Between two latencies of a candidate lie minutes, so that what disturbs the machine for a while is outvoted.
-    """
-    from tvm_mnas.devices.timing import measure
-    from tvm_mnas.errors import CandidateError, DeviceError
+    """Return `costs` with the latencies of `rounds` more timings of every candidate that has one."""
     from tvm_mnas.search.model import image_shape
 
-    found: list[list[float]] = [[] for _ in costs]
-    for number in range(1, rounds + 1):
-        for index, architecture in enumerate(architectures):
-            path = directory / f"{index + 1}.so"
-            if costs[index].latency_ms is None:
-                continue
-            with contextlib.suppress(CandidateError, DeviceError):
-                latency = measure(path, image_shape(architecture), workbench.farm)
-                found[index].append(latency.latency_ms)
-        say(f"timed again, round {number} of {rounds}")
+    compiled = {
+        index: (directory / f"{index + 1}.so", image_shape(architecture))
+        for index, architecture in enumerate(architectures)
+        if costs[index].latency_ms is not None
+    }
+    again = time_in_rounds(compiled, workbench.farm, rounds=rounds, seed=seed, say=say)
     return [
-        replace(cost, latency_ms=statistics.median(times)) if times else cost
-        for cost, times in zip(costs, found, strict=True)
+        replace(cost, latency_ms=again.get(index, cost.latency_ms))
+        for index, cost in enumerate(costs)
     ]
 
 
@@ -138,7 +129,7 @@ def run(arguments: argparse.Namespace, directory: Path) -> Result:
     )
     setting = (
         f"{len(architectures)} candidates of {arguments.space} at {arguments.size}, "
-        f"{arguments.trials_per_kernel} schedules a kernel, on {arguments.device}; latencies to predict are medians of "
+        f"{arguments.trials_per_kernel} schedules a kernel, on {arguments.device}; latencies to predict are of "
         f"{arguments.again} rounds"
     )
     say(setting)
@@ -160,7 +151,9 @@ def run(arguments: argparse.Namespace, directory: Path) -> Result:
                 f"{number}: {cost.in_all_s:.1f} s, {cost.tuned} of {cost.kernels} kernels tuned, "
                 f"{cost.failure or f'{cost.latency_ms:.4g} ms'}"
             )
-        again = time_again(costs, architectures, workbench, directory, rounds=arguments.again)
+        again = time_again(
+            costs, architectures, workbench, directory, rounds=arguments.again, seed=arguments.seed
+        )
     measured = {
         number: architecture
         for number, (architecture, cost) in enumerate(
@@ -248,7 +241,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="local")
     parser.add_argument("--records", help="where to keep records; they make the first ones cheap")
-    parser.add_argument("--again", type=int, default=5, help="rounds of timing all, to predict")
+    parser.add_argument("--again", type=int, default=10, help="rounds of timing all, to predict")
     parser.add_argument("--alone", type=int, default=3, help="candidates tuned alone too")
     parser.add_argument("--rounds", type=int, default=7, help="of timing those again")
     parser.add_argument("--stock", type=int, default=6, help="kernels of those for stock, 0: none")

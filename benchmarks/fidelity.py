@@ -7,10 +7,10 @@
 Every kernel is tuned once, to --full schedules. What a smaller budget would have found are the first schedules of
 that: a round of tuning (16 schedules) learns only from the rounds before, so nothing has to be tuned again and a
 difference comes from the budget alone. That is exact for whole rounds; 8 stands for half of a first one. The networks
-of all budgets are timed in turn, and those with the full budget twice: no correlation can be expected to be higher
-than that of this pair. --store keeps the records, and a second run begins with them. With --parents each block of a
-candidate is that of one of so many networks drawn from the space, as after the crossings of an evolution: the
-latencies lie as far apart, and there are a quarter of the kernels to tune.
+of all budgets are timed in --rounds (`calm.py`), and those with the full budget twice: no correlation can be expected
+to be higher than that of this pair. --store keeps the records, and a second run begins with them. With --parents
+each block of a candidate is that of one of so many networks drawn from the space, as after the crossings of an
+evolution: the latencies lie as far apart, and there are a quarter of the kernels to tune.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from calm import time_in_rounds
 from candidates import draw
 
 if TYPE_CHECKING:
@@ -113,32 +114,34 @@ def measure(
     directory: Path,
     *,
     rounds: int,
+    seed: int,
 ) -> dict[str, list[float | None]]:
-    """Return each network's latency (ms) with the records of each workbench, the median of `rounds`.
+    """Return each network's latency (ms) with the records of each workbench, all of them on one farm.
 
-    A round times every network once with every budget, so that the machine's slow minutes fall on all alike.
     None where a kernel has no schedule that ran.
     """
     from tvm_mnas.errors import UntunedKernelError
 
-    artifacts = {}
+    compiled: dict[tuple[int, str], tuple[Path, Sequence[int]]] = {}
     for number, lowered in enumerate(networks):
         for name, workbench in workbenches.items():
             path = directory / f"{number}-{name.replace(', ', '-')}.so"
             try:
-                artifacts[number, name] = workbench.compile(lowered, path)
+                workbench.compile(lowered, path)
             except UntunedKernelError as error:
                 print(f"candidate {number}, {name}: {error}", file=sys.stderr)
-    samples_ms: dict[tuple[int, str], list[float]] = {key: [] for key in artifacts}
-    for _ in range(rounds):
-        for (number, name), artifact in artifacts.items():
-            latency = workbenches[name].measure(artifact, networks[number].input_shape)
-            samples_ms[number, name].append(latency.latency_ms)
+            else:
+                compiled[number, name] = path, lowered.input_shape
+    farm = next(iter(workbenches.values())).farm
+    latencies_ms = time_in_rounds(
+        compiled,
+        farm,
+        rounds=rounds,
+        seed=seed,
+        say=lambda text: print(text, file=sys.stderr, flush=True),
+    )
     return {
-        name: [
-            statistics.median(samples_ms[number, name]) if (number, name) in samples_ms else None
-            for number in range(len(networks))
-        ]
+        name: [latencies_ms.get((number, name)) for number in range(len(networks))]
         for name in workbenches
     }
 
@@ -152,7 +155,7 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=96, help="of the input image")
     parser.add_argument("--budgets", default="8,16,32,64")
     parser.add_argument("--full", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="local")
     parser.add_argument("--store", help="a directory of its own for the records")
@@ -218,7 +221,9 @@ def main() -> int:
         }
         full = str(arguments.full)
         workbenches |= {full: workbench, FULL_AGAIN: workbench}
-        latencies_ms = measure(workbenches, networks, directory, rounds=arguments.rounds)
+        latencies_ms = measure(
+            workbenches, networks, directory, rounds=arguments.rounds, seed=arguments.seed
+        )
     print(f"\n{table(latencies_ms, full)}")
     return 0
 

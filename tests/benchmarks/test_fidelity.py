@@ -92,23 +92,31 @@ def test_a_store_is_cut_to_the_first_schedules_and_not_the_best(
     assert cut.missing([kernel], trials_per_kernel=3) == []
 
 
-def test_a_network_without_schedules_that_ran_has_no_latency(
-    script: Script, tmp_path: Path
+def test_networks_are_timed_by_budget_and_one_without_schedules_has_no_latency(
+    script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fidelity = script("fidelity")
 
     def compile_untuned(lowered: Any, path: Path) -> Any:
         raise UntunedKernelError("none ran")
 
-    times_ms = iter([3.0, 1.0, 2.0])
-    tuned = SimpleNamespace(
-        compile=lambda lowered, path: path,
-        measure=lambda artifact, shape: SimpleNamespace(latency_ms=next(times_ms)),
-    )
+    def time_in_rounds(compiled: Any, farm: object, **options: Any) -> dict[Any, float]:
+        assert (farm, options["rounds"], options["seed"]) == ("farm", 5, 3)
+        assert compiled == {
+            (0, "full, again"): (tmp_path / "0-full-again.so", (1, 3, 8, 8)),
+            (1, "full, again"): (tmp_path / "1-full-again.so", (1, 3, 9, 9)),
+        }
+        return {(1, "full, again"): 2.0}
+
+    monkeypatch.setattr(fidelity, "time_in_rounds", time_in_rounds)
     found = fidelity.measure(
-        {"8": SimpleNamespace(compile=compile_untuned), "128": tuned},
-        [SimpleNamespace(input_shape=(1, 3, 8, 8))],
+        {
+            "8": SimpleNamespace(compile=compile_untuned, farm="farm"),
+            "full, again": SimpleNamespace(compile=lambda lowered, path: path, farm="farm"),
+        },
+        [SimpleNamespace(input_shape=(1, 3, 8, 8)), SimpleNamespace(input_shape=(1, 3, 9, 9))],
         tmp_path,
-        rounds=3,
+        rounds=5,
+        seed=3,
     )
-    assert found == {"8": [None], "128": [2.0]}
+    assert found == {"8": [None, None], "full, again": [None, 2.0]}
