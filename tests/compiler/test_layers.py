@@ -10,7 +10,8 @@ import pytest
 from tests.compiler.conftest import Tuned
 from tests.compiler.stores import TARGET, add, contents, make_kernel, make_record
 from tvm_mnas.compiler.artifact import compile_network
-from tvm_mnas.compiler.formats import FAILED_S
+from tvm_mnas.compiler.checking import check_store
+from tvm_mnas.compiler.formats import FAILED_S, Manifest
 from tvm_mnas.compiler.layers import (
     LayeredRecords,
     open_records,
@@ -19,9 +20,10 @@ from tvm_mnas.compiler.layers import (
     target_digest,
 )
 from tvm_mnas.compiler.lookup import TuningRecords
-from tvm_mnas.compiler.lowering import LoweredNetwork
+from tvm_mnas.compiler.lowering import LoweredNetwork, lower_network
 from tvm_mnas.compiler.records import RecordStore
 from tvm_mnas.errors import RecordsError, TvmMnasError
+from tvm_mnas.models.zoo.registry import zoo_entry
 
 ONE, TWO, THREE = make_kernel(1), make_kernel(2), make_kernel(3)
 NAME = store_name("board", TARGET)
@@ -203,3 +205,18 @@ def test_a_network_is_compiled_from_what_ships_alone(
     artifact = compile_network(lowered, records, tmp_path / "net.so")
     assert artifact.tuned_kernels == len(lowered.kernels)
     assert artifact.path.stat().st_size == artifact.size_bytes > 0
+
+
+def test_what_this_repository_ships_is_whole_and_of_the_networks_that_it_names() -> None:
+    """Fails too when a change of lowering gives kernels other keys: the records have to be tuned again then."""
+    directory = shipped_directory()
+    assert directory is not None
+    (store,) = (path for path in directory.iterdir() if path.is_dir())
+    assert check_store(store) == ()
+    records = RecordStore.read(store, target=Manifest.read(store).target)
+    assert store.name == store_name("local", records.target)
+    for key in ("mnasnet-b1", "mobilenet-v2"):
+        entry = zoo_entry(key)
+        lowered = lower_network(entry.build().eval(), entry.input_shape, records.target)
+        assert records.missing(lowered.kernels, trials_per_kernel=32) == []
+        assert all(records.has(kernel.key) for kernel in lowered.kernels)
