@@ -76,7 +76,8 @@ def evaluate(architecture: Architecture, workbench: Workbench, path: Path) -> tu
             schedules=sum(kernel.trials for kernel in report.kernels),
             tuning_s=report.duration_s,
             kernels_us=workbench.kernels_us(lowered),
-            calls=sum(kernel.calls for kernel in lowered.kernels),
+            calls=lowered.kernel_calls,
+            moved_bytes=lowered.moved_bytes,
         )
         latency = workbench.measure(workbench.compile(lowered, path), shape)
         cost = replace(cost, latency_ms=latency.latency_ms, noisy=latency.noisy)

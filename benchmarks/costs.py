@@ -21,8 +21,8 @@ ENDS = 10
 class Cost:
     """What one candidate took: its kernels, those tuned for it, seconds by part; no latency if it failed.
 
-    `kernels_us` is the sum of its `calls` of kernels by the records that it was compiled from; `noisy` says that
-    the latency's spread stayed beyond the profile's bound.
+    `kernels_us` is the sum of its `calls` of kernels by the records that it was compiled from, `moved_bytes` what
+    they read and write; `noisy` says that the latency's spread stayed beyond the profile's bound.
     """
 
     architecture: str
@@ -35,6 +35,7 @@ class Cost:
     failure: str | None = None
     kernels_us: float | None = None
     calls: int = 0
+    moved_bytes: int = 0
     noisy: bool = False
 
     @property
@@ -51,6 +52,7 @@ class Prediction:
     held_out: int
     kernels_factor: float
     call_ms: float
+    megabyte_ms: float
     network_ms: float
     formula: str
     mape: float
@@ -63,7 +65,7 @@ def predict(costs: Sequence[Cost]) -> Prediction | str:
     from tvm_mnas.search.predictor import MeasuredNetwork, fit_predictor, prediction_error
 
     networks = [
-        MeasuredNetwork(one.kernels_us, one.calls, one.latency_ms)
+        MeasuredNetwork(one.kernels_us, one.calls, one.moved_bytes, one.latency_ms)
         for one in costs
         if one.latency_ms is not None and one.kernels_us is not None
     ]

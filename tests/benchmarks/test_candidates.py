@@ -47,13 +47,13 @@ def test_a_candidate_that_fails_costs_what_it_took_and_has_no_latency(
 ) -> None:
     candidates = script("candidates")
     (architecture,) = candidates.draw("quickstart", candidates=1, size=32, seed=0)
-    kernel = SimpleNamespace(key="k", calls=3)
+    lowered = SimpleNamespace(kernels=(SimpleNamespace(key="k"),), kernel_calls=3, moved_bytes=4096)
 
     def fail(artifact: Any, shape: Any) -> Any:
         raise MeasurementError("a time is above 0 s")
 
     workbench = SimpleNamespace(
-        lower=lambda network, shape: SimpleNamespace(kernels=(kernel,)),
+        lower=lambda network, shape: lowered,
         tune=lambda networks, on_progress: SimpleNamespace(
             kernels=(SimpleNamespace(trials=7),), duration_s=0.0
         ),
@@ -63,7 +63,7 @@ def test_a_candidate_that_fails_costs_what_it_took_and_has_no_latency(
     )
     cost, keys = candidates.evaluate(architecture, workbench, tmp_path / "x.so")
     assert (cost.kernels, cost.tuned, cost.schedules, cost.latency_ms) == (1, 1, 7, None)
-    assert (cost.kernels_us, cost.calls) == (12.0, 3)
+    assert (cost.kernels_us, cost.calls, cost.moved_bytes) == (12.0, 3, 4096)
     assert cost.failure == "a time is above 0 s"
     assert keys == {"k"}
     assert cost.other_s > 0
@@ -89,14 +89,15 @@ def test_candidates_are_timed_again_but_for_those_that_failed(
 
 
 def costs_of(script: Script, count: int, **values: Any) -> list[Any]:
-    """Return costs of candidates whose latency is exactly 1.2 x kernels + 0.01 ms x calls + 0.5 ms."""
+    """Return costs of candidates with 1.2 x kernels + 0.01 ms x calls + 0.005 ms x megabytes + 0.5 ms exactly."""
     generator = random.Random(7)
     costs = []
     for number in range(count):
         kernels_us, calls = generator.uniform(5e3, 2e4), generator.randrange(20, 60)
-        latency_ms = 1.2 * kernels_us / 1e3 + 0.01 * calls + 0.5
+        moved_bytes = generator.randrange(10**7, 10**8)
+        latency_ms = 1.2 * kernels_us / 1e3 + 0.01 * calls + 0.005 * moved_bytes / 1e6 + 0.5
         one = script("costs").Cost(
-            str(number), 40, 10, 80, 30.0, 5.0, latency_ms, None, kernels_us, calls
+            str(number), 40, 10, 80, 30.0, 5.0, latency_ms, None, kernels_us, calls, moved_bytes
         )
         costs.append(replace(one, **values))
     return costs
@@ -112,6 +113,7 @@ def test_the_predictor_is_tried_on_candidates_that_it_was_not_fitted_on(script: 
     assert (found.fitted_on, found.held_out) == (10, 10)
     assert found.kernels_factor == pytest.approx(1.2)
     assert found.call_ms == pytest.approx(0.01)
+    assert found.megabyte_ms == pytest.approx(0.005)
     assert found.network_ms == pytest.approx(0.5)
     assert found.mape == pytest.approx(0.5)
     assert found.spearman == pytest.approx(1)
@@ -122,7 +124,7 @@ def test_candidates_that_failed_are_no_part_of_the_prediction(script: Script) ->
     costs = costs_of(script, 12)
     failed = costs_of(script, 3, latency_ms=None, failure="none ran")
     assert predict([*failed, *costs]) == predict(costs)
-    assert "not 2" in predict(costs[:4])
+    assert "not 3" in predict(costs[:6])
     assert "not 0" in predict(failed)
 
 

@@ -15,7 +15,8 @@ TARGET = '{"kind": "llvm", "num-cores": 1}'
 
 def make_kernel(number: int = 1) -> Kernel:
     """Return a kernel whose workload no test asks TVM to read."""
-    return Kernel(f"kernel{number}", f"{number:016x}", 1, 10, json.dumps([str(number), "code"]))
+    workload = json.dumps([str(number), "code"])
+    return Kernel(f"kernel{number}", f"{number:016x}", 1, 10, 4, workload)
 
 
 def make_record(*seconds: float, trace: str = "trace") -> str:

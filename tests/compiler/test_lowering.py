@@ -53,6 +53,19 @@ def test_flops_are_two_per_multiply_add(target: str) -> None:
     assert 2 * 16 * outputs <= kernel.flops <= (2 * 16 + 1) * outputs
 
 
+def test_a_kernel_moves_what_it_reads_and_writes_and_a_network_that_of_all_calls(
+    target: str,
+) -> None:
+    layers = [nn.Sequential(nn.Conv2d(16, 16, 1, bias=False), nn.ReLU()) for _ in range(4)]
+    lowered = lower_network(nn.Sequential(*layers), (1, 16, 6, 6), target)
+    (middle,) = [kernel for kernel in lowered.kernels if kernel.calls > 1]
+    image = 16 * 6 * 6
+    assert middle.moved_bytes == 4 * (image + 16 * 16 + image)
+    calls = [kernel for kernel in lowered.kernels for _ in range(kernel.calls)]
+    assert lowered.kernel_calls == len(calls)
+    assert lowered.moved_bytes == sum(kernel.moved_bytes for kernel in calls)
+
+
 def test_kernels_do_not_depend_on_weights(lowered: LoweredNetwork, target: str) -> None:
     other = lower_network(small_network(seed=1), SHAPE, target)
     assert [kernel.key for kernel in other.kernels] == [kernel.key for kernel in lowered.kernels]

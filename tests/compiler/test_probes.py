@@ -17,8 +17,6 @@ from tvm_mnas.compiler.probes import (
     build_probes,
     build_reference,
     build_untuned,
-    kernel_arguments,
-    size_bytes,
 )
 from tvm_mnas.errors import BuildError
 
@@ -85,7 +83,6 @@ def test_an_untuned_kernel_computes_what_torch_does(tmp_path: Path) -> None:
     lowered = lower_network(network, (1, 3, 4, 4), TARGET)
     (kernel,) = [kernel for kernel in lowered.kernels if kernel.name.endswith(" 1x1x16x32")]
     arguments = build_untuned(kernel, TARGET, tmp_path / "k.so", linker=find_linker(TARGET))
-    assert arguments == kernel_arguments(kernel)
     assert arguments[0] == ("float32", (1, 4, 4, 16))
     images, weights = (
         np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
@@ -98,8 +95,6 @@ def test_an_untuned_kernel_computes_what_torch_does(tmp_path: Path) -> None:
     library[name](tvm.runtime.tensor(images), tvm.runtime.tensor(weights), tensor)
     expected = np.einsum("nhwc,c...o->nhwo", images, weights.reshape(16, 32))
     assert np.allclose(tensor.numpy().reshape(expected.shape), expected, atol=1e-5)
-    # Each of image, weights and result counts once.
-    assert size_bytes(arguments) == 4 * (16 * 16 + 16 * 32 + 16 * 32)
 
 
 def tvm_functions(workload: str) -> list[str]:

@@ -105,7 +105,8 @@ def make_run(
 ) -> list[TrialRecord]:
     """A run of `count` trials: mostly measured, every ninth failed, every seventh met before.
 
-    With `kernel_times` a latency is 1.25 x its kernels + 0.01 ms; without, as in older runs, kernels have no times.
+    With `kernel_times` a latency is 1.25 x its kernels + 0.01 ms, whatever they move; without, as in older runs, they
+    have no times.
     """
     rng = random.Random(seed)
     architectures = sample_architectures(count, space="mnasnet", seed=seed)
@@ -135,7 +136,10 @@ def make_run(
             )
             if kernel_times:
                 kernels_us = 1e3 * (latency_ms - 0.01) / 1.25
-                effort = replace(effort, kernel_calls=20, kernels_us=kernels_us)
+                moved_bytes = 100_000 + 1_000 * (number**2 % 17)
+                effort = replace(
+                    effort, kernel_calls=20, kernels_us=kernels_us, moved_bytes=moved_bytes
+                )
             latency = make_latency(
                 latency_ms,
                 emulated=emulated,

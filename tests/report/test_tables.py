@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -219,6 +220,7 @@ def test_a_forecast_finds_what_made_the_latencies_and_says_how_far_it_is_off() -
     assert row["kernels_factor"] == pytest.approx(1.25)
     # All have as many calls: what is the calls' and what the network's cannot be told apart.
     assert 20 * row["call_ms"] + row["network_ms"] == pytest.approx(0.01)
+    assert row["megabyte_ms"] == pytest.approx(0, abs=1e-9)
     assert row["error_percent"] == pytest.approx(0, abs=1e-6)
     assert row["spearman"] == pytest.approx(1)
     # make_run gives every eleventh trial from the fifth on a wide spread; those here are trials 5 and 16.
@@ -228,13 +230,20 @@ def test_a_forecast_finds_what_made_the_latencies_and_says_how_far_it_is_off() -
     assert "1.25 x the sum of its kernels" in forecast_line(row)
 
 
-def test_three_candidates_are_fitted_and_not_judged() -> None:
+def test_four_candidates_are_fitted_and_not_judged() -> None:
     records = [one for one in make_run(20, kernel_times=True) if one.reward is not None]
-    row = forecast_row(records[:3])
+    row = forecast_row(records[:4])
     assert row is not None
-    assert (row["candidates"], row["error_percent"], row["spearman"]) == (3, None, None)
+    assert (row["candidates"], row["error_percent"], row["spearman"]) == (4, None, None)
     assert "too few to tell" in forecast_line(row)
-    assert forecast_row(records[:2]) is None
+    assert forecast_row(records[:3]) is None
+
+
+def test_candidates_of_an_older_run_without_moved_bytes_are_no_part_of_a_forecast() -> None:
+    records = make_run(20, kernel_times=True)
+    effort = replace(records[0].evaluation.effort, moved_bytes=None)
+    older = replace(records[0], evaluation=replace(records[0].evaluation, effort=effort))
+    assert forecast_row([older, *records[1:]]) == forecast_row(records[1:])
 
 
 def test_there_is_no_forecast_of_what_does_not_compare() -> None:

@@ -52,7 +52,7 @@ EVALUATIONS = {
         ARCHITECTURE,
         ACCURACY,
         LATENCY,
-        dataclasses.replace(EFFORT, kernel_calls=17, kernels_us=58.5),
+        dataclasses.replace(EFFORT, kernel_calls=17, kernels_us=58.5, moved_bytes=4096),
     ),
     "failure": Evaluation.failed(ARCHITECTURE, FAILURE, Effort(training_s=0.5)),
     "late failure": Evaluation.failed(

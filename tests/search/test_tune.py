@@ -43,7 +43,12 @@ def _kernel(number: int, *, calls: int = 1) -> Kernel:
     from tvm_mnas.compiler.metaschedule import key_of
 
     return Kernel(
-        f"kernel{number}", key_of(structural_hash), calls, 100, f'["{structural_hash}", "code"]'
+        name=f"kernel{number}",
+        key=key_of(structural_hash),
+        calls=calls,
+        flops=100,
+        moved_bytes=40,
+        workload=f'["{structural_hash}", "code"]',
     )
 
 

@@ -7,6 +7,7 @@ likes. Input and output stay as torch has them: images (N,C,H,W) in, logits (N,c
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import tvm
 from torch import nn
@@ -36,14 +38,15 @@ class Kernel:
     """One distinct function of a network: the unit of tuning.
 
     `key` is the structural hash of its code, equal in every process and network; `calls` counts how often the
-    network runs it; `flops` are its floating-point operations (two per multiply-add); `workload` is the code in
-    MetaSchedule's own JSON form.
+    network runs it; `flops` are its floating-point operations (two per multiply-add), `moved_bytes` the size of what it
+    reads and writes, each once; `workload` is the code in MetaSchedule's own JSON form.
     """
 
     name: str
     key: str
     calls: int
     flops: int
+    moved_bytes: int
     workload: str = field(repr=False)
 
 
@@ -58,6 +61,16 @@ class LoweredNetwork:
     target: str
     kernels: tuple[Kernel, ...]
     module: Any = field(repr=False, compare=False)
+
+    @property
+    def kernel_calls(self) -> int:
+        """How many kernels one run of the network calls."""
+        return sum(kernel.calls for kernel in self.kernels)
+
+    @property
+    def moved_bytes(self) -> int:
+        """The bytes that all calls of its kernels read and write."""
+        return sum(kernel.calls * kernel.moved_bytes for kernel in self.kernels)
 
 
 def lower_network(
@@ -161,19 +174,25 @@ def _kernels_of(module: Any, target: Any) -> tuple[Kernel, ...]:
     for task in tasks:
         code = task.dispatched[0]
         entry = meta_schedule.database.Workload(code).as_json()
+        arguments = meta_schedule.arg_info.ArgInfo.from_entry_func(code)
         workload = json.dumps([str(entry[0]), str(entry[1])])
         kernels.append(
             Kernel(
-                name=describe_kernel(
-                    str(task.task_name), meta_schedule.arg_info.ArgInfo.from_entry_func(code)
-                ),
+                name=describe_kernel(str(task.task_name), arguments),
                 key=key_of(str(entry[0])),
                 calls=int(task.weight),
                 flops=int(estimate_tir_flops(code)),
+                moved_bytes=sum(_size_bytes(argument) for argument in arguments),
                 workload=workload,
             )
         )
     return tuple(sorted(kernels, key=lambda kernel: kernel.key))
+
+
+def _size_bytes(argument: Any) -> int:
+    """Return the size of an argument (`ArgInfo`) of a kernel."""
+    _, dtype, shape = argument.as_json()
+    return np.dtype(str(dtype)).itemsize * math.prod(int(extent) for extent in shape)
 
 
 def _first(error: Exception) -> str:

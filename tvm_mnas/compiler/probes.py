@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tvm
 
 from tvm_mnas.compiler.linking import Linker
@@ -161,23 +160,7 @@ def build_untuned(kernel: Kernel, target: str, path: Path, *, linker: Linker) ->
         BuildError: if it does not build.
     """
     _build(_module_of(kernel), target, path, linker)
-    return kernel_arguments(kernel)
-
-
-def kernel_arguments(kernel: Kernel) -> Arguments:
-    """Return type and shape of what `kernel` reads and writes: inputs, weights and outputs."""
-    infos = load_meta_schedule().arg_info.ArgInfo.from_entry_func(
-        _module_of(kernel), remove_preproc=True
-    )
-    described = [info.as_json() for info in infos]
-    return tuple((str(dtype), tuple(int(n) for n in shape)) for _, dtype, shape in described)
-
-
-def size_bytes(arguments: Arguments) -> int:
-    """Return the bytes of all `arguments` together."""
-    return sum(
-        np.dtype(dtype).itemsize * int(np.prod(shape, dtype=np.int64)) for dtype, shape in arguments
-    )
+    return _arguments_of(kernel)
 
 
 def _sources() -> Iterator[tuple[str, str, Arguments, int, int]]:
@@ -211,6 +194,14 @@ def _build_probe(
 ) -> Probe:
     _build(tvm.script.from_source(source), target, path, linker)
     return Probe(path, arguments, flops, size)
+
+
+def _arguments_of(kernel: Kernel) -> Arguments:
+    infos = load_meta_schedule().arg_info.ArgInfo.from_entry_func(
+        _module_of(kernel), remove_preproc=True
+    )
+    described = [info.as_json() for info in infos]
+    return tuple((str(dtype), tuple(int(n) for n in shape)) for _, dtype, shape in described)
 
 
 def _module_of(kernel: Kernel) -> Any:

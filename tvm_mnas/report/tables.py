@@ -248,8 +248,8 @@ def provenance_rows(records: Iterable[TrialRecord]) -> list[Row]:
 def forecast_row(records: Sequence[TrialRecord]) -> Row | None:
     """Return how well latencies follow from kernels timed one by one; None where that cannot be told.
 
-    It is fitted on the measured candidates that know their kernels' times: three or more, of one device in one
-    state. Each is then guessed by what the others tell (`error_percent` is the mean absolute one, None for three).
+    It is fitted on the measured candidates that know their kernels' times: four or more, of one device in one
+    state. Each is then guessed by what the others tell (`error_percent` is the mean absolute one, None for four).
     A reward never had anything of it.
     """
     if is_emulated(records) or len(provenance_rows(records)) > 1:
@@ -259,11 +259,18 @@ def forecast_row(records: Sequence[TrialRecord]) -> Row | None:
     try:
         for record in measured(records):
             effort, latency = record.evaluation.effort, record.evaluation.latency
-            if latency is None or effort.kernels_us is None or effort.kernel_calls is None:
+            if (
+                latency is None
+                or effort.kernels_us is None
+                or effort.kernel_calls is None
+                or effort.moved_bytes is None
+            ):
                 continue
             latencies.append(latency)
             networks.append(
-                MeasuredNetwork(effort.kernels_us, effort.kernel_calls, latency.latency_ms)
+                MeasuredNetwork(
+                    effort.kernels_us, effort.kernel_calls, effort.moved_bytes, latency.latency_ms
+                )
             )
         predictor = fit_predictor(networks)
     except DataError:
@@ -276,7 +283,7 @@ def forecast_row(records: Sequence[TrialRecord]) -> Row | None:
         "error_percent": None,
         "spearman": None,
     }
-    if len(networks) > 3:
+    if len(networks) > 4:
         error = leave_one_out_error(networks)
         row |= {"error_percent": 100.0 * error.mape, "spearman": error.spearman}
     return row

@@ -164,8 +164,6 @@ def _kernel_rows(
     lowered: LoweredNetwork, workbench: Workbench, peak: DevicePeak | None
 ) -> list[dict[str, Any]]:
     """Return a row per kernel, the costliest first; times are those of the best records, or measured without."""
-    from tvm_mnas.compiler.probes import kernel_arguments, size_bytes
-
     untuned_us = workbench.untuned_us(lowered)
     rows: list[dict[str, Any]] = []
     for kernel in lowered.kernels:
@@ -180,7 +178,7 @@ def _kernel_rows(
                 "tuned": recorded_us is not None,
                 "best_us": best_us,
                 "gflops": kernel.flops / best_us / 1e3,
-                **_limit(kernel.flops, size_bytes(kernel_arguments(kernel)), best_us, peak),
+                **_limit(kernel.flops, kernel.moved_bytes, best_us, peak),
                 "trials": workbench.store.trials(kernel.key),
                 "untuned_us": None,
                 "speed_up": None,

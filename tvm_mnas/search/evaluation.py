@@ -48,7 +48,8 @@ class Effort:
     round, its seconds are split by the kernels that each brought.
 
     `kernel_calls` is how many kernels one run of the network calls, `kernels_us` what they take one by one by the
-    records that it was compiled from: a forecast's material. None where it got no latency, or an older version ran.
+    records that it was compiled from, `moved_bytes` what they read and write: a forecast's material. None where it got
+    no latency, or an older version ran.
     """
 
     training_s: float = 0.0
@@ -60,6 +61,7 @@ class Effort:
     tuning_trials: int = 0
     kernel_calls: int | None = None
     kernels_us: float | None = None
+    moved_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

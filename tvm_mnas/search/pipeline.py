@@ -178,8 +178,9 @@ class CandidatePipeline:
             candidate.effort,
             compiling_s=candidate.effort.compiling_s + compiled - started,
             measuring_s=time.perf_counter() - compiled,
-            kernel_calls=sum(kernel.calls for kernel in candidate.lowered.kernels),
+            kernel_calls=candidate.lowered.kernel_calls,
             kernels_us=kernels_us,
+            moved_bytes=candidate.lowered.moved_bytes,
         )
         return candidate.index, Evaluation.success(
             candidate.architecture, candidate.accuracy, latency, effort

@@ -3,7 +3,11 @@
 A latency in a result is measured. What this returns may say how long a measurement will take or which candidate
 to look at first; nothing that trains a controller or ends in a run directory may come from it.
 
-    latency_ms ~ kernels_factor x sum(calls x best_us) / 1000 + call_ms x kernel calls + network_ms
+    latency_ms ~ kernels_factor x sum(calls x best_us) / 1000 + call_ms x kernel calls
+                 + megabyte_ms x sum(calls x moved_bytes) / 1e6 + network_ms
+
+The bytes are there because a kernel that is timed alone, again and again, finds what it reads in the cache; in a
+network it does not.
 """
 
 from __future__ import annotations
@@ -19,22 +23,23 @@ import numpy.typing as npt
 
 from tvm_mnas.errors import DataError
 
-_LEAST_NETWORKS = 3
+_LEAST_NETWORKS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class MeasuredNetwork:
-    """One network: its kernels' best times summed over calls, the number of calls, and what was measured."""
+    """One network: its kernels' best times and moved bytes summed over calls, the calls, and what was measured."""
 
     kernels_us: float
     calls: int
+    moved_bytes: int
     latency_ms: float
 
     def __post_init__(self) -> None:
-        numbers = (self.kernels_us, self.calls, self.latency_ms)
+        numbers = (self.kernels_us, self.calls, self.moved_bytes, self.latency_ms)
         if not all(math.isfinite(number) and number > 0 for number in numbers):
             raise DataError(
-                f"a network's kernel time, calls and latency are above 0, not {numbers}; "
+                f"a network's kernel time, calls, moved bytes and latency are above 0, not {numbers}; "
                 f"`tvm-mnas bench` measures them"
             )
 
@@ -45,25 +50,31 @@ class LatencyPredictor:
 
     kernels_factor: float
     call_ms: float
+    megabyte_ms: float
     network_ms: float
 
     def __post_init__(self) -> None:
-        numbers = (self.kernels_factor, self.call_ms, self.network_ms)
+        numbers = (self.kernels_factor, self.call_ms, self.megabyte_ms, self.network_ms)
         if not all(math.isfinite(number) and number >= 0 for number in numbers):
             raise DataError(
                 f"a predictor's coefficients are finite and at least 0, not {numbers}; fit it again"
             )
 
-    def predict_ms(self, kernels_us: float, calls: int) -> float:
-        """Return the guessed latency in ms of a network with `calls` kernel calls of `kernels_us` in all."""
-        return self.kernels_factor * kernels_us / 1000 + self.call_ms * calls + self.network_ms
+    def predict_ms(self, kernels_us: float, calls: int, moved_bytes: int) -> float:
+        """Return the guessed latency in ms of a network with `calls` kernel calls that take and move this in all."""
+        return (
+            self.kernels_factor * kernels_us / 1000
+            + self.call_ms * calls
+            + self.megabyte_ms * moved_bytes / 1e6
+            + self.network_ms
+        )
 
     @property
     def formula(self) -> str:
         """How a latency in ms is guessed, in words."""
         return (
             f"{self.kernels_factor:.4g} x the sum of its kernels in ms + {self.call_ms:.4g} x kernel calls "
-            f"+ {self.network_ms:.4g}"
+            f"+ {self.megabyte_ms:.4g} x MB that they read and write + {self.network_ms:.4g}"
         )
 
     def to_json(self) -> str:
@@ -75,14 +86,14 @@ class LatencyPredictor:
         """Return the predictor that `text` holds; raises `DataError` where it holds none."""
         try:
             document = json.loads(text)
-            names = ("kernels_factor", "call_ms", "network_ms")
-            factor, call_ms, network_ms = (float(document[name]) for name in names)
+            names = ("kernels_factor", "call_ms", "megabyte_ms", "network_ms")
+            coefficients = [float(document[name]) for name in names]
         except (ValueError, TypeError, KeyError) as error:
             raise DataError(
-                f"a predictor is a JSON object with kernels_factor, call_ms and network_ms, "
+                f"a predictor is a JSON object with kernels_factor, call_ms, megabyte_ms and network_ms, "
                 f"not {text[:60]!r}; fit it again"
             ) from error
-        return cls(factor, call_ms, network_ms)
+        return cls(*coefficients)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,24 +114,26 @@ def fit_predictor(networks: Sequence[MeasuredNetwork]) -> LatencyPredictor:
     slowest networks decide.
 
     Raises:
-        DataError: if there are fewer than three networks.
+        DataError: if there are fewer than four networks.
     """
     if len(networks) < _LEAST_NETWORKS:
         raise DataError(
             f"a predictor is fitted on {_LEAST_NETWORKS} networks or more, not {len(networks)}; "
             f"`tvm-mnas bench` measures another"
         )
-    features = np.array([[each.kernels_us / 1000, each.calls, 1.0] for each in networks])
+    features = np.array(
+        [[each.kernels_us / 1000, each.calls, each.moved_bytes / 1e6, 1.0] for each in networks]
+    )
     features /= np.array([[each.latency_ms] for each in networks])
-    best, least = np.zeros(3), float(len(networks))
-    # The best point has some coefficients at zero and is the unbounded best in the others: try all seven sets.
-    for count in (1, 2, 3):
-        for chosen in itertools.combinations(range(3), count):
+    best, least = np.zeros(4), float(len(networks))
+    # The best point has some coefficients at zero and is the unbounded best in the others: try all fifteen sets.
+    for count in (1, 2, 3, 4):
+        for chosen in itertools.combinations(range(4), count):
             columns = list(chosen)
             found = np.linalg.lstsq(features[:, columns], np.ones(len(networks)), rcond=None)[0]
             error = float(np.sum((features[:, columns] @ found - 1) ** 2))
             if np.all(found >= 0) and error < least:
-                best, least = np.zeros(3), error
+                best, least = np.zeros(4), error
                 best[columns] = found
     return LatencyPredictor(*map(float, best))
 
@@ -138,7 +151,7 @@ def leave_one_out_error(networks: Sequence[MeasuredNetwork]) -> PredictionError:
     """Return how far off the guess of each network is by the predictor fitted on all the others.
 
     Raises:
-        DataError: if there are fewer than four networks.
+        DataError: if there are fewer than five networks.
     """
     if len(networks) <= _LEAST_NETWORKS:
         raise DataError(
@@ -154,7 +167,7 @@ def _error_of(
 ) -> PredictionError:
     guessed = np.array(
         [
-            predictor.predict_ms(each.kernels_us, each.calls)
+            predictor.predict_ms(each.kernels_us, each.calls, each.moved_bytes)
             for predictor, each in zip(predictors, networks, strict=True)
         ]
     )
