@@ -46,6 +46,10 @@ NETWORKS: dict[str, tuple[nn.Module, tuple[int, int, int, int]]] = {
     "depthwise 3x3, stride 2": (_conv(24, 24, 3, padding=1, stride=2, groups=24), (1, 24, 8, 8)),
     "depthwise 5x5": (_conv(16, 16, 5, padding=2, groups=16), (1, 16, 7, 7)),
     "depthwise 5x5, stride 2": (_conv(8, 8, 5, padding=2, stride=2, groups=8), (1, 8, 14, 14)),
+    "grouped 3x3": (_conv(32, 16, 3, padding=1, groups=2), (1, 32, 6, 6)),
+    "grouped, half a vector each": (_conv(32, 16, 1, groups=8), (1, 32, 6, 6)),
+    "grouped, one output each": (_conv(32, 8, 3, padding=1, groups=8), (1, 32, 6, 6)),
+    "two outputs of each input": (_conv(16, 32, 3, padding=1, groups=16), (1, 16, 6, 6)),
     "stem": (_conv(3, 16, 3, padding=1, stride=2), (1, 3, 16, 16)),
     "full 3x3": (_conv(8, 16, 3, padding=1), (1, 8, 6, 6)),
     "full 5x5": (_conv(8, 8, 5, padding=2), (1, 8, 6, 6)),
@@ -115,6 +119,11 @@ def test_the_extents_are_read_off_the_kernel(lowered: dict[str, list[Kernel]]) -
     assert (shape.height, shape.width, shape.channels) == (7, 7, 8)
     assert (shape.kernel_height, shape.kernel_width, shape.inputs) == (5, 5, 1)
     assert (shape.stride, shape.depthwise, shape.padded) == (2, True, True)
+    assert shape.groups == 8
+    (kernel,) = lowered["grouped 3x3"]
+    shape = conv_shape(module_of(kernel))
+    assert shape is not None
+    assert (shape.inputs, shape.groups, shape.group_channels, shape.depthwise) == (16, 2, 8, False)
     (kernel,) = lowered["stem"]
     shape = conv_shape(module_of(kernel))
     assert shape is not None

@@ -19,13 +19,14 @@ POINTWISE = ConvShape(
     kernel_height=1,
     kernel_width=1,
     inputs=80,
+    groups=1,
     stride=1,
-    depthwise=False,
     padded=False,
 )
 DEPTHWISE = replace(
-    POINTWISE, channels=72, kernel_height=5, kernel_width=5, inputs=1, depthwise=True, padded=True
+    POINTWISE, channels=72, kernel_height=5, kernel_width=5, inputs=1, groups=72, padded=True
 )
+GROUPED = replace(POINTWISE, channels=64, groups=8, inputs=32)
 STEM = replace(
     POINTWISE,
     height=112,
@@ -40,7 +41,9 @@ STEM = replace(
 
 
 @pytest.mark.parametrize("unit", [AVX512, AVX2, NEON], ids=["avx512", "avx2", "neon"])
-@pytest.mark.parametrize("shape", [POINTWISE, DEPTHWISE, STEM], ids=["pw", "dw", "stem"])
+@pytest.mark.parametrize(
+    "shape", [POINTWISE, DEPTHWISE, GROUPED, STEM], ids=["pw", "dw", "g", "stem"]
+)
 def test_every_tile_divides_the_output_and_fits_the_registers(
     shape: ConvShape, unit: VectorUnit
 ) -> None:
@@ -76,6 +79,15 @@ def test_channels_that_no_full_vector_divides_get_shorter_ones() -> None:
     narrow = replace(POINTWISE, channels=24)
     assert {tile.lanes for tile in rank_tiles(narrow, AVX512)} == {8, 4}
     assert rank_tiles(replace(POINTWISE, channels=7), AVX512) == []
+
+
+def test_a_vector_stays_within_a_group_where_one_fits() -> None:
+    assert {tile.lanes for tile in rank_tiles(GROUPED, AVX512)} == {8, 4}
+    # A tile of one group reads a pixel once for all its vectors; one of many reads it for each.
+    first = rank_tiles(replace(GROUPED, channels=256, groups=2), AVX512)[0]
+    assert first.channels <= 128
+    odd = replace(GROUPED, channels=24, groups=8)
+    assert {tile.lanes for tile in rank_tiles(odd, AVX512)} == {8, 4}
 
 
 def test_few_trials_see_both_orders_of_the_best_shape() -> None:

@@ -67,8 +67,6 @@ def conv_shape(module: Any) -> ConvShape | None:
     )
     buffers = [region.source for region in schedule.get(blocks.convolution).reads]
     image, weights = buffers[-2:]
-    # A depthwise convolution sums over one input channel, and its input has as many as its output.
-    depthwise = inputs == 1 and int(image.shape[3]) == channels and channels > 1
     if [int(extent) for extent in weights.shape] != [kernel_height, kernel_width, inputs, channels]:
         return None
     stride = (int(image.shape[1]) - kernel_height) // max(height - 1, 1) if height > 1 else 1
@@ -79,8 +77,8 @@ def conv_shape(module: Any) -> ConvShape | None:
         kernel_height=kernel_height,
         kernel_width=kernel_width,
         inputs=inputs,
+        groups=int(image.shape[3]) // inputs,
         stride=stride,
-        depthwise=depthwise,
         padded=any(_pads(schedule, block) for block in blocks.before),
     )
 

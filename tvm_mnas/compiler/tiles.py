@@ -40,7 +40,7 @@ class VectorUnit:
 class ConvShape:
     """A convolution's extents: the output's, the kernel's, and the channels that each sum runs over.
 
-    `inputs` is 1 for a depthwise convolution. `padded` says whether it reads beyond the image's edge.
+    `inputs` are those of one of the `groups`. `padded` says whether it reads beyond the image's edge.
     """
 
     height: int
@@ -49,14 +49,29 @@ class ConvShape:
     kernel_height: int
     kernel_width: int
     inputs: int
+    groups: int
     stride: int
-    depthwise: bool
     padded: bool
 
     @property
     def taps(self) -> int:
         """How many pixels each output sums over."""
         return self.kernel_height * self.kernel_width
+
+    @property
+    def group_channels(self) -> int:
+        """How many neighbouring outputs sum over the same inputs."""
+        return self.channels // self.groups
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether each output has an input of its own, so that neighbours' inputs are vectors too."""
+        return self.inputs == self.group_channels == 1 < self.channels
+
+    @property
+    def vector_channels(self) -> int:
+        """What lanes divide: a group's outputs, so that a vector has one input, but where no vector fits them."""
+        return self.group_channels if self.group_channels % 2 == 0 else self.channels
 
 
 class Order(StrEnum):
@@ -132,7 +147,7 @@ def _shapes(shape: ConvShape, unit: VectorUnit) -> Iterator[_Extents]:
     lanes_tried = 0
     lanes = unit.lanes
     while lanes > 1 and lanes_tried < 2:
-        if shape.channels % lanes == 0:
+        if shape.vector_channels % lanes == 0:
             lanes_tried += 1
             # One vector a pixel keeps a depthwise tile's tests at the edge few and its code short.
             for vectors in [1] if shape.depthwise else _divisors(shape.channels // lanes):
@@ -163,9 +178,9 @@ def _body(shape: ConvShape, products: int) -> int:
 
 def _loads(shape: ConvShape, extents: _Extents) -> float:
     """Return the vector loads in a step of the sum (a tap of a depthwise convolution)."""
-    rows, columns, vectors, _ = extents
+    rows, columns, vectors, lanes = extents
     if not shape.depthwise:
-        return rows * columns + vectors
+        return rows * columns * max(1, vectors * lanes // shape.group_channels) + vectors
     # Neighbouring outputs share their inputs, which are loaded once.
     high = (rows - 1) * shape.stride + shape.kernel_height
     wide = (columns - 1) * shape.stride + shape.kernel_width
