@@ -77,8 +77,13 @@ def test_a_single_pixel_gets_as_many_sums_as_it_can() -> None:
 
 def test_channels_that_no_full_vector_divides_get_shorter_ones() -> None:
     narrow = replace(POINTWISE, channels=24)
-    assert {tile.lanes for tile in rank_tiles(narrow, AVX512)} == {8, 4}
-    assert rank_tiles(replace(POINTWISE, channels=7), AVX512) == []
+    assert {tile.lanes for tile in rank_tiles(narrow, AVX512)} == {12, 8}
+    assert {tile.lanes for tile in rank_tiles(narrow, AVX2)} == {8, 4}
+    odd = replace(POINTWISE, channels=90)
+    assert {tile.lanes for tile in rank_tiles(odd, AVX512)} == {15, 10}
+    assert {tile.lanes for tile in rank_tiles(odd, NEON)} == {3, 2}
+    assert {tile.lanes for tile in rank_tiles(replace(odd, channels=7), AVX512)} == {7}
+    assert rank_tiles(replace(odd, channels=7), NEON) == []
 
 
 def test_a_vector_stays_within_a_group_where_one_fits() -> None:
@@ -86,8 +91,8 @@ def test_a_vector_stays_within_a_group_where_one_fits() -> None:
     # A tile of one group reads a pixel once for all its vectors; one of many reads it for each.
     first = rank_tiles(replace(GROUPED, channels=256, groups=2), AVX512)[0]
     assert first.channels <= 128
-    odd = replace(GROUPED, channels=24, groups=8)
-    assert {tile.lanes for tile in rank_tiles(odd, AVX512)} == {8, 4}
+    single = replace(GROUPED, channels=8, groups=8)
+    assert {tile.lanes for tile in rank_tiles(single, AVX512)} == {8, 4}
 
 
 def test_few_trials_see_both_orders_of_the_best_shape() -> None:

@@ -70,8 +70,8 @@ class ConvShape:
 
     @property
     def vector_channels(self) -> int:
-        """What lanes divide: a group's outputs, so that a vector has one input, but where no vector fits them."""
-        return self.group_channels if self.group_channels % 2 == 0 else self.channels
+        """What lanes divide: a group's outputs, so that a vector has one input, but where a group has only one."""
+        return self.group_channels if self.group_channels > 1 else self.channels
 
 
 class Order(StrEnum):
@@ -144,19 +144,25 @@ _Extents = tuple[int, int, int, int]
 
 def _shapes(shape: ConvShape, unit: VectorUnit) -> Iterator[_Extents]:
     """Yield rows, columns, vectors and lanes of every tile that divides the output and fits the registers."""
-    lanes_tried = 0
-    lanes = unit.lanes
-    while lanes > 1 and lanes_tried < 2:
-        if shape.vector_channels % lanes == 0:
-            lanes_tried += 1
-            # One vector a pixel keeps a depthwise tile's tests at the edge few and its code short.
-            for vectors in [1] if shape.depthwise else _divisors(shape.channels // lanes):
-                for rows in (count for count in _ROWS if shape.height % count == 0):
-                    for columns in _divisors(shape.width):
-                        extents = (rows, columns, vectors, lanes)
-                        if _fits(shape, unit, extents):
-                            yield extents
-        lanes //= 2
+    for lanes in _lanes(shape.vector_channels, unit):
+        # One vector a pixel keeps a depthwise tile's tests at the edge few and its code short.
+        for vectors in [1] if shape.depthwise else _divisors(shape.channels // lanes):
+            for rows in (count for count in _ROWS if shape.height % count == 0):
+                for columns in _divisors(shape.width):
+                    extents = (rows, columns, vectors, lanes)
+                    if _fits(shape, unit, extents):
+                        yield extents
+
+
+def _lanes(channels: int, unit: VectorUnit) -> list[int]:
+    """Return the two vector lengths to try: the whole and the half one, or the longest that divide `channels`.
+
+    A vector of 15 lanes is one of 16 to the arithmetic; only its loads and stores are several.
+    """
+    if channels % unit.lanes == 0:
+        return [unit.lanes, unit.lanes // 2]
+    shorter = [lanes for lanes in _divisors(channels) if 1 < lanes < unit.lanes]
+    return shorter[:-3:-1]
 
 
 def _fits(shape: ConvShape, unit: VectorUnit, extents: _Extents) -> bool:
