@@ -74,3 +74,13 @@ def test_a_doubtful_time_is_called_that() -> None:
         "; 1 DOUBTFUL, the first since the device's reference kernel takes 50.0% longer than at first"
     )
     assert provenance([Timed(name="a", failure="gone")]) == "nothing was timed"
+
+
+def test_how_far_the_rounds_of_a_network_lie_apart_is_told() -> None:
+    def timed(*times_ms: float) -> Timed:
+        return Timed(name="a", latencies=tuple(make_latency(time_ms) for time_ms in times_ms))
+
+    assert "; one round, " in provenance([timed(4.0), timed(5.0)])
+    assert "; median of 3 rounds in turn (a network's lie 25% apart, 50% at most), " in provenance(
+        [timed(4.0, 4.0, 5.0), timed(2.0, 3.0, 2.0), timed(7.0, 7.0, 7.0)]
+    )

@@ -37,6 +37,7 @@ def test_a_latency_is_the_median_of_the_rounds() -> None:
         entrant.time(bench)  # type: ignore[arg-type]
     timed = entrant.result()
     assert timed.latency_ms == 5.0
+    assert timed.round_spread == 1.0
     assert timed.failure is None
     assert (timed.kernels, timed.trials) == (3, 24)
     assert bench.measured == [(1, 3, 8, 8)] * 3
@@ -49,6 +50,7 @@ def test_what_fails_in_one_round_has_no_latency_and_is_not_timed_again() -> None
         entrant.time(bench)  # type: ignore[arg-type]
     timed = entrant.result()
     assert timed.latency_ms is None
+    assert timed.round_spread is None
     assert timed.failure == "measuring: its times are not finite"
     assert len(bench.measured) == 2
 
@@ -65,6 +67,7 @@ def test_json_has_every_sample() -> None:
     timed = Timed(name="one", latencies=(latency, replace(latency)), kernels=1, trials=8)
     values = timed.to_json()
     assert values["latency_ms"] == 2.0
+    assert values["round_spread"] == 0.0
     assert [entry["samples_ms"] for entry in values["latencies"]] == [list(latency.samples_ms)] * 2
     assert values["emulated"] == latency.emulated
 

@@ -14,7 +14,13 @@ if TYPE_CHECKING:
 
 
 def time_networks(
-    models: Sequence[Model], *, device: str, records: str, trials_per_kernel: int, seed: int
+    models: Sequence[Model],
+    *,
+    device: str,
+    records: str,
+    trials_per_kernel: int,
+    rounds: int,
+    seed: int,
 ) -> list[Timed]:
     """Return what `lineup.time_models` does, and raise what it raises; progress is shown meanwhile."""
     from tvm_mnas.search.lineup import time_models
@@ -26,6 +32,7 @@ def time_networks(
             records=Path(records),
             trials_per_kernel=trials_per_kernel,
             seed=seed,
+            rounds=rounds,
             observer=display,
         )
 

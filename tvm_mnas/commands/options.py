@@ -23,4 +23,8 @@ Device = Annotated[str, typer.Option(help="A device profile by name, or a file."
 Trials = Annotated[
     int, typer.Option(min=1, help="Schedules to measure for a kernel without records.")
 ]
+Rounds = Annotated[
+    int,
+    typer.Option(min=1, help="How often to time each network, all in turn; the median counts."),
+]
 Seed = Annotated[int, typer.Option(help="The seed of weights and tuning.")]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from tvm_mnas.commands.lineups import print_failures, time_networks
-from tvm_mnas.commands.options import DEFAULTS, AsJson, Device, Records, Seed, Trials
+from tvm_mnas.commands.options import DEFAULTS, AsJson, Device, Records, Rounds, Seed, Trials
 from tvm_mnas.commands.paper_figures import figure2, figure4, figure5, figure6
 from tvm_mnas.console import OUTPUT, Column, SearchDisplay, format_count, print_json, print_table
 from tvm_mnas.errors import ConfigError
@@ -55,6 +55,7 @@ def table1(
     checkpoint: _Checkpoint = None,
     data: _CheckpointData = None,
     trials_per_kernel: Trials = 32,
+    rounds: Rounds = 5,
     records: Records = DEFAULTS.records,
     seed: Seed = 0,
     as_json: AsJson = False,
@@ -66,7 +67,7 @@ def table1(
     rows = _zoo_rows(ZOO, only)
     models = [find_model(row.key) for row in rows]
     accuracies = _accuracies(models, checkpoint or [], data)
-    timed = _timed(models, counts_only, device, records, trials_per_kernel, seed)
+    timed = _timed(models, counts_only, device, records, trials_per_kernel, rounds, seed)
     _print_table(
         "Table 1", "top-1 %", rows, timed, accuracies, baseline="mobilenet-v2", as_json=as_json
     )
@@ -78,6 +79,7 @@ def table2(
     only: _Only = None,
     counts_only: _CountsOnly = False,
     trials_per_kernel: Trials = 32,
+    rounds: Rounds = 5,
     records: Records = DEFAULTS.records,
     seed: Seed = 0,
     as_json: AsJson = False,
@@ -88,7 +90,7 @@ def table2(
 
     rows = _zoo_rows(DETECTORS, only)
     models = [find_model(row.key) for row in rows]
-    timed = _timed(models, counts_only, device, records, trials_per_kernel, seed)
+    timed = _timed(models, counts_only, device, records, trials_per_kernel, rounds, seed)
     _print_table(
         "Table 2", "mAP %", rows, timed, {}, baseline="mobilenet-v2-ssdlite", as_json=as_json
     )
@@ -102,6 +104,7 @@ def table3(
     checkpoint: _Checkpoint = None,
     data: _CheckpointData = None,
     trials_per_kernel: Trials = 32,
+    rounds: Rounds = 5,
     records: Records = DEFAULTS.records,
     seed: Seed = 0,
     as_json: AsJson = False,
@@ -125,7 +128,7 @@ def table3(
     ]
     models = [Model(name=variant.key, architecture=variant.architecture) for variant in variants]
     accuracies = _accuracies(models, checkpoint or [], data)
-    timed = _timed(models, counts_only, device, records, trials_per_kernel, seed)
+    timed = _timed(models, counts_only, device, records, trials_per_kernel, rounds, seed)
     _print_table("Table 3", "top-1 %", rows, timed, accuracies, baseline="mnasnet", as_json=as_json)
 
 
@@ -133,6 +136,7 @@ def table3(
 def layers(
     device: Device = "local",
     trials_per_kernel: Trials = 32,
+    rounds: Rounds = 5,
     records: Records = DEFAULTS.records,
     seed: Seed = 0,
     as_json: AsJson = False,
@@ -148,6 +152,7 @@ def layers(
             records=Path(records),
             trials_per_kernel=trials_per_kernel,
             seed=seed,
+            rounds=rounds,
             observer=display,
         )
     rows = [pair.to_json() for pair in pairs]
@@ -224,12 +229,18 @@ def _timed(
     device: str,
     records: str,
     trials_per_kernel: int,
+    rounds: int,
     seed: int,
 ) -> list[Timed]:
     if counts_only:
         return []
     return time_networks(
-        models, device=device, records=records, trials_per_kernel=trials_per_kernel, seed=seed
+        models,
+        device=device,
+        records=records,
+        trials_per_kernel=trials_per_kernel,
+        rounds=rounds,
+        seed=seed,
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tvm_mnas.commands.lineups import print_failures, time_networks
-from tvm_mnas.commands.options import DEFAULTS, AsJson, Device, Records, Seed, Trials
+from tvm_mnas.commands.options import DEFAULTS, AsJson, Device, Records, Rounds, Seed, Trials
 from tvm_mnas.console import OUTPUT, Column, format_count, print_json, print_table
 from tvm_mnas.errors import ConfigError
 
@@ -45,6 +45,7 @@ def figure4(
     output: _Output = Path("figure4.png"),
     device: Device = "local",
     trials_per_kernel: Trials = 32,
+    rounds: Rounds = 5,
     records: Records = DEFAULTS.records,
     seed: Seed = 0,
     as_json: AsJson = False,
@@ -53,7 +54,7 @@ def figure4(
     _check_output(output)
     from tvm_mnas.report.paper_figures import figure4_points, scaling_figure
 
-    rows, line = _time_scaled(figure4_points(), device, records, trials_per_kernel, seed)
+    rows, line = _time_scaled(figure4_points(), device, records, trials_per_kernel, rounds, seed)
     _write(output, scaling_figure(rows, device))
     if as_json:
         print_json({"networks": rows, "file": str(output)})
@@ -104,6 +105,7 @@ def figure6(
     ] = None,
     device: Device = "local",
     trials_per_kernel: Trials = 32,
+    rounds: Rounds = 5,
     records: Records = DEFAULTS.records,
     seed: Seed = 0,
     as_json: AsJson = False,
@@ -116,7 +118,7 @@ def figure6(
 
     trials = [] if run is None else RunDirectory.open(run).finished_trials()
     _check_device(trials, device)
-    rows, line = _time_scaled(figure6_points(), device, records, trials_per_kernel, seed)
+    rows, line = _time_scaled(figure6_points(), device, records, trials_per_kernel, rounds, seed)
     _write(output, scale_or_search_figure(rows, device, pareto_records(trials)))
     if as_json:
         print_json({"networks": rows, "new_search": pareto_rows(trials), "file": str(output)})
@@ -166,7 +168,12 @@ def _write(output: Path, figure: Figure) -> None:
 
 
 def _time_scaled(
-    points: Sequence[ScaledPoint], device: str, records: str, trials_per_kernel: int, seed: int
+    points: Sequence[ScaledPoint],
+    device: str,
+    records: str,
+    trials_per_kernel: int,
+    rounds: int,
+    seed: int,
 ) -> tuple[list[dict[str, Any]], str]:
     """Return the rows of `points`, measured on `device`, and the line that says how."""
     from tvm_mnas.models.cost import count_cost
@@ -177,7 +184,12 @@ def _time_scaled(
     models = [find_model(point.model) for point in points]
     costs = [count_cost(model.architecture) for model in models if model.architecture is not None]
     timed = time_networks(
-        models, device=device, records=records, trials_per_kernel=trials_per_kernel, seed=seed
+        models,
+        device=device,
+        records=records,
+        trials_per_kernel=trials_per_kernel,
+        rounds=rounds,
+        seed=seed,
     )
     return scaled_rows(points, costs, timed), provenance(timed)
 

@@ -6,6 +6,7 @@ that is 1, in the paper's column and in ours.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -107,11 +108,21 @@ def provenance(timed: Sequence[Timed]) -> str:
     noisy = sum(latency.noisy for latency in latencies)
     text = (
         f"{first.device_key} ({first.fingerprint}), TVM {first.tvm_version}, {' to '.join(days[:1] + days[1:][-1:])}; "
-        f"median of {max(len(entry.latencies) for entry in timed)} rounds in turn, "
-        f"{trials / max(kernels, 1):.0f} schedules a kernel; "
+        f"{_rounds_text(timed)}, {trials / max(kernels, 1):.0f} schedules a kernel; "
         f"{noisy} of {len(latencies)} measurements above a spread of {first.max_spread:.0%}"
     )
     doubtful = [latency.doubts for latency in latencies if latency.doubts]
     if doubtful:
         text += f"; {len(doubtful)} DOUBTFUL, the first since {doubtful[0][0]}"
     return f"EMULATED, not latencies: {text}" if first.emulated else text
+
+
+def _rounds_text(timed: Sequence[Timed]) -> str:
+    rounds = max(len(entry.latencies) for entry in timed)
+    if rounds == 1:
+        return "one round"
+    spreads = [entry.round_spread for entry in timed if entry.round_spread is not None]
+    return (
+        f"median of {rounds} rounds in turn (a network's lie {statistics.median(spreads):.0%} apart, "
+        f"{max(spreads):.0%} at most)"
+    )

@@ -75,9 +75,10 @@ def compare_layers(
     records: Path,
     trials_per_kernel: int,
     seed: int,
+    rounds: int,
     observer: Observer,
 ) -> tuple[list[LayerPair], list[Timed]]:
-    """Return both ways at each of `shapes`, tuned and untuned on `device`, and the networks that were timed for it.
+    """Return both ways at each of `shapes`, tuned and untuned on `device`, and the networks timed for it in `rounds`.
 
     Raises:
         DeviceError: if the device cannot be reached or is gone.
@@ -93,7 +94,7 @@ def compare_layers(
         on_warning=observer.note,
     ) as (workbench, directory):
         models = [model for size, channels in shapes for model in _models(size, channels)]
-        timed = time_on(workbench, models, directory, seed=seed, observer=observer)
+        timed = time_on(workbench, models, directory, seed=seed, observer=observer, rounds=rounds)
         pairs = []
         for number, (size, channels) in enumerate(shapes):
             observer.stage("untuned kernels", number, len(shapes))

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from tvm_mnas.devices.latency import Latency
     from tvm_mnas.search.model import Model
 
-ROUNDS = 3
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timed:
@@ -50,6 +48,17 @@ class Timed:
         return statistics.median(latency.latency_ms for latency in self.latencies)
 
     @property
+    def round_spread(self) -> float | None:
+        """How far the rounds' latencies lie apart, largest less smallest, as a part of their median.
+
+        None where it failed. A latency's own spread is of one moment; this is what slow minutes made of it.
+        """
+        if not self.latencies:
+            return None
+        times_ms = [latency.latency_ms for latency in self.latencies]
+        return (max(times_ms) - min(times_ms)) / statistics.median(times_ms)
+
+    @property
     def emulated(self) -> bool:
         """Whether the times are an emulator's, which are no latencies."""
         return any(latency.emulated for latency in self.latencies)
@@ -59,6 +68,7 @@ class Timed:
         return {
             "name": self.name,
             "latency_ms": self.latency_ms,
+            "round_spread": self.round_spread,
             "emulated": self.emulated,
             "failure": self.failure,
             "kernels": self.kernels,
@@ -75,7 +85,7 @@ def time_models(
     trials_per_kernel: int,
     seed: int,
     observer: Observer,
-    rounds: int = ROUNDS,
+    rounds: int,
 ) -> list[Timed]:
     """Tune what lacks records, compile every one of `models`, check it against torch, and time all in `rounds`.
 
@@ -104,7 +114,7 @@ def time_on(
     *,
     seed: int,
     observer: Observer,
-    rounds: int = ROUNDS,
+    rounds: int,
 ) -> list[Timed]:
     """Return what `time_models` returns, on a workbench that is open; `directory` takes the libraries."""
     entrants = [
