@@ -86,6 +86,12 @@ def test_channels_that_no_full_vector_divides_get_shorter_ones() -> None:
     assert rank_tiles(replace(odd, channels=7), NEON) == []
 
 
+def test_a_depthwise_convolution_gets_vectors_of_a_power_of_two() -> None:
+    assert {tile.lanes for tile in rank_tiles(DEPTHWISE, AVX512)} == {8, 4}
+    odd = replace(DEPTHWISE, channels=90, groups=90)
+    assert {tile.lanes for tile in rank_tiles(odd, AVX512)} == {2}
+
+
 def test_a_vector_stays_within_a_group_where_one_fits() -> None:
     assert {tile.lanes for tile in rank_tiles(GROUPED, AVX512)} == {8, 4}
     # A tile of one group reads a pixel once for all its vectors; one of many reads it for each.

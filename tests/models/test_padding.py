@@ -8,9 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.models.settled import settled
 from tvm_mnas.models.folding import fold_batch_norm
 from tvm_mnas.models.network import build_network
 from tvm_mnas.models.padding import pad_channels
+from tvm_mnas.models.zoo.detectors import DETECTORS
+from tvm_mnas.models.zoo.entry import ZooEntry
+from tvm_mnas.models.zoo.registry import ZOO
 from tvm_mnas.space.architecture import Architecture
 from tvm_mnas.space.files import load_space, space_names
 
@@ -59,6 +63,70 @@ def test_the_network_given_is_left_as_it_is() -> None:
     after = network.state_dict()
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+class Partly(nn.Module):
+    """Has channels of every kind: to widen (24, 40), joined, added to what is joined, called twice, given out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 24, 3, padding=1)
+        self.deep = nn.Conv2d(24, 24, 5, padding=2, groups=24)
+        self.branch = nn.Conv2d(24, 40, 1)
+        self.added = nn.Conv2d(40, 12, 1)
+        self.joined = nn.Conv2d(40, 12, 1)
+        self.after = nn.Conv2d(20, 24, 1)
+        self.shared = nn.Conv2d(24, 24, 1)
+        self.other = nn.Conv2d(24, 8, 1)
+        self.relu = nn.ReLU()
+        self.out = nn.Conv2d(24, 10, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        wide = self.relu(self.branch(self.relu(self.deep(self.stem(images)))))
+        both = torch.cat([self.joined(wide) + self.added(wide), self.other(self.stem2(images))], 1)
+        return self.out(self.shared(self.shared(self.after(both))))
+
+    def stem2(self, images: Tensor) -> Tensor:
+        return images.repeat(1, 8, 1, 1)
+
+
+def test_what_cannot_take_zeros_keeps_its_channels_and_the_rest_is_padded() -> None:
+    torch.manual_seed(0)
+    network = Partly().eval()
+    padded = pad_channels(network, 16)
+    images = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(padded(images), network(images), rtol=1e-4, atol=1e-5)
+    extents = {
+        name: (module.in_channels, module.out_channels, module.groups)
+        for name, module in padded.named_modules()
+        if isinstance(module, nn.Conv2d)
+    }
+    assert extents == {
+        "stem": (3, 32, 1),
+        "deep": (32, 32, 32),
+        "branch": (32, 48, 1),
+        "added": (48, 12, 1),
+        "joined": (48, 12, 1),
+        "other": (24, 8, 1),
+        "after": (20, 24, 1),
+        "shared": (24, 24, 1),
+        "out": (24, 10, 1),
+    }
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [*ZOO, *(entry for entry in DETECTORS if entry.key.endswith("ssdlite"))],
+    ids=lambda entry: entry.key,
+)
+def test_padded_networks_of_the_zoo_are_the_same_functions(entry: ZooEntry) -> None:
+    network = fold_batch_norm(settled(entry))
+    padded = pad_channels(network, 16)
+    images = torch.randn(entry.input_shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected, actual = network(images), padded(images)
+    assert (actual - expected).abs().max() <= 1e-4 * expected.abs().max()
 
 
 class Unknown(nn.Module):

@@ -144,7 +144,7 @@ _Extents = tuple[int, int, int, int]
 
 def _shapes(shape: ConvShape, unit: VectorUnit) -> Iterator[_Extents]:
     """Yield rows, columns, vectors and lanes of every tile that divides the output and fits the registers."""
-    for lanes in _lanes(shape.vector_channels, unit):
+    for lanes in _lanes(shape, unit):
         # One vector a pixel keeps a depthwise tile's tests at the edge few and its code short.
         for vectors in [1] if shape.depthwise else _divisors(shape.channels // lanes):
             for rows in (count for count in _ROWS if shape.height % count == 0):
@@ -154,14 +154,20 @@ def _shapes(shape: ConvShape, unit: VectorUnit) -> Iterator[_Extents]:
                         yield extents
 
 
-def _lanes(channels: int, unit: VectorUnit) -> list[int]:
-    """Return the two vector lengths to try: the whole and the half one, or the longest that divide `channels`.
+def _lanes(shape: ConvShape, unit: VectorUnit) -> list[int]:
+    """Return the two vector lengths to try: the whole and the half one, or the longest that divide the channels.
 
-    A vector of 15 lanes is one of 16 to the arithmetic; only its loads and stores are several.
+    A vector of 15 lanes is one of 16 to the arithmetic; only its loads and stores are several. A depthwise convolution
+    is mostly loads, so its vectors have a power of two.
     """
+    channels = shape.vector_channels
     if channels % unit.lanes == 0:
         return [unit.lanes, unit.lanes // 2]
-    shorter = [lanes for lanes in _divisors(channels) if 1 < lanes < unit.lanes]
+    shorter = [
+        lanes
+        for lanes in _divisors(channels)
+        if 1 < lanes < unit.lanes and not (shape.depthwise and lanes & (lanes - 1))
+    ]
     return shorter[:-3:-1]
 
 

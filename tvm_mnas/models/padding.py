@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import operator
+from collections import Counter
 from dataclasses import dataclass
 
 from torch import Tensor, fx, nn
@@ -26,90 +27,126 @@ _CHANNELWISE = (
 _ELEMENTWISE = (operator.add, operator.mul)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class _Channels:
-    """How many channels a value has, and how many with the zeros."""
+    """The channels of values that must have equally many: a convolution's output, its activation, what is added to it.
+
+    `fixed` ones get no zeros, because something reads them that would take zeros for channels. `merged` are those that
+    they turned out to be one with.
+    """
 
     real: int
-    padded: int
+    fixed: bool = False
+    merged: _Channels | None = None
+
+    def root(self) -> _Channels:
+        """Return what stands for all that were merged."""
+        return self if self.merged is None else self.merged.root()
+
+    def padded(self, multiple: int) -> int:
+        """Return how many there are with the zeros."""
+        root = self.root()
+        return root.real if root.fixed else -(-root.real // multiple) * multiple
+
+
+_UNKNOWN = 0
+"""The channels of a value that are not counted; they stay as they are."""
 
 
 def pad_channels(network: nn.Module, multiple: int) -> nn.Module:
     """Return `network` with its inner channels at multiples of `multiple`; its outputs are the same.
 
-    `network` is not changed; it is in eval mode, its batch norms folded. Where it holds anything but convolutions
-    (full or depthwise), channel-wise operations, sums, products and dense layers, it is returned as it is.
+    `network` is not changed; it is in eval mode, its batch norms folded. Channels get no zeros where they reach its
+    output, or anything but full and depthwise convolutions, channel-wise operations, sums, products and dense layers.
     """
     # Its modules are those of `network` until they are replaced.
     padded = fx.symbolic_trace(network)
+    layers = _layers(padded)
     channels: dict[fx.Node, _Channels] = {}
     for node in padded.graph.nodes:
-        if node.op == "placeholder":
+        sources = [channels[source].root() for source in node.all_input_nodes]
+        channels[node] = _channels(padded, node, sources, layers.get(node))
+    changed = False
+    for node, layer in layers.items():
+        source = channels[node.all_input_nodes[0]]
+        wider = _padded_layer(layer, source, channels[node], multiple)
+        if wider.weight.shape != layer.weight.shape:
+            padded.set_submodule(str(node.target), wider)
+            changed = True
+    return padded.eval() if changed else network
+
+
+_Layer = nn.Conv2d | nn.Linear
+
+
+def _layers(network: fx.GraphModule) -> dict[fx.Node, _Layer]:
+    """Return what may be widened, by its only call: full and depthwise convolutions, dense layers."""
+    calls = [node for node in network.graph.nodes if node.op == "call_module"]
+    times = Counter(node.target for node in calls)
+    found: dict[fx.Node, _Layer] = {}
+    for node in calls:
+        module = network.get_submodule(node.target)
+        if times[node.target] > 1 or not isinstance(module, nn.Conv2d | nn.Linear):
             continue
-        if node.op == "output":
-            (result,) = node.args
-            if not isinstance(result, fx.Node) or channels[result].real != channels[result].padded:
-                return network
-            continue
-        found = _pad(padded, node, channels, multiple)
-        if found is None:
-            return network
-        channels[node] = found
-    return padded.eval()
+        if isinstance(module, nn.Linear) or module.groups == 1 or _depthwise(module):
+            found[node] = module
+    return found
 
 
-def _pad(
-    network: fx.GraphModule, node: fx.Node, channels: dict[fx.Node, _Channels], multiple: int
-) -> _Channels | None:
-    """Pad what `node` calls; return its channels, None if that cannot be done."""
-    sources = [channels.get(argument) for argument in node.args if isinstance(argument, fx.Node)]
-    if node.op == "call_function" and node.target in _ELEMENTWISE:
-        first = sources[0] if len(sources) == 2 and sources[0] == sources[1] else None
-        return first
-    if node.op != "call_module" or len(sources) != 1:
-        return None
-    assert isinstance(node.target, str)
-    module = network.get_submodule(node.target)
-    (source,) = sources
-    if isinstance(module, nn.Conv2d):
-        conv = _padded_conv(module, source, multiple)
-        if conv is None:
-            return None
-        network.set_submodule(node.target, conv)
-        return _Channels(module.out_channels, conv.out_channels)
-    if isinstance(module, nn.Linear):
-        if source is None or module.in_features != source.real:
-            return None
-        network.set_submodule(node.target, _padded_linear(module, source.padded))
-        return _Channels(module.out_features, module.out_features)
-    return source if isinstance(module, _CHANNELWISE) else None
+def _channels(
+    network: fx.GraphModule, node: fx.Node, sources: list[_Channels], layer: _Layer | None
+) -> _Channels:
+    """Return the channels of what `node` computes from `sources`, and fix those that it cannot have padded."""
+    if node.op == "call_function" and node.target in _ELEMENTWISE and len(sources) == 2:
+        return _merge(*sources)
+    if node.op == "call_module" and len(sources) == 1:
+        (source,) = sources
+        if isinstance(network.get_submodule(str(node.target)), _CHANNELWISE):
+            return source
+        if layer is not None and source.real in (_inputs(layer), _UNKNOWN):
+            if isinstance(layer, nn.Linear):
+                return _Channels(layer.out_features, fixed=True)
+            return source if _depthwise(layer) else _Channels(layer.out_channels)
+    for source in sources:
+        source.fixed = True
+    return _Channels(_UNKNOWN, fixed=True)
 
 
-def _padded_conv(conv: nn.Conv2d, source: _Channels | None, multiple: int) -> nn.Conv2d | None:
-    depthwise = conv.groups > 1
-    if depthwise and not conv.groups == conv.in_channels == conv.out_channels:
-        return None
-    if depthwise and source is None:
-        return None
-    # The image's channels are the caller's.
-    inputs = conv.in_channels if source is None else source.padded
-    outputs = inputs if depthwise else -(-conv.out_channels // multiple) * multiple
-    padded = copy.deepcopy(conv)
-    padded.in_channels, padded.out_channels = inputs, outputs
-    padded.groups = inputs if depthwise else 1
-    padded.weight = _with_zeros(
-        conv.weight, (outputs, inputs // padded.groups, *conv.weight.shape[2:])
+def _merge(first: _Channels, second: _Channels) -> _Channels:
+    """Return both as one, fixed where one of them is; where they are not equally many, both are fixed."""
+    same = first.real == second.real
+    first.fixed = second.fixed = first.fixed or second.fixed or not same
+    if same and second is not first:
+        second.merged = first
+    return first if same else _Channels(_UNKNOWN, fixed=True)
+
+
+def _inputs(layer: _Layer) -> int:
+    return layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
+
+
+def _depthwise(conv: nn.Conv2d) -> bool:
+    return 1 < conv.groups == conv.in_channels == conv.out_channels
+
+
+def _padded_layer(layer: _Layer, source: _Channels, result: _Channels, multiple: int) -> _Layer:
+    """Return `layer` for as many channels as `source` and `result` have with the zeros."""
+    # Those of the image, and of what else is not counted, are as many as the layer reads.
+    inputs = source.padded(multiple) if source.root().real == _inputs(layer) else _inputs(layer)
+    wider = copy.deepcopy(layer)
+    if isinstance(wider, nn.Linear):
+        wider.in_features = inputs
+        wider.weight = _with_zeros(wider.weight, (wider.out_features, inputs))
+        return wider
+    outputs = inputs if _depthwise(wider) else result.padded(multiple)
+    wider.groups = inputs if _depthwise(wider) else 1
+    wider.in_channels, wider.out_channels = inputs, outputs
+    wider.weight = _with_zeros(
+        wider.weight, (outputs, inputs // wider.groups, *wider.weight.shape[2:])
     )
-    if conv.bias is not None:
-        padded.bias = _with_zeros(conv.bias, (outputs,))
-    return padded
-
-
-def _padded_linear(linear: nn.Linear, inputs: int) -> nn.Linear:
-    padded = copy.deepcopy(linear)
-    padded.in_features = inputs
-    padded.weight = _with_zeros(linear.weight, (linear.out_features, inputs))
-    return padded
+    if wider.bias is not None:
+        wider.bias = _with_zeros(wider.bias, (outputs,))
+    return wider
 
 
 def _with_zeros(values: Tensor, shape: tuple[int, ...]) -> nn.Parameter:
