@@ -73,7 +73,9 @@ def test_kernels_do_not_depend_on_weights(lowered: LoweredNetwork, target: str) 
 
 def test_equal_layers_of_one_network_and_of_different_ones_are_one_kernel(target: str) -> None:
     def chain(length: int) -> nn.Module:
-        return nn.Sequential(*(nn.Sequential(nn.Conv2d(16, 16, 1), nn.ReLU()) for _ in range(length)))
+        return nn.Sequential(
+            *(nn.Sequential(nn.Conv2d(16, 16, 1), nn.ReLU()) for _ in range(length))
+        )
 
     short, long = (lower_network(chain(n), (1, 16, 6, 6), target) for n in (2, 4))
     calls_short = {kernel.key: kernel.calls for kernel in short.kernels}
