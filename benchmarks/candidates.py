@@ -136,7 +136,13 @@ def run(arguments: argparse.Namespace, directory: Path) -> Result:
     say(setting)
     records = Path(arguments.records) if arguments.records else directory / "records"
     profile = load_profile(arguments.device)
-    open_bench = partial(open_workbench, profile, trials_per_kernel=arguments.trials_per_kernel)
+    # Kernels of the published networks, of which records ship, are kernels of the space too.
+    open_bench = partial(
+        open_workbench,
+        profile,
+        trials_per_kernel=arguments.trials_per_kernel,
+        with_shipped=False,
+    )
     open_shared = partial(
         open_bench, records=records, logs=directory, scratch=directory, seed=arguments.seed
     )

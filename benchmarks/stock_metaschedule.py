@@ -210,6 +210,7 @@ def run_ours(
         scratch=directory,
         trials_per_kernel=trials,
         seed=seed,
+        with_shipped=False,
     ) as workbench:
         network = LoweredNetwork((1, 3, 224, 224), profile.target, tuple(kernels.values()), None)
         report = workbench.tune(

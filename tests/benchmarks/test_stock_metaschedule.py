@@ -66,6 +66,22 @@ def test_both_sides_are_timed_in_every_round(
         stock.time_in_turn(SimpleNamespace(farm=None), libraries, rounds=1, seed=0)
 
 
+def test_ours_begins_without_the_records_that_ship(
+    script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Opened(Exception):
+        pass
+
+    def open_workbench(profile: Any, **arguments: Any) -> None:
+        raise Opened(arguments)
+
+    monkeypatch.setattr("tvm_mnas.search.workbench.open_workbench", open_workbench)
+    with pytest.raises(Opened) as caught:
+        script("stock_metaschedule").run_ours({}, tmp_path / "ours", trials=1, seed=0)
+    (arguments,) = caught.value.args
+    assert arguments["with_shipped"] is False
+
+
 def test_the_table_has_rates_and_geometric_means(script: Script) -> None:
     stock = script("stock_metaschedule")
     one = stock.Comparison(

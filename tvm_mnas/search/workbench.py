@@ -259,14 +259,15 @@ def open_workbench(
     trials_per_kernel: int,
     seed: int,
     max_untuned_share: float = 0.0,
+    with_shipped: bool = True,
     on_warning: Callable[[str], None] = lambda text: None,
 ) -> Iterator[Workbench]:
     """Yield a workbench for `profile`; its processes end with the context.
 
-    `records` is the directory under which each profile and target has its store, above the one that ships;
-    `scratch` is for files that nobody needs afterwards. `max_untuned_share` (0..1) of a network's run time may be in
-    kernels without a record. `on_warning` gets a line where a device is left alone because it is far slower than
-    others of its profile, or where it changed between measurements.
+    `records` is the directory under which each profile and target has its store, above the one that ships if
+    `with_shipped`; `scratch` is for files that nobody needs afterwards. `max_untuned_share` (0..1) of a network's run
+    time may be in kernels without a record. `on_warning` gets a line where a device is left alone because it is far
+    slower than others of its profile, or where it changed between measurements.
 
     Raises:
         RecordsError: if the records there are unreadable or of another target.
@@ -279,12 +280,15 @@ def open_workbench(
     from tvm_mnas.devices.farm import open_farm
 
     store = open_records(
-        records, profile_key=profile.key, target=profile.target, shipped=shipped_directory()
+        records,
+        profile_key=profile.key,
+        target=profile.target,
+        shipped=shipped_directory() if with_shipped else None,
     )
     linker = find_linker(profile.target)
     reference = None if profile.emulated else _reference(profile.target, linker, scratch)
     with (
-        open_farm(profile, work_directory=logs, reference=reference, on_warning=on_warning) as farm,
+        # First, so that it loads the compiler while the devices are found.
         WarmBuilder(
             cores=_building_cores(profile),
             borrowed=_borrowed_cores(profile),
@@ -292,6 +296,7 @@ def open_workbench(
             log=logs / "builders.log",
             scratch=scratch,
         ) as builder,
+        open_farm(profile, work_directory=logs, reference=reference, on_warning=on_warning) as farm,
     ):
         objects = records / store_name(profile.key, profile.target) / "objects"
         yield Workbench(
