@@ -139,6 +139,32 @@ def test_a_build_that_fails_costs_its_own_schedule(
     assert fragile.idle == 1
 
 
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [("kill -SEGV $PPID; sleep 1", "build-crash"), ("exec sleep 60", "build-timeout")],
+)
+def test_the_builds_after_one_that_fails_go_to_a_new_process(
+    body: str,
+    reason: str,
+    fragile: WarmBuilder,
+    link_with: Callable[[str], None],
+    kernel: Kernel,
+    target: str,
+    tmp_path: Path,
+) -> None:
+    pids = tmp_path / "pids"
+    link = " ".join(find_linker(target).command)
+    link_with(f'echo $PPID >> {pids}\ncase "$*" in *-1.so*) {body};; *) exec {link} "$@";; esac')
+    result = _result(fragile, fragile.submit(_round(kernel, target, trials=4)))
+    failures = [built.failure for built in result.built]
+    assert [failure is None for failure in failures] == [True, False, True, True]
+    assert str(failures[1]).startswith(f"{reason}:")
+    for built in result.built:
+        assert built.path.exists() == (built.failure is None)
+    first, second, third, fourth = pids.read_text().split()
+    assert first == second != third == fourth
+
+
 def test_a_killed_worker_is_replaced(
     fragile: WarmBuilder, link_with: Callable[[str], None], kernel: Kernel, target: str
 ) -> None:

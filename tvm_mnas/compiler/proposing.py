@@ -1,8 +1,8 @@
 """Runs in a build worker: proposes schedules for a kernel and builds each into a shared library.
 
 `python -m tvm_mnas.compiler.proposing READ_FD WRITE_FD CORES` reads requests and writes replies, one JSON value a
-line. It imports TVM once. Each build runs in a process forked from here, so a compiler that crashes, hangs or
-leaks costs one schedule and nothing else.
+line. It imports TVM once. What is built runs in a process forked from here, one for the schedules of a round: a
+compiler that crashes or hangs costs one schedule, those after it go to a new process, and what it leaks ends there.
 
 A convolution's first trials are register tiles (`templates.py`), the most promising first; those of a kernel that sums
 nothing go through its output row by row (`rows.py`). For other kernels, and after that, MetaSchedule's generic space: a
@@ -19,7 +19,8 @@ import select
 import signal
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from io import FileIO
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ _REWRITES = "meta_schedule.layout_rewrite_preproc"
 _TILES = 32
 """How many register tiles a convolution gets: the best one has always been among the first dozen."""
 
+_NICE = 10
 _STEP_S = 0.1
 _POPULATION = 64
 _GENERATIONS = 2
@@ -49,6 +51,8 @@ def main(arguments: list[str]) -> None:
     read_fd, write_fd, cores = arguments
     if cores:
         os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
+    # Who measures on another core has a word to say here now and then, and must not wait for its turn.
+    os.nice(_NICE)
     # TVM imports torch where it finds it; building kernels does not need it.
     sys.modules["torch"] = None  # type: ignore[assignment]
     load_meta_schedule()
@@ -76,10 +80,14 @@ def _answer(request: Mapping[str, Any]) -> dict[str, Any]:
         # Whatever TVM raises while it searches, this round has no schedules and the worker goes on.
         return {"error": f"{type(error).__name__}: {str(error).strip()[-300:]}", "built": []}
     linker = Linker(tuple(request["linker"]))
+    paths = [Path(f"{request['prefix']}-{number}.so") for number in range(len(candidates))]
+    modules = [module for _, module in candidates]
+    failures: list[str | None] = []
+    while len(failures) < len(paths):
+        left = list(zip(modules, paths, strict=True))[len(failures) :]
+        failures += _build_apart(left, request["target"], linker, request["deadline_s"])
     built: list[dict[str, Any]] = []
-    for number, (record, module) in enumerate(candidates):
-        path = Path(f"{request['prefix']}-{number}.so")
-        failure = _build_apart(module, request["target"], path, linker, request["deadline_s"])
+    for (record, _), path, failure in zip(candidates, paths, failures, strict=True):
         if failure is not None:
             print(f"{path.name}: {failure}", file=sys.stderr, flush=True)
         built.append({"record": record, "path": str(path), "failure": failure})
@@ -225,51 +233,86 @@ def _records_of(meta_schedule: Any, records: list[Any], module: Any) -> list[lis
 
 
 def _build_apart(
-    module: Any, target: str, path: Path, linker: Linker, deadline_s: float
-) -> str | None:
-    """Build `module` into `path` in a forked process; return why that failed, its reason first, or None."""
+    builds: Sequence[tuple[Any, Path]], target: str, linker: Linker, deadline_s: float
+) -> list[str | None]:
+    """Build each module of `builds` into its library in a forked process, up to one that ends or outlasts it.
+
+    Return why each of those failed, its reason first, or None: at least one, and fewer than `builds` where the process
+    did not reach the others. Forking takes as long as a third of a small build, so that one process has them all.
+    """
     read_fd, write_fd = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(read_fd)
-        _build_and_exit(module, target, path, linker, write_fd)
+        _build_and_exit(builds, target, linker, write_fd)
     os.close(write_fd)
-    with os.fdopen(read_fd, "r") as pipe:
-        # Whatever ends the process closes its end of the pipe. The time is counted in small steps, of which one at
-        # most passes while this process is stopped.
-        waited_s = 0.0
-        while not select.select([pipe], [], [], _STEP_S)[0] and waited_s < deadline_s:
-            waited_s += _STEP_S
-        if waited_s >= deadline_s:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            return f"build-timeout: no result within {deadline_s:g} s"
-        message = pipe.read()
+    failures: list[str | None] = []
+    with os.fdopen(read_fd, "rb", buffering=0) as pipe:
+        while len(failures) < len(builds):
+            line = _read_line(pipe, deadline_s)
+            if line is None:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                return [*failures, f"build-timeout: no result within {deadline_s:g} s"]
+            if not line:
+                break
+            failures.append(json.loads(line))
     _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        return f"build-crash: signal {os.WTERMSIG(status)}"
-    return message or None
+    if len(failures) < len(builds):
+        ended = os.waitstatus_to_exitcode(status)
+        how = f"signal {-ended}" if ended < 0 else f"exit code {ended}"
+        failures.append(f"build-crash: {how}")
+    return failures
 
 
-def _build_and_exit(module: Any, target: str, path: Path, linker: Linker, write_fd: int) -> None:
-    message = ""
+def _read_line(pipe: FileIO, deadline_s: float) -> bytes | None:
+    """Return the next line of `pipe`, nothing at its end, None where neither comes within `deadline_s`.
+
+    The time is counted in small steps, of which one at most passes while this process is stopped. Whatever ends the
+    process at the other end closes it.
+    """
+    line = b""
+    waited_s = 0.0
+    while not line.endswith(b"\n"):
+        if not select.select([pipe], [], [], _STEP_S)[0]:
+            waited_s += _STEP_S
+            if waited_s >= deadline_s:
+                return None
+            continue
+        chunk = pipe.read(1)
+        if not chunk:
+            return b""
+        line += chunk
+    return line
+
+
+def _build_and_exit(
+    builds: Sequence[tuple[Any, Path]], target: str, linker: Linker, write_fd: int
+) -> None:
     try:
         ask_to_be_killed()
-        import tvm
-        from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
+        for module, path in builds:
+            os.write(write_fd, json.dumps(_build(module, target, path, linker)).encode() + b"\n")
+    finally:
+        # Not sys.exit: this is a fork, and what its parent registered at exit is not its own.
+        os._exit(0)
 
+
+def _build(module: Any, target: str, path: Path, linker: Linker) -> str | None:
+    """Build `module` into the library `path`; return why that failed, its reason first, or None."""
+    import tvm
+    from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
+
+    try:
         scheduled = RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(module)
         library = tvm.compile(scheduled, target=load_target(target))
         objects = path.with_suffix(".o")
         library.mod.write_to_file(str(objects))
         linker.link([objects], path)
         objects.unlink()
-    except BaseException as error:
-        message = f"build-error: {type(error).__name__}: {str(error).strip()[-300:]}"
-    finally:
-        os.write(write_fd, message.encode())
-        # Not sys.exit: this is a fork, and what its parent registered at exit is not its own.
-        os._exit(0)
+    except Exception as error:
+        return f"build-error: {type(error).__name__}: {str(error).strip()[-300:]}"
+    return None
 
 
 if __name__ == "__main__":
