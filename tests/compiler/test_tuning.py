@@ -113,7 +113,7 @@ def test_a_larger_budget_measures_the_difference_and_learns_from_the_records(
     _tune([dense], store, builder, runner, trials=2)
     assert runner.runs == 2
     report = _tune([dense], store, builder, runner, trials=5)
-    assert runner.runs == 5
+    assert runner.runs == 5, report
     assert report.kernels[0].trials == 3
     assert store.trials(dense.key) == 5
     assert store.best_us(dense.key) == pytest.approx(1.0)
