@@ -19,6 +19,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
@@ -38,6 +39,23 @@ def ask_to_be_killed() -> None:
     """Set the parent-death signal of the calling process; forked children must ask again."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+class _NoTorch(MetaPathFinder):
+    """Finds that there is no torch."""
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> None:
+        if fullname.partition(".")[0] == "torch":
+            raise ModuleNotFoundError(f"{fullname} is not for this process", name=fullname)
+
+
+def block_torch() -> None:
+    """Have `import torch` fail in this process, unless it is there already.
+
+    TVM imports torch where it can, which costs seconds. A `None` in `sys.modules` would do that too, but scipy takes
+    it for torch: with it xgboost cannot be imported where scikit-learn is installed.
+    """
+    sys.meta_path.insert(0, _NoTorch())
 
 
 @dataclass(frozen=True, slots=True)

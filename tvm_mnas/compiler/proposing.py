@@ -29,14 +29,14 @@ from tvm_mnas.compiler.linking import Linker
 from tvm_mnas.compiler.metaschedule import EQUALITY, load_meta_schedule, load_target
 from tvm_mnas.compiler.rows import propose_rows
 from tvm_mnas.compiler.templates import propose_tiles
-from tvm_mnas.processes import ask_to_be_killed, die_with_parent
+from tvm_mnas.processes import ask_to_be_killed, block_torch, die_with_parent
 
 _EMPTY_ROUNDS = 3
 """After this many generations without a new schedule the kernel has no more."""
 
 _POSTPROCESSED = "EnterPostproc"
 _REWRITES = "meta_schedule.layout_rewrite_preproc"
-_TILES = 32
+TILES = 32
 """How many register tiles a convolution gets: the best one has always been among the first dozen."""
 
 _NICE = 10
@@ -53,8 +53,7 @@ def main(arguments: list[str]) -> None:
         os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
     # Who measures on another core has a word to say here now and then, and must not wait for its turn.
     os.nice(_NICE)
-    # TVM imports torch where it finds it; building kernels does not need it.
-    sys.modules["torch"] = None  # type: ignore[assignment]
+    block_torch()
     load_meta_schedule()
     _load_compiler()
     with os.fdopen(int(read_fd), "r") as requests, os.fdopen(int(write_fd), "w") as replies:
@@ -107,7 +106,7 @@ def _propose(request: Mapping[str, Any]) -> list[tuple[list[Any], Any]]:
     trials = int(request["trials"])
     found: list[Any] = []
     first = chain(
-        islice(propose_tiles(loaded.mod, target), _TILES), propose_rows(loaded.mod, target)
+        islice(propose_tiles(loaded.mod, target), TILES), propose_rows(loaded.mod, target)
     )
     for schedule in first:
         if len(found) == trials:

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from tvm_mnas.devices.channel import Status, read_frame, write_frame
-from tvm_mnas.devices.serve import FACTS_FUNCTION, STATE_FUNCTION, block_torch
+from tvm_mnas.devices.serve import FACTS_FUNCTION, STATE_FUNCTION
 from tvm_mnas.devices.tracker import Grant, TrackerAddress, TrackerClient
 from tvm_mnas.errors import LeaseTimeoutError, TrackerError
-from tvm_mnas.processes import die_with_parent
+from tvm_mnas.processes import block_torch, die_with_parent
 
 _ENTRY = "main"
 
