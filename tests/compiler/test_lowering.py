@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -143,6 +144,17 @@ def test_a_network_that_cannot_be_expressed_is_one_clear_error(target: str) -> N
     with pytest.raises(LoweringError) as caught:
         lower_network(_Loop(), SHAPE, target)
     assert "\n" not in str(caught.value)
+
+
+def test_an_interruption_inside_tvm_is_no_failure_of_the_network(
+    target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("tvm_mnas.compiler.legalizing._before_transpose", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        lower_network(_ONE_CONVOLUTION, (1, 16, 8, 8), target)
 
 
 def test_a_target_that_tvm_does_not_know_is_an_error() -> None:

@@ -20,6 +20,7 @@ import torch
 import tvm
 from torch import nn
 from tvm import relax
+from tvm_ffi import register_error
 
 from tvm_mnas.compiler.folding import fold_layouts
 from tvm_mnas.compiler.importing import import_network
@@ -31,6 +32,9 @@ from tvm_mnas.compiler.templates import vector_unit
 from tvm_mnas.errors import LoweringError
 from tvm_mnas.models.folding import fold_batch_norm
 from tvm_mnas.models.padding import pad_channels
+
+# What TVM doesn't know comes back from its callbacks as RuntimeError: an interrupted lowering would be one that failed.
+register_error("KeyboardInterrupt", KeyboardInterrupt)
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,8 +101,10 @@ def _propose(request: Mapping[str, Any]) -> list[tuple[list[Any], Any]]:
     memory = database.MemoryDatabase(module_equality=EQUALITY)
     loaded = database.Workload.from_json(json.loads(request["workload"]))
     workload = memory.commit_workload(loaded.mod)
-    known = [database.TuningRecord.from_json(json.loads(r), workload) for r in request["records"]]
-    seen = {_identity(record.as_measure_candidate().sch) for record in known}
+    records = [database.TuningRecord.from_json(json.loads(r), workload) for r in request["records"]]
+    # Replaying takes milliseconds each.
+    known = [(record, record.as_measure_candidate()) for record in records]
+    seen = {_identity(candidate.sch) for _, candidate in known}
     trials = int(request["trials"])
     found: list[Any] = []
     first = chain(
@@ -117,7 +119,7 @@ def _propose(request: Mapping[str, Any]) -> list[tuple[list[Any], Any]]:
     if len(found) < trials:
         seed = random.Random(request["seed"]).randrange(1, 2**30)
         found += _generic(loaded.mod, target, memory, known, seen, trials - len(found), seed)
-    records = [
+    new = [
         database.TuningRecord(
             schedule.trace,
             workload,
@@ -127,19 +129,26 @@ def _propose(request: Mapping[str, Any]) -> list[tuple[list[Any], Any]]:
         )
         for schedule in found
     ]
-    written = _records_of(meta_schedule, records, loaded.mod)
+    written = _records_of(meta_schedule, new, loaded.mod)
     return list(zip(written, (schedule.mod for schedule in found), strict=True))
 
 
 def _generic(
-    module: Any, target: Any, memory: Any, known: list[Any], seen: set[int], trials: int, seed: int
+    module: Any,
+    target: Any,
+    memory: Any,
+    known: Sequence[tuple[Any, Any]],
+    seen: set[int],
+    trials: int,
+    seed: int,
 ) -> list[Any]:
     """Return up to `trials` schedules of MetaSchedule's generic space that are not in `seen`, and add them to it.
 
-    Of the `known` records those of the generic space, which `memory` gets, are evolved; all teach the cost model.
+    Of the `known` records, each with its candidate, those of the generic space, which `memory` gets, are evolved; all
+    teach the cost model.
     """
     meta_schedule = load_meta_schedule()
-    generic = [record for record in known if _is_generic(record)]
+    generic = [record for record, _ in known if _is_generic(record)]
     for record in generic:
         memory.commit_tuning_record(record)
     strategies = meta_schedule.search_strategy
@@ -193,15 +202,15 @@ def _is_generic(record: Any) -> bool:
     return any(str(step.kind.name) == _POSTPROCESSED for step in record.trace.insts)
 
 
-def _cost_model(meta_schedule: Any, context: Any, known: list[Any]) -> Any:
+def _cost_model(meta_schedule: Any, context: Any, known: Sequence[tuple[Any, Any]]) -> Any:
     if not known:
         return meta_schedule.cost_model.RandomModel()
     model = meta_schedule.cost_model.XGBModel(num_warmup_samples=0)
     results = [
         meta_schedule.runner.RunnerResult([float(run) for run in record.run_secs], None)
-        for record in known
+        for record, _ in known
     ]
-    model.update(context, [record.as_measure_candidate() for record in known], results)
+    model.update(context, [candidate for _, candidate in known], results)
     return model
 
 
