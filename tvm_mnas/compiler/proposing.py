@@ -4,10 +4,11 @@
 line. It imports TVM once. What is built runs in a process forked from here, one for the schedules of a round: a
 compiler that crashes or hangs costs one schedule, those after it go to a new process, and what it leaks ends there.
 
-A convolution's first trials are register tiles (`templates.py`), the most promising first; those of a kernel that sums
-nothing go through its output row by row (`rows.py`). For other kernels, and after that, MetaSchedule's generic space: a
-first round draws schedules at random, a later one evolves them from what was measured, ranked by the XGBoost cost
-model. The model sees its kernel's records alone, so a round needs nothing that is not in the request.
+A convolution's first trials are register tiles (`templates.py`), the most promising first; those of a pooling or a
+classifier hold the sums of some channels in registers (`sums.py`), and those of a kernel that sums nothing go through
+its output row by row (`rows.py`). For other kernels, and after that, MetaSchedule's generic space: a first round draws
+schedules at random, a later one evolves them from what was measured, ranked by the XGBoost cost model. The model sees
+its kernel's records alone, so a round needs nothing that is not in the request.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from typing import Any
 from tvm_mnas.compiler.linking import Linker
 from tvm_mnas.compiler.metaschedule import EQUALITY, load_meta_schedule, load_target
 from tvm_mnas.compiler.rows import propose_rows
+from tvm_mnas.compiler.sums import propose_sums
 from tvm_mnas.compiler.templates import propose_tiles
 from tvm_mnas.processes import ask_to_be_killed, block_torch, die_with_parent
 
@@ -108,7 +110,9 @@ def _propose(request: Mapping[str, Any]) -> list[tuple[list[Any], Any]]:
     trials = int(request["trials"])
     found: list[Any] = []
     first = chain(
-        islice(propose_tiles(loaded.mod, target), TILES), propose_rows(loaded.mod, target)
+        islice(propose_tiles(loaded.mod, target), TILES),
+        propose_rows(loaded.mod, target),
+        propose_sums(loaded.mod, target),
     )
     for schedule in first:
         if len(found) == trials:

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from tvm_mnas.compiler.templates import kernel_blocks, vector_unit
+from tvm_mnas.compiler.blocks import SPATIAL, kernel_blocks, kinds
+from tvm_mnas.compiler.templates import vector_unit
 
-_SPATIAL = 0
 _MOST_VECTORS = 4
 _WIDTHS = 3
 """How many widths of a vector are tried."""
@@ -77,7 +77,7 @@ def _channels(module: Any) -> int | None:
     schedule = tvm.s_tir.Schedule(module)
     blocks = kernel_blocks(schedule)
     for block in blocks:
-        if any(int(one.iter_type) != _SPATIAL for one in schedule.get(block).iter_vars):
+        if set(kinds(schedule, block)) != {SPATIAL}:
             return None
     if not blocks:
         return None

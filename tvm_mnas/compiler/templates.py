@@ -10,24 +10,23 @@ instructions: its trace is a tuning record like any other.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
+from tvm_mnas.compiler.blocks import (
+    REDUCTION,
+    SPATIAL,
+    SumBlocks,
+    extent,
+    inline_after,
+    kinds,
+    pack_weights,
+    start_in_registers,
+    sum_blocks,
+    vectorize_output,
+)
 from tvm_mnas.compiler.tiles import ConvShape, Order, Padding, Tile, VectorUnit, rank_tiles
 
-_REDUCTION = 2
-"""The type of an iteration variable that is summed over (tirx.IterVar.CommReduce)."""
-_SPATIAL = 0
 _UNROLLED_INPUTS = 4
-
-
-@dataclass(frozen=True, slots=True)
-class _Blocks:
-    """The blocks of a convolution's kernel in a schedule."""
-
-    before: list[Any]
-    convolution: Any
-    after: list[Any]
 
 
 def propose_tiles(module: Any, target: Any) -> Iterator[Any]:
@@ -63,9 +62,9 @@ def conv_shape(module: Any) -> ConvShape | None:
     if blocks is None:
         return None
     _, height, width, channels, kernel_height, kernel_width, inputs = (
-        int(schedule.get(loop).extent) for loop in schedule.get_loops(blocks.convolution)
+        int(schedule.get(loop).extent) for loop in schedule.get_loops(blocks.sums)
     )
-    buffers = [region.source for region in schedule.get(blocks.convolution).reads]
+    buffers = [region.source for region in schedule.get(blocks.sums).reads]
     image, weights = buffers[-2:]
     if [int(extent) for extent in weights.shape] != [kernel_height, kernel_width, inputs, channels]:
         return None
@@ -93,9 +92,9 @@ def schedule_tile(module: Any, tile: Tile, *, threads: int) -> Any:
     schedule = tvm.s_tir.Schedule(module)
     blocks = _blocks(schedule)
     assert blocks is not None, "conv_shape says whether there is a convolution"
-    convolution = blocks.convolution
+    convolution = blocks.sums
     padding = _inline_before(schedule, blocks, tile)
-    output = _inline_after(schedule, blocks)
+    output = inline_after(schedule, blocks)
     image, y, x, channel, kernel_y, kernel_x, inputs = schedule.get_loops(convolution)
     y_tile, y_pixel = schedule.split(y, [None, tile.rows])
     x_tile, x_pixel = schedule.split(x, [None, tile.columns])
@@ -111,62 +110,42 @@ def schedule_tile(module: Any, tile: Tile, *, threads: int) -> Any:
     schedule.vectorize(lane)
     for loop in (y_pixel, x_pixel, vector):
         schedule.unroll(loop)
-    if _extent(schedule, kernel_y) * _extent(schedule, kernel_x) > 1:
+    if extent(schedule, kernel_y) * extent(schedule, kernel_x) > 1:
         schedule.unroll(kernel_y)
         schedule.unroll(kernel_x)
-        if _extent(schedule, inputs) <= _UNROLLED_INPUTS:
+        if extent(schedule, inputs) <= _UNROLLED_INPUTS:
             schedule.unroll(inputs)
     schedule.set_scope(convolution, 0, "local")
-    _vectorize(schedule, output, depth, tile.lanes)
+    vectorize_output(schedule, output, depth, tile.lanes)
     if padding is not None:
         _vectorize_copy(schedule, padding, tile.lanes)
     if threads > 1:
         # Before the sums get a second writer: TVM proves loops parallel from whole reductions only.
         schedule.parallel(schedule.fuse(image, *outside[:2]))
         depth -= 2
-    zeros = schedule.decompose_reduction(convolution, kernel_y)
-    for loop in schedule.get_loops(zeros)[depth:-1]:
-        schedule.unroll(loop)
-    _pack_weights(schedule, convolution, tile)
+    start_in_registers(schedule, convolution, kernel_y, depth)
+    channels = tile.channels
+    pack_weights(
+        schedule,
+        convolution,
+        lambda y, x, i, o: (o // channels, y, x, i, o % channels),
+    )
     return schedule
 
 
-def kernel_blocks(schedule: Any) -> list[Any]:
-    """Return the blocks of a kernel that is one function, in order; none where it is more."""
-    functions = [variable.name_hint for variable, _ in schedule.mod.functions_items()]
-    if functions != ["main"]:
-        return []
-    return list(schedule.get_child_blocks(schedule.get_sblock("root")))
-
-
-def _blocks(schedule: Any) -> _Blocks | None:
+def _blocks(schedule: Any) -> SumBlocks | None:
     """Return the kernel's blocks, None if they are not one convolution with element-wise ones around it."""
-    blocks = kernel_blocks(schedule)
-    sums = [
-        index
-        for index, block in enumerate(blocks)
-        if any(
-            int(iteration.iter_type) == _REDUCTION for iteration in schedule.get(block).iter_vars
-        )
-    ]
-    if len(sums) != 1:
+    blocks = sum_blocks(schedule)
+    if blocks is None or kinds(schedule, blocks.sums) != [SPATIAL] * 4 + [REDUCTION] * 3:
         return None
-    (at,) = sums
-    kinds = [int(iteration.iter_type) for iteration in schedule.get(blocks[at]).iter_vars]
-    if kinds != [_SPATIAL] * 4 + [_REDUCTION] * 3 or len(schedule.get_loops(blocks[at])) != 7:
-        return None
-    return _Blocks(blocks[:at], blocks[at], blocks[at + 1 :])
+    return blocks if len(schedule.get_loops(blocks.sums)) == 7 else None
 
 
 def _pads(schedule: Any, block: Any) -> bool:
     return "if_then_else" in str(schedule.get(block))
 
 
-def _extent(schedule: Any, loop: Any) -> int:
-    return int(schedule.get(loop).extent)
-
-
-def _inline_before(schedule: Any, blocks: _Blocks, tile: Tile) -> Any:
+def _inline_before(schedule: Any, blocks: SumBlocks, tile: Tile) -> Any:
     """Inline what precedes the convolution; return the block that copies the padded image, if one stays."""
     kept = None
     for block in blocks.before:
@@ -177,40 +156,8 @@ def _inline_before(schedule: Any, blocks: _Blocks, tile: Tile) -> Any:
     return kept
 
 
-def _inline_after(schedule: Any, blocks: _Blocks) -> Any:
-    """Inline what follows the convolution into the last block; return that block."""
-    if not blocks.after:
-        # The convolution writes the output itself; its sums go to a buffer of their own, copied at the end.
-        return schedule.cache_write(blocks.convolution, 0, "local")
-    for block in blocks.after[:-1]:
-        schedule.compute_inline(block)
-    return blocks.after[-1]
-
-
-def _vectorize(schedule: Any, block: Any, depth: int, lanes: int) -> None:
-    """Unroll the loops of `block` below `depth`, the innermost in vectors."""
-    *pixels, channels = schedule.get_loops(block)[depth:]
-    vector, lane = schedule.split(channels, [None, lanes])
-    schedule.vectorize(lane)
-    for loop in (*pixels, vector):
-        schedule.unroll(loop)
-
-
 def _vectorize_copy(schedule: Any, block: Any, lanes: int) -> None:
     channels = schedule.get_loops(block)[-1]
-    if _extent(schedule, channels) % lanes == 0:
+    if extent(schedule, channels) % lanes == 0:
         _, lane = schedule.split(channels, [None, lanes])
         schedule.vectorize(lane)
-
-
-def _pack_weights(schedule: Any, convolution: Any, tile: Tile) -> None:
-    """Have the weights laid out ahead as the tile reads them, a slice of channels after the other."""
-    weights = len(schedule.get(convolution).reads) - 1
-    copied = schedule.cache_read(convolution, weights, "global")
-    schedule.annotate(copied, "meta_schedule.layout_rewrite_preproc", True)
-    channels = tile.channels
-    schedule.transform_layout(
-        convolution,
-        ("read", weights),
-        lambda y, x, i, o: (o // channels, y, x, i, o % channels),
-    )

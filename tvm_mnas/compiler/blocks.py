@@ -1,0 +1,82 @@
+"""What schedules written by hand have in common: the blocks of a kernel around the one that sums, and steps on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+SPATIAL = 0
+"""The type of an iteration variable that the output has (tirx.IterVar.DataPar)."""
+REDUCTION = 2
+"""The type of an iteration variable that is summed over (tirx.IterVar.CommReduce)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SumBlocks:
+    """The blocks of a kernel with one that sums: `sums`, those `before` it and those `after` it, in order."""
+
+    before: list[Any]
+    sums: Any
+    after: list[Any]
+
+
+def kernel_blocks(schedule: Any) -> list[Any]:
+    """Return the blocks of a kernel that is one function, in order; none where it is more."""
+    functions = [variable.name_hint for variable, _ in schedule.mod.functions_items()]
+    if functions != ["main"]:
+        return []
+    return list(schedule.get_child_blocks(schedule.get_sblock("root")))
+
+
+def sum_blocks(schedule: Any) -> SumBlocks | None:
+    """Return the kernel's blocks around the one that sums, None where none does or several do."""
+    blocks = kernel_blocks(schedule)
+    sums = [index for index, block in enumerate(blocks) if REDUCTION in kinds(schedule, block)]
+    if len(sums) != 1:
+        return None
+    (at,) = sums
+    return SumBlocks(blocks[:at], blocks[at], blocks[at + 1 :])
+
+
+def kinds(schedule: Any, block: Any) -> list[int]:
+    """Return the types of the iteration variables of `block`."""
+    return [int(iteration.iter_type) for iteration in schedule.get(block).iter_vars]
+
+
+def extent(schedule: Any, loop: Any) -> int:
+    """Return how often `loop` runs."""
+    return int(schedule.get(loop).extent)
+
+
+def inline_after(schedule: Any, blocks: SumBlocks) -> Any:
+    """Inline what follows the sums into the last block; return that block."""
+    if not blocks.after:
+        # The sums are the output; those under way go to a buffer of their own, copied at the end.
+        return schedule.cache_write(blocks.sums, 0, "local")
+    for block in blocks.after[:-1]:
+        schedule.compute_inline(block)
+    return blocks.after[-1]
+
+
+def vectorize_output(schedule: Any, block: Any, depth: int, lanes: int) -> None:
+    """Unroll the loops of `block` below `depth`, the innermost in vectors."""
+    *pixels, channels = schedule.get_loops(block)[depth:]
+    vector, lane = schedule.split(channels, [None, lanes])
+    schedule.vectorize(lane)
+    for loop in (*pixels, vector):
+        schedule.unroll(loop)
+
+
+def start_in_registers(schedule: Any, sums: Any, first: Any, depth: int) -> None:
+    """Set the sums to what they begin with before the loop `first`, the loops below `depth` unrolled but the vector."""
+    zeros = schedule.decompose_reduction(sums, first)
+    for loop in schedule.get_loops(zeros)[depth:-1]:
+        schedule.unroll(loop)
+
+
+def pack_weights(schedule: Any, sums: Any, packed: Any) -> None:
+    """Have the last operand of `sums` laid out ahead as the index map `packed` says."""
+    weights = len(schedule.get(sums).reads) - 1
+    copied = schedule.cache_read(sums, weights, "global")
+    schedule.annotate(copied, "meta_schedule.layout_rewrite_preproc", True)
+    schedule.transform_layout(sums, ("read", weights), packed)
