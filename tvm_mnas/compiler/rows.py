@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from tvm_mnas.compiler.blocks import SPATIAL, kernel_blocks, kinds
+from tvm_mnas.compiler.blocks import SPATIAL, extent, kernel_blocks, kinds
 from tvm_mnas.compiler.templates import vector_unit
 
 _MOST_VECTORS = 4
@@ -82,4 +82,4 @@ def _channels(module: Any) -> int | None:
     if not blocks:
         return None
     loops = schedule.get_loops(blocks[-1])
-    return int(schedule.get(loops[-1]).extent) if len(loops) > 1 else None
+    return extent(schedule, loops[-1]) if len(loops) > 1 else None

@@ -24,15 +24,14 @@ from tvm_mnas.compiler.blocks import (
     vectorize_output,
 )
 from tvm_mnas.compiler.templates import vector_unit
-from tvm_mnas.compiler.tiles import VectorUnit
+from tvm_mnas.compiler.tiles import VectorUnit, vector_lengths
 
 _BUSY_VECTORS = 8
 """Two units, each with four additions under way: fewer sums leave them waiting."""
 _LARGEST_BODY = 512
 """What is summed over is unrolled up to so many vectors in straight-line code."""
-_WIDTHS = 2
 _COUNTS = 4
-"""How many vector lengths are tried, and of each how many numbers of vectors."""
+"""How many numbers of vectors are tried of each length."""
 
 
 def propose_sums(module: Any, target: Any) -> Iterator[Any]:
@@ -56,12 +55,8 @@ def rank_vectors(channels: int, unit: VectorUnit) -> list[tuple[int, int]]:
 
     Long vectors come first, and of these as many as keep the units busy.
     """
-    if channels % unit.lanes == 0:
-        lengths = [unit.lanes, unit.lanes // 2]
-    else:
-        lengths = [lanes for lanes in range(unit.lanes, 1, -1) if channels % lanes == 0][:_WIDTHS]
     ranked: list[tuple[int, int]] = []
-    for lanes in lengths:
+    for lanes in vector_lengths(channels, unit):
         counts = [
             count for count in range(1, unit.registers - 1) if (channels // lanes) % count == 0
         ]

@@ -62,11 +62,11 @@ def conv_shape(module: Any) -> ConvShape | None:
     if blocks is None:
         return None
     _, height, width, channels, kernel_height, kernel_width, inputs = (
-        int(schedule.get(loop).extent) for loop in schedule.get_loops(blocks.sums)
+        extent(schedule, loop) for loop in schedule.get_loops(blocks.sums)
     )
     buffers = [region.source for region in schedule.get(blocks.sums).reads]
     image, weights = buffers[-2:]
-    if [int(extent) for extent in weights.shape] != [kernel_height, kernel_width, inputs, channels]:
+    if [int(size) for size in weights.shape] != [kernel_height, kernel_width, inputs, channels]:
         return None
     stride = (int(image.shape[1]) - kernel_height) // max(height - 1, 1) if height > 1 else 1
     return ConvShape(

@@ -144,7 +144,7 @@ _Extents = tuple[int, int, int, int]
 
 def _shapes(shape: ConvShape, unit: VectorUnit) -> Iterator[_Extents]:
     """Yield rows, columns, vectors and lanes of every tile that divides the output and fits the registers."""
-    for lanes in _lanes(shape, unit):
+    for lanes in vector_lengths(shape.vector_channels, unit, powers_of_two=shape.depthwise):
         # One vector a pixel keeps a depthwise tile's tests at the edge few and its code short.
         for vectors in [1] if shape.depthwise else _divisors(shape.channels // lanes):
             for rows in (count for count in _ROWS if shape.height % count == 0):
@@ -154,19 +154,18 @@ def _shapes(shape: ConvShape, unit: VectorUnit) -> Iterator[_Extents]:
                         yield extents
 
 
-def _lanes(shape: ConvShape, unit: VectorUnit) -> list[int]:
+def vector_lengths(channels: int, unit: VectorUnit, *, powers_of_two: bool = False) -> list[int]:
     """Return the two vector lengths to try: the whole and the half one, or the longest that divide the channels.
 
-    A vector of 15 lanes is one of 16 to the arithmetic; only its loads and stores are several. A depthwise convolution
-    is mostly loads, so its vectors have a power of two.
+    A vector of 15 lanes is one of 16 to the arithmetic; only its loads and stores are several. What is mostly loads, as
+    a depthwise convolution, asks for `powers_of_two`.
     """
-    channels = shape.vector_channels
     if channels % unit.lanes == 0:
         return [unit.lanes, unit.lanes // 2]
     shorter = [
         lanes
         for lanes in _divisors(channels)
-        if 1 < lanes < unit.lanes and not (shape.depthwise and lanes & (lanes - 1))
+        if 1 < lanes < unit.lanes and not (powers_of_two and lanes & (lanes - 1))
     ]
     return shorter[:-3:-1]
 
