@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 from stock_metaschedule import Side, run_stock
 
 if TYPE_CHECKING:
-    from tvm_mnas.compiler.artifact import CompiledArtifact
-    from tvm_mnas.compiler.lowering import Kernel, LoweredNetwork
-    from tvm_mnas.search.workbench import Shape, Workbench
+    from tvm_mnas.compiler.build.artifact import CompiledArtifact
+    from tvm_mnas.compiler.core.kernel import Kernel, LoweredNetwork
+    from tvm_mnas.evaluation.toolchain import Shape, Workbench
     from tvm_mnas.space.architecture import Architecture
 
 WITHIN = 0.05
@@ -140,7 +140,6 @@ def tune_alone(
     """Tune and compile each of `architectures` (number in the list -> one) from a store of its own below `stores`."""
     from tvm_mnas.errors import CandidateError
     from tvm_mnas.models.network import build_network
-    from tvm_mnas.search.model import image_shape
 
     peers = Peers()
     for number, architecture in architectures.items():
@@ -152,7 +151,7 @@ def tune_alone(
         ) as workbench:
             try:
                 network = build_network(architecture).eval()
-                lowered = workbench.lower(network, image_shape(architecture))
+                lowered = workbench.lower(network, architecture.image_shape)
                 peers.lowered[number] = lowered
                 report = workbench.tune([lowered], on_progress=lambda done, total: None)
                 result = replace(

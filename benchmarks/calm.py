@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 if TYPE_CHECKING:
-    from tvm_mnas.devices.farm import Farm
+    from tvm_mnas.devices.farm.farm import Farm
 
 REPEAT = 5
 """Samples of one timing."""
@@ -42,7 +42,7 @@ def time_in_rounds(
 
     The orders are drawn from `seed`; `say` is told of each round that is over.
     """
-    from tvm_mnas.devices.timing import measure
+    from tvm_mnas.devices.farm.timing import measure
     from tvm_mnas.errors import CandidateError, DeviceError
 
     timing = replace(farm.profile.timing, repeat=REPEAT, attempts=1)

@@ -31,7 +31,7 @@ from calm import time_in_rounds
 from costs import Cost, Result, predict
 
 if TYPE_CHECKING:
-    from tvm_mnas.search.workbench import Workbench
+    from tvm_mnas.evaluation.toolchain import Workbench
     from tvm_mnas.space.architecture import Architecture
 
 
@@ -59,13 +59,12 @@ def evaluate(architecture: Architecture, workbench: Workbench, path: Path) -> tu
     """Return what `architecture` took up to its latency, and the keys of its kernels."""
     from tvm_mnas.errors import CandidateError, DeviceError
     from tvm_mnas.models.network import build_network
-    from tvm_mnas.search.model import image_shape
 
     started = time.perf_counter()
     cost = Cost(architecture.notation, 0, 0, 0, 0.0, 0.0, None)
     keys: set[str] = set()
     try:
-        shape = image_shape(architecture)
+        shape = architecture.image_shape
         lowered = workbench.lower(build_network(architecture).eval(), shape)
         keys = {kernel.key for kernel in lowered.kernels}
         report = workbench.tune([lowered], on_progress=lambda done, total: None)
@@ -97,10 +96,9 @@ def time_again(
     seed: int,
 ) -> list[Cost]:
     """Return `costs` with the latencies of `rounds` more timings of every candidate that has one."""
-    from tvm_mnas.search.model import image_shape
 
     compiled = {
-        index: (directory / f"{index + 1}.so", image_shape(architecture))
+        index: (directory / f"{index + 1}.so", architecture.image_shape)
         for index, architecture in enumerate(architectures)
         if costs[index].latency_ms is not None
     }
@@ -118,9 +116,9 @@ def say(text: str) -> None:
 
 def run(arguments: argparse.Namespace, directory: Path) -> Result:
     """Evaluate the candidates and compare some with tuning alone; `directory` takes temporary files."""
-    from tvm_mnas.devices.profile import load_profile
+    from tvm_mnas.devices.core.profile import load_profile
     from tvm_mnas.errors import TvmMnasError
-    from tvm_mnas.search.workbench import open_workbench
+    from tvm_mnas.evaluation.toolchain import open_workbench
 
     architectures = draw(
         arguments.space,

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 from networks import NOTATIONS
 
 if TYPE_CHECKING:
-    from tvm_mnas.search.workbench import Workbench
+    from tvm_mnas.evaluation.toolchain import Workbench
 
 STAGES = ("build network", "lower", "compile", "upload and check", "measure")
 
@@ -49,12 +49,11 @@ def repeat(notation: str, workbench: Workbench, path: Path, *, seed: int) -> dic
 
     from tvm_mnas.models.inference import predict
     from tvm_mnas.models.network import build_network
-    from tvm_mnas.search.model import image_shape
     from tvm_mnas.space.architecture import Architecture
 
     watch = Stopwatch()
     architecture = Architecture.parse(notation)
-    shape = image_shape(architecture)
+    shape = architecture.image_shape
     # What it is compared with is torch's time, not ours.
     network = watch.time("build network", lambda: build_network(architecture, seed=seed))
     images = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
@@ -96,10 +95,9 @@ def main() -> int:
     if arguments.repetitions < 1:
         parser.error(f"repetitions are 1 or more, not {arguments.repetitions}")
 
-    from tvm_mnas.devices.profile import load_profile
+    from tvm_mnas.devices.core.profile import load_profile
+    from tvm_mnas.evaluation.toolchain import open_workbench
     from tvm_mnas.models.network import build_network
-    from tvm_mnas.search.model import image_shape
-    from tvm_mnas.search.workbench import open_workbench
     from tvm_mnas.space.architecture import Architecture
 
     notation = NOTATIONS[arguments.network]
@@ -115,7 +113,7 @@ def main() -> int:
         ) as workbench,
     ):
         architecture = Architecture.parse(notation)
-        lowered = workbench.lower(build_network(architecture), image_shape(architecture))
+        lowered = workbench.lower(build_network(architecture), architecture.image_shape)
         missing = len(workbench.missing(lowered))
         workbench.tune([lowered], on_progress=lambda done, total: None)
         print(

@@ -62,7 +62,7 @@ class Prediction:
 def predict(costs: Sequence[Cost]) -> Prediction | str:
     """Fit a predictor on every other candidate with a latency and try it on the rest; a text tells why not."""
     from tvm_mnas.errors import DataError
-    from tvm_mnas.search.predictor import MeasuredNetwork, fit_predictor, prediction_error
+    from tvm_mnas.evaluation.predictor import MeasuredNetwork, fit_predictor, prediction_error
 
     networks = [
         MeasuredNetwork(one.kernels_us, one.calls, one.moved_bytes, one.latency_ms)

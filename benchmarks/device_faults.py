@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tvm_mnas.devices.farm import Farm
-    from tvm_mnas.devices.profile import DeviceProfile
-    from tvm_mnas.devices.tracker import TrackerAddress
+    from tvm_mnas.devices.core.profile import DeviceProfile
+    from tvm_mnas.devices.core.tracker import TrackerAddress
+    from tvm_mnas.devices.farm.farm import Farm
 
 HOST = "127.0.0.1"
 KEY = "board"
@@ -77,8 +77,8 @@ class Rig:
 
     def measure(self, kernel: str) -> bool:
         """Return whether a kernel was measured."""
-        from tvm_mnas.devices.profile import Timing
-        from tvm_mnas.devices.runner import measure_kernel
+        from tvm_mnas.devices.core.profile import Timing
+        from tvm_mnas.devices.farm.runner import measure_kernel
 
         once = Timing(repeat=1, number=1, min_repeat_ms=0, warmup=0, max_spread=1.0, attempts=1)
         outcome = measure_kernel(
@@ -166,10 +166,10 @@ FAULTS: dict[str, Callable[[Rig], object]] = {
 
 def start_tracker(address: TrackerAddress) -> subprocess.Popen[bytes]:
     """Start TVM's tracker and return once it answers."""
-    from tvm_mnas.devices.tracker import TrackerClient
+    from tvm_mnas.devices.core.tracker import TrackerClient
     from tvm_mnas.errors import TrackerError
 
-    command = [sys.executable, "-m", "tvm_mnas.devices.serve", "tracker"]
+    command = [sys.executable, "-m", "tvm_mnas.devices.servers.local_main", "tracker"]
     quiet = subprocess.DEVNULL
     tracker = subprocess.Popen([*command, "--port", str(address.port)], stdout=quiet, stderr=quiet)
     end = time.monotonic() + START_S
@@ -185,8 +185,8 @@ def start_server(
     kind: str, address: TrackerAddress, port: int, directory: Path
 ) -> subprocess.Popen[bytes]:
     """Start a server of this kind in a session of its own and return once it is registered."""
-    from tvm_mnas.devices.bundle import tvm_library_directories
-    from tvm_mnas.devices.tracker import TrackerClient
+    from tvm_mnas.devices.core.tracker import TrackerClient
+    from tvm_mnas.devices.servers.bundle import tvm_library_directories
 
     options = ["--tracker", str(address), "--key", KEY, "--port", str(port)]
     options += ["--port-end", str(port + 1)]
@@ -215,10 +215,10 @@ def start_server(
 @contextlib.contextmanager
 def open_rig(kind: str, kernels: dict[str, Path], directory: Path) -> Iterator[Rig]:
     """Yield a fresh rig with a server of this kind; everything ends with it."""
-    from tvm_mnas.devices.farm import open_farm
-    from tvm_mnas.devices.profile import DeviceProfile
-    from tvm_mnas.devices.serve import free_port
-    from tvm_mnas.devices.tracker import TrackerAddress
+    from tvm_mnas.devices.core.profile import DeviceProfile
+    from tvm_mnas.devices.core.tracker import TrackerAddress
+    from tvm_mnas.devices.farm.farm import open_farm
+    from tvm_mnas.devices.servers.local_main import free_port
 
     address, port = TrackerAddress(HOST, free_port(HOST)), free_port(HOST)
     profile: DeviceProfile = DeviceProfile(
@@ -264,7 +264,7 @@ def survives(
 
 def main() -> int:
     """Run the benchmark and print what it found; return the exit code."""
-    from tvm_mnas.devices.bundle import ARCHITECTURES, compile_server, find_compiler
+    from tvm_mnas.devices.servers.bundle import ARCHITECTURES, compile_server, find_compiler
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--within", type=float, default=30.0, help="seconds to come back in")

@@ -31,9 +31,9 @@ from calm import time_in_rounds
 from candidates import draw
 
 if TYPE_CHECKING:
-    from tvm_mnas.compiler.lookup import TuningRecords
-    from tvm_mnas.compiler.lowering import Kernel, LoweredNetwork
-    from tvm_mnas.search.workbench import Workbench
+    from tvm_mnas.compiler.core.kernel import Kernel, LoweredNetwork
+    from tvm_mnas.compiler.records.base import TuningRecords
+    from tvm_mnas.evaluation.toolchain import Workbench
     from tvm_mnas.space.architecture import Architecture
 
 FULL_AGAIN = "full, again"
@@ -43,7 +43,7 @@ def truncate(
     store: TuningRecords, kernels: Sequence[Kernel], directory: Path, budget: int
 ) -> TuningRecords:
     """Return a new store in `directory` with the first `budget` schedules of each kernel of `store`."""
-    from tvm_mnas.compiler.records import RecordStore
+    from tvm_mnas.compiler.records.store import RecordStore
 
     truncated = RecordStore.open(directory, target=store.target)
     for kernel in kernels:
@@ -166,11 +166,10 @@ def main() -> int:
     if arguments.parents is not None and arguments.parents < 2:
         parser.error("candidates are mixed from 2 parents or more")
 
-    from tvm_mnas.compiler.records import RecordStore
-    from tvm_mnas.devices.profile import load_profile
+    from tvm_mnas.compiler.records.store import RecordStore
+    from tvm_mnas.devices.core.profile import load_profile
+    from tvm_mnas.evaluation.toolchain import open_workbench
     from tvm_mnas.models.network import build_network
-    from tvm_mnas.search.model import image_shape
-    from tvm_mnas.search.workbench import open_workbench
 
     profile = load_profile(arguments.device)
     architectures = draw(
@@ -200,7 +199,7 @@ def main() -> int:
         )
         workbench = replace(opened, store=store)
         networks = [
-            workbench.lower(build_network(one).eval(), image_shape(one)) for one in architectures
+            workbench.lower(build_network(one).eval(), one.image_shape) for one in architectures
         ]
         kernels = {kernel.key: kernel for lowered in networks for kernel in lowered.kernels}
         missing = store.missing(kernels.values(), trials_per_kernel=arguments.full)

@@ -370,9 +370,9 @@ def prepared(name: str, *, records: Path, trials_per_kernel: int) -> Iterator[Pa
     """Yield a directory with the network `name` as every contender needs it, ours tuned and compiled."""
     import numpy as np
 
-    from tvm_mnas.devices.profile import load_profile
+    from tvm_mnas.devices.core.profile import load_profile
+    from tvm_mnas.evaluation.toolchain import open_workbench
     from tvm_mnas.models.inference import export_onnx, predict
-    from tvm_mnas.search.workbench import open_workbench
 
     with tempfile.TemporaryDirectory(prefix="rivals-") as text:
         directory = Path(text)

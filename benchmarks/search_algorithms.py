@@ -54,7 +54,7 @@ def search(
     """Search the landscape of `seed` with `algorithm` and return how it went."""
     import optuna
 
-    from tvm_mnas.search.evolution import make_sampler
+    from tvm_mnas.search.algorithms import make_sampler
     from tvm_mnas.search.reward import Reward
     from tvm_mnas.search.sampler import distributions_of
     from tvm_mnas.space.files import load_space

@@ -45,10 +45,10 @@ def read_twins(directory: Path) -> tuple[int, dict[Hashable, list[list[float]]]]
     Raises:
         RecordsError: if there is no store, or it cannot be read.
     """
-    from tvm_mnas.compiler.metaschedule import load_meta_schedule
-    from tvm_mnas.compiler.proposing import TILES
-    from tvm_mnas.compiler.records import RecordStore
-    from tvm_mnas.compiler.templates import conv_shape
+    from tvm_mnas.compiler.core.metaschedule import load_meta_schedule
+    from tvm_mnas.compiler.records.store import RecordStore
+    from tvm_mnas.compiler.schedules.convolution import conv_shape
+    from tvm_mnas.compiler.tuning.worker_main import TILES
 
     load = load_meta_schedule().database.Workload.from_json
     store = RecordStore.read(directory)

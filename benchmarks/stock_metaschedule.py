@@ -33,8 +33,8 @@ from typing import TYPE_CHECKING, Any
 from networks import settled_network
 
 if TYPE_CHECKING:
-    from tvm_mnas.compiler.lowering import Kernel
-    from tvm_mnas.search.workbench import Workbench
+    from tvm_mnas.compiler.core.kernel import Kernel
+    from tvm_mnas.evaluation.toolchain import Workbench
 
 KERNELS = {
     "stem": r" 1x(224x224x3|3x224x224) 3x3x3x",
@@ -101,7 +101,7 @@ def build_best(record: Any, target: str, path: Path) -> Library:
     from tvm.s_tir.meta_schedule.arg_info import ArgInfo
     from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
 
-    from tvm_mnas.compiler.linking import find_linker
+    from tvm_mnas.compiler.core.linking import find_linker
 
     module = record.as_measure_candidate().sch.mod
     infos = ArgInfo.from_entry_func(module, remove_preproc=True)
@@ -195,10 +195,10 @@ def run_ours(
     kernels: Mapping[str, Kernel], directory: Path, *, trials: int, seed: int
 ) -> tuple[Side, dict[str, str]]:
     """Return what our tuning does, from the start of its workers to its end; and its failures by label."""
-    from tvm_mnas.compiler.lowering import LoweredNetwork
-    from tvm_mnas.compiler.metaschedule import load_meta_schedule
-    from tvm_mnas.devices.profile import load_profile
-    from tvm_mnas.search.workbench import open_workbench
+    from tvm_mnas.compiler.core.kernel import LoweredNetwork
+    from tvm_mnas.compiler.core.metaschedule import load_meta_schedule
+    from tvm_mnas.devices.core.profile import load_profile
+    from tvm_mnas.evaluation.toolchain import open_workbench
 
     directory.mkdir()
     profile = load_profile("local")
@@ -236,8 +236,8 @@ def time_in_turn(
     workbench: Workbench, libraries: Sequence[Library], *, rounds: int, seed: int
 ) -> tuple[float, ...]:
     """Return the median time of each library in microseconds, each timed once in every round."""
-    from tvm_mnas.devices.profile import Timing
-    from tvm_mnas.devices.runner import measure_kernel
+    from tvm_mnas.devices.core.profile import Timing
+    from tvm_mnas.devices.farm.runner import measure_kernel
 
     timing = Timing(repeat=3, min_repeat_ms=20, warmup=0, attempts=1)
     samples: list[list[float]] = [[] for _ in libraries]
@@ -291,8 +291,8 @@ def compare(
     kernels: Mapping[str, Kernel], directory: Path, *, trials: int, seed: int, rounds: int
 ) -> Comparison:
     """Tune `kernels` with both and time what they found; `directory` takes the files of this seed."""
-    from tvm_mnas.devices.profile import load_profile
-    from tvm_mnas.search.workbench import open_workbench
+    from tvm_mnas.devices.core.profile import load_profile
+    from tvm_mnas.evaluation.toolchain import open_workbench
 
     directory.mkdir()
     profile = load_profile("local")
@@ -336,8 +336,8 @@ def main() -> int:
     if not set(labels) <= set(KERNELS):
         parser.error(f"kernels are of {', '.join(KERNELS)}, not {arguments.kernels}")
 
-    from tvm_mnas.compiler.lowering import lower_network
-    from tvm_mnas.devices.profile import load_profile
+    from tvm_mnas.compiler.lowering.lower import lower_network
+    from tvm_mnas.devices.core.profile import load_profile
 
     lowered = lower_network(
         settled_network("mnasnet-b1"), (1, 3, 224, 224), load_profile("local").target

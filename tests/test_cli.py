@@ -20,10 +20,10 @@ from tests.report.runs import make_run
 from tvm_mnas import __version__, cli
 from tvm_mnas.config import SearchConfig
 from tvm_mnas.resources import resource_directory
-from tvm_mnas.search.model import find_architecture
 from tvm_mnas.search.run import EVALUATION_ATTRIBUTE, REPEATS_ATTRIBUTE, RunDirectory
 from tvm_mnas.space.architecture import Architecture
 from tvm_mnas.space.files import load_space, space_names
+from tvm_mnas.workflows.model_ref import find_architecture
 
 ROOT = Path(__file__).resolve().parents[1]
 

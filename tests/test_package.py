@@ -13,9 +13,11 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+import grimp
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -183,17 +185,87 @@ def test_every_dependency_is_imported() -> None:
     assert unused == set()
 
 
+MOST_MODULES = 12
+MOST_LINES = 400
+
+
+def package_modules() -> set[str]:
+    """Return the paths of every module below tvm_mnas/ but `__init__.py` and `__main__.py`."""
+    package = ROOT / "tvm_mnas"
+    return {
+        str(path.relative_to(package))
+        for path in package.rglob("*.py")
+        if not path.name.startswith("__") and "_data" not in path.parts
+    }
+
+
+def drawn_modules(picture: str) -> set[str]:
+    """Return the paths that the picture in CONTRIBUTING.md names: a folder stands alone at the left of its modules."""
+    found: set[str] = set()
+    folders: list[tuple[int, str]] = []
+    for line in picture.splitlines():
+        if not line.startswith("  "):
+            continue
+        indent = len(line) - len(line.lstrip())
+        if head := re.match(r"\s*(\w+)/(\s|$)", line):
+            while folders and folders[-1][0] >= indent:
+                folders.pop()
+            folders.append((indent, head[1]))
+        elif line.lstrip().startswith(("cli.py", "errors.py")):
+            folders = []
+        while folders and not head and folders[-1][0] >= indent:
+            folders.pop()
+        prefix = "".join(f"{name}/" for _, name in folders)
+        # What stands in parentheses explains; paths elsewhere, such as rpc/server/server.c, are no modules.
+        found |= {prefix + name for name in re.findall(r"(?<![/\w])\w+\.py\b", line)}
+    return found
+
+
 def test_the_picture_of_the_house_names_every_module() -> None:
     """CONTRIBUTING.md: the picture is true or it is a bug."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     _, _, section = text.partition("## The house")
-    drawn = set(re.findall(r"\b\w+\.py\b", section.split("```")[1]))
-    package = ROOT / "tvm_mnas"
-    rooms = {room.parent for room in package.glob("*/__init__.py")}
-    rooms |= {package, package / "models" / "zoo"}
-    modules = {module.name for room in rooms for module in room.glob("[!_]*.py")}
+    picture = section.split("```")[1].partition("tvm_mnas/\n")[2].partition("\nrpc/")[0]
+    drawn = drawn_modules(picture)
+    modules = package_modules()
     assert modules - drawn == set(), "missing from the picture"
     assert drawn - modules == set(), "in the picture, but gone"
+
+
+def test_no_module_is_long_and_no_folder_crowded() -> None:
+    package = ROOT / "tvm_mnas"
+    folders = Counter(str(Path(module).parent) for module in package_modules())
+    # The zoo is a hub of siblings.
+    crowded = {name: n for name, n in folders.items() if n > MOST_MODULES and name != "models/zoo"}
+    assert crowded == {}
+    lines = {
+        name: len((package / name).read_text(encoding="utf-8").splitlines())
+        for name in package_modules()
+    }
+    assert {name: n for name, n in lines.items() if n > MOST_LINES} == {}
+
+
+def test_no_imports_go_in_a_circle_type_checking_included() -> None:
+    """import-linter keeps the rooms apart; this holds for the modules within a room too."""
+    graph = grimp.build_graph("tvm_mnas", include_external_packages=False)
+    imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    # A package's docstring-only `__init__` is imported by everything in it and imports nothing.
+    state: dict[str, int] = {}
+    circles: list[list[str]] = []
+
+    def visit(module: str, path: list[str]) -> None:
+        state[module] = 1
+        for imported in sorted(imports[module]):
+            if state.get(imported) == 1:
+                circles.append([*path[path.index(imported) :], imported])
+            elif imported not in state:
+                visit(imported, [*path, imported])
+        state[module] = 2
+
+    for module in sorted(imports):
+        if module not in state:
+            visit(module, [module])
+    assert circles == []
 
 
 def test_the_constraints_pin_every_dependency_within_its_bounds() -> None:

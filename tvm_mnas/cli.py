@@ -184,8 +184,8 @@ def _resume_run(
 
 def _check_inputs(config: SearchConfig) -> None:
     """Find out now, not minutes later, whether space, device, data and the place for records are there."""
-    from tvm_mnas.devices.profile import read_profile
-    from tvm_mnas.devices.tracker import TrackerClient
+    from tvm_mnas.devices.core.profile import read_profile
+    from tvm_mnas.devices.core.tracker import TrackerClient
     from tvm_mnas.space.files import load_space
     from tvm_mnas.training.images import check_data
 
@@ -237,7 +237,7 @@ def _show_result(directory: RunDirectory, result: SearchResult, *, as_json: bool
 
 
 def _print_pareto(rows: list[dict[str, Any]]) -> None:
-    from tvm_mnas.devices.latency import format_percent
+    from tvm_mnas.devices.core.latency import format_percent
     from tvm_mnas.report.tables import EMULATED
 
     # A column of zeros would say nothing, and in 80 columns there is room for one of the two.

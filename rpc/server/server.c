@@ -202,7 +202,7 @@ static int server_listdir(void *self, const TVMFFIAny *args, int32_t count, TVMF
   return return_text(names, used, result);
 }
 
-/* ---- What this device is: the same keys and values as tvm_mnas/devices/host.py gives ---- */
+/* ---- What this device is: the same keys and values as tvm_mnas/devices/core/host.py gives ---- */
 
 static int by_text(const void *a, const void *b) { return strcmp(a, b); }
 

@@ -8,8 +8,8 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from tvm_mnas.devices import timing as device_timing
-from tvm_mnas.devices.profile import Timing
+from tvm_mnas.devices.core.profile import Timing
+from tvm_mnas.devices.farm import timing as device_timing
 from tvm_mnas.errors import DeviceLostError
 
 Script = Callable[[str], ModuleType]

@@ -72,8 +72,8 @@ def test_a_store_is_cut_to_the_first_schedules_and_not_the_best(
 ) -> None:
     import torch
 
-    from tvm_mnas.compiler.lowering import lower_network
-    from tvm_mnas.compiler.records import RecordStore
+    from tvm_mnas.compiler.lowering.lower import lower_network
+    from tvm_mnas.compiler.records.store import RecordStore
 
     fidelity = script("fidelity")
     target = json.dumps({"kind": "llvm", "num-cores": 1})

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tvm_mnas.devices import runner
+from tvm_mnas.devices.farm import runner
 
 Script = Callable[[str], ModuleType]
 
@@ -33,7 +33,7 @@ def test_the_costliest_kernel_that_fits_is_taken(script: Script) -> None:
 
 
 def test_mnasnet_b1_has_a_kernel_for_every_label(script: Script) -> None:
-    from tvm_mnas.compiler.lowering import lower_network
+    from tvm_mnas.compiler.lowering.lower import lower_network
 
     networks, stock = script("networks"), script("stock_metaschedule")
     lowered = lower_network(
@@ -75,7 +75,7 @@ def test_ours_begins_without_the_records_that_ship(
     def open_workbench(profile: Any, **arguments: Any) -> None:
         raise Opened(arguments)
 
-    monkeypatch.setattr("tvm_mnas.search.workbench.open_workbench", open_workbench)
+    monkeypatch.setattr("tvm_mnas.evaluation.toolchain.open_workbench", open_workbench)
     with pytest.raises(Opened) as caught:
         script("stock_metaschedule").run_ours({}, tmp_path / "ours", trials=1, seed=0)
     (arguments,) = caught.value.args

@@ -12,12 +12,13 @@ import pytest
 from tests.report.runs import make_latency
 from tvm_mnas.commands import paper
 from tvm_mnas.errors import ConfigError
-from tvm_mnas.search import checkpoints, lineup
-from tvm_mnas.search import layers as search_layers
-from tvm_mnas.search.checkpoints import CheckpointAccuracy
-from tvm_mnas.search.layers import LayerPair
-from tvm_mnas.search.lineup import Timed
-from tvm_mnas.search.model import Model
+from tvm_mnas.paper import checkpoints
+from tvm_mnas.paper import separable as search_layers
+from tvm_mnas.paper.checkpoints import CheckpointAccuracy
+from tvm_mnas.paper.separable import LayerPair
+from tvm_mnas.workflows import compare as lineup
+from tvm_mnas.workflows.compare import Timed
+from tvm_mnas.workflows.model_ref import Model
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ from tests.report.runs import make_latency, make_run
 from tvm_mnas.commands import paper_figures
 from tvm_mnas.config import SearchConfig
 from tvm_mnas.errors import ConfigError, RunError
-from tvm_mnas.search import lineup
-from tvm_mnas.search.lineup import Timed
-from tvm_mnas.search.model import Model
 from tvm_mnas.search.run import RunDirectory
+from tvm_mnas.workflows import compare as lineup
+from tvm_mnas.workflows.compare import Timed
+from tvm_mnas.workflows.model_ref import Model
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ import pytest
 
 from tests.compiler.stores import TARGET, add, contents, make_kernel, make_record
 from tvm_mnas import cli
-from tvm_mnas.compiler.formats import FAILED_S, RECORDS
-from tvm_mnas.compiler.layers import store_name
-from tvm_mnas.compiler.records import RecordStore
+from tvm_mnas.compiler.records.formats import FAILED_S, RECORDS
+from tvm_mnas.compiler.records.layered import store_name
+from tvm_mnas.compiler.records.store import RecordStore
 
 ROOT = Path(__file__).parents[2]
 ONE, TWO = make_kernel(1), make_kernel(2)
@@ -93,7 +93,7 @@ def test_without_a_directory_mine_and_those_that_ship_are_listed(
     logs: Path, console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "tvm_mnas.compiler.layers.shipped_directory", lambda: logs.resolve() / "shipped"
+        "tvm_mnas.compiler.records.layered.shipped_directory", lambda: logs.resolve() / "shipped"
     )
     rows = console.json("records", "list")
     assert [row["store"] for row in rows] == [
@@ -106,7 +106,7 @@ def test_no_store_is_an_empty_list(
     tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("tvm_mnas.compiler.layers.shipped_directory", lambda: None)
+    monkeypatch.setattr("tvm_mnas.compiler.records.layered.shipped_directory", lambda: None)
     assert console.json("records", "list") == []
     assert "`tvm-mnas search`" in console.errors
 

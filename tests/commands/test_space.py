@@ -11,10 +11,10 @@ import pytest
 
 from tvm_mnas.commands.space import space
 from tvm_mnas.errors import SpaceError, TvmMnasError
-from tvm_mnas.search.model import find_architecture
 from tvm_mnas.space.architecture import Architecture
 from tvm_mnas.space.files import load_space, parse_space, space_names
 from tvm_mnas.space.kernels import count_kernels
+from tvm_mnas.workflows.model_ref import find_architecture
 
 
 def test_json_has_the_counts_of_the_space(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,13 +13,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tvm_mnas.compiler.linking import Linker, find_linker
-from tvm_mnas.compiler.lowering import LoweredNetwork, lower_network
-from tvm_mnas.compiler.metaschedule import load_meta_schedule
-from tvm_mnas.compiler.records import RecordStore
-from tvm_mnas.compiler.tuning import TuningBudget, TuningReport, tune_kernels
-from tvm_mnas.compiler.workers import WarmBuilder
-from tvm_mnas.devices.host import detect_target
+from tvm_mnas.compiler.core.kernel import LoweredNetwork
+from tvm_mnas.compiler.core.linking import Linker, find_linker
+from tvm_mnas.compiler.core.metaschedule import load_meta_schedule
+from tvm_mnas.compiler.lowering.lower import lower_network
+from tvm_mnas.compiler.records.store import RecordStore
+from tvm_mnas.compiler.tuning.build_workers import WarmBuilder
+from tvm_mnas.compiler.tuning.tuner import TuningBudget, TuningReport, tune_kernels
+from tvm_mnas.devices.core.host import detect_target
 
 SHAPE = (1, 3, 16, 16)
 TRIALS = 2

@@ -6,9 +6,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from tvm_mnas.compiler.lookup import TuningRecords
-from tvm_mnas.compiler.lowering import Kernel
-from tvm_mnas.compiler.records import RecordStore
+from tvm_mnas.compiler.core.kernel import Kernel
+from tvm_mnas.compiler.records.base import TuningRecords
+from tvm_mnas.compiler.records.store import RecordStore
 
 TARGET = '{"kind": "llvm", "num-cores": 1}'
 

@@ -8,9 +8,9 @@ import numpy as np
 import tvm
 from tvm.runtime.vm import VirtualMachine
 
-from tvm_mnas.compiler.artifact import compile_network
-from tvm_mnas.compiler.lowering import LoweredNetwork
-from tvm_mnas.compiler.records import RecordStore
+from tvm_mnas.compiler.build.artifact import compile_network
+from tvm_mnas.compiler.core.kernel import LoweredNetwork
+from tvm_mnas.compiler.records.store import RecordStore
 
 
 def build_untuned(lowered: LoweredNetwork, directory: Path) -> Path:

@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tvm_mnas.devices.farm import Farm, open_farm
-from tvm_mnas.devices.profile import DeviceProfile, read_profile
+from tvm_mnas.devices.core.profile import DeviceProfile, read_profile
+from tvm_mnas.devices.farm.farm import Farm, open_farm
 
 KERNEL = "int __tvm_ffi_main(void *self, const void *arguments, int count, void *result)"
 BODIES = {

@@ -16,16 +16,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tvm_mnas.compiler.lowering import lower_network
-from tvm_mnas.devices.profile import load_profile
+from tvm_mnas.compiler.lowering.lower import lower_network
+from tvm_mnas.devices.core.profile import load_profile
+from tvm_mnas.evaluation.toolchain import open_workbench
 from tvm_mnas.models.inference import predict
 from tvm_mnas.models.network import build_network
 from tvm_mnas.models.zoo.registry import ZOO
-from tvm_mnas.search.doctor import Verdict, examine
-from tvm_mnas.search.model import image_shape
 from tvm_mnas.search.run import RunDirectory
-from tvm_mnas.search.workbench import open_workbench
 from tvm_mnas.space.architecture import Architecture
+from tvm_mnas.workflows.doctor import Verdict, examine
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "emulated-aarch64"
@@ -53,7 +52,7 @@ def test_mnasnet_b1_computes_there_what_torch_does(tmp_path: Path) -> None:
     """Issue: within 1e-4 on outputs that are not degenerate."""
     architecture = small_b1()
     network = build_network(architecture, seed=1)
-    shape = image_shape(architecture)
+    shape = architecture.image_shape
     profile = load_profile(KEY)
     with open_workbench(
         profile,

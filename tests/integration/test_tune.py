@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from tvm_mnas.compiler.budget import MOST
-from tvm_mnas.compiler.formats import HISTORY, RECORDS, parse_event
-from tvm_mnas.compiler.records import RecordStore
+from tvm_mnas.compiler.records.formats import HISTORY, RECORDS, parse_event
+from tvm_mnas.compiler.records.store import RecordStore
+from tvm_mnas.compiler.tuning.budget import MOST
 
 ROOT = Path(__file__).resolve().parents[2]
 NETWORK = "i16_c3_w1:stem8_s22:r1_k3_s22_e3_i8_o16:head32:n10"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-from tvm_mnas.devices.latency import Coverage, Latency
-from tvm_mnas.search.evaluation import Effort, Evaluation, Failure
+from tvm_mnas.devices.core.latency import Coverage, Latency
+from tvm_mnas.evaluation.results import Effort, Evaluation, Failure
 from tvm_mnas.search.reward import Reward
 from tvm_mnas.search.run import TrialRecord
 from tvm_mnas.space.architecture import Architecture

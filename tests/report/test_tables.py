@@ -15,6 +15,7 @@ from tests.report.runs import (
     make_success,
     sample_architectures,
 )
+from tvm_mnas.evaluation.results import Effort
 from tvm_mnas.models.cost import count_cost
 from tvm_mnas.report.tables import (
     Counts,
@@ -34,7 +35,6 @@ from tvm_mnas.report.tables import (
     provenance_rows,
     worst_untuned_percent,
 )
-from tvm_mnas.search.evaluation import Effort
 from tvm_mnas.search.run import TrialRecord
 from tvm_mnas.space.architecture import Architecture
 

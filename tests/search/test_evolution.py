@@ -9,13 +9,10 @@ from collections import Counter
 import optuna
 import pytest
 
+from tvm_mnas.config import ALGORITHMS
 from tvm_mnas.errors import ConfigError
-from tvm_mnas.search.evolution import (
-    ALGORITHMS,
-    EvolutionSampler,
-    UniformSampler,
-    make_sampler,
-)
+from tvm_mnas.search.algorithms import make_sampler
+from tvm_mnas.search.evolution import EvolutionSampler, UniformSampler
 from tvm_mnas.search.reward import Reward
 from tvm_mnas.search.sampler import BatchSampler, Observation, distributions_of
 from tvm_mnas.space.space import Decision

@@ -16,10 +16,10 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import TrialState
 
 from tvm_mnas.config import SearchConfig
-from tvm_mnas.devices.latency import Latency
+from tvm_mnas.devices.core.latency import Latency
 from tvm_mnas.errors import DeviceLostError, RunError, TrainingError, TvmMnasError
-from tvm_mnas.search.evaluation import Effort, Evaluation, Failure
-from tvm_mnas.search.evolution import make_sampler
+from tvm_mnas.evaluation.results import Effort, Evaluation, Failure
+from tvm_mnas.search.algorithms import make_sampler
 from tvm_mnas.search.loop import run_trials
 from tvm_mnas.search.run import RunDirectory, TrialRecord
 from tvm_mnas.space.architecture import Architecture

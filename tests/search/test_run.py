@@ -19,7 +19,7 @@ import pytest
 from tests.report.runs import make_failure, make_latency, make_success, sample_architectures
 from tvm_mnas.config import SearchConfig
 from tvm_mnas.errors import ConfigError, RunError, TvmMnasError
-from tvm_mnas.search.evaluation import Evaluation
+from tvm_mnas.evaluation.results import Evaluation
 from tvm_mnas.search.run import EVALUATION_ATTRIBUTE, REPEATS_ATTRIBUTE, RunDirectory
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,10 +10,10 @@ import pytest
 from tvm_mnas.errors import ConfigError, SpaceError, TvmMnasError
 from tvm_mnas.models.cost import count_cost
 from tvm_mnas.models.zoo.registry import ZOO, zoo_entry
-from tvm_mnas.search.model import find_architecture
 from tvm_mnas.space.architecture import Architecture, ConvOp, scale_filters
 from tvm_mnas.space.files import load_space
 from tvm_mnas.space.scaling import Scaling, split_scaling
+from tvm_mnas.workflows.model_ref import find_architecture
 
 # github.com/tensorflow/models, research/slim/nets/mobilenet/README.md: depth multiplier, input size, MACs in
 # millions, parameters in millions.

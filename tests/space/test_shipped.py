@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tvm_mnas.compiler.lowering import lower_network
-from tvm_mnas.devices.host import detect_target
+from tvm_mnas.compiler.lowering.lower import lower_network
+from tvm_mnas.devices.core.host import detect_target
 from tvm_mnas.models.cost import count_cost
 from tvm_mnas.models.network import build_network
 from tvm_mnas.models.zoo.registry import zoo_entry

@@ -33,7 +33,7 @@ def bench(
     as_json: AsJson = False,
 ) -> None:
     """Tune what has no records, then time a network end to end and show its kernels."""
-    from tvm_mnas.search.bench import bench_model
+    from tvm_mnas.workflows.bench import bench_model
 
     max_untuned_share = parse_untuned_share(allow_untuned)
     with SearchDisplay(1) as display:

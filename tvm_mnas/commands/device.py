@@ -15,7 +15,7 @@ from tvm_mnas.console import MESSAGES, OUTPUT, Column, print_json, print_table
 from tvm_mnas.errors import ConfigError
 
 if TYPE_CHECKING:
-    from tvm_mnas.devices.reach import Reach
+    from tvm_mnas.devices.servers.reach import Reach
 
 device_app = typer.Typer(
     no_args_is_help=True,
@@ -41,7 +41,7 @@ def bundle(
     as_json: AsJson = False,
 ) -> None:
     """Write a device server that needs nothing on the device: unpack it there and start ./run."""
-    from tvm_mnas.devices.bundle import build_bundle
+    from tvm_mnas.devices.servers.bundle import build_bundle
 
     manifest = build_bundle(arch, output, cache=cache)
     if as_json:
@@ -63,8 +63,8 @@ def add(
     ] = None,
 ) -> None:
     """Write a profile for a device by looking at it."""
-    from tvm_mnas.devices.describe import look_at
-    from tvm_mnas.devices.profile import parse_tracker
+    from tvm_mnas.devices.core.profile import parse_tracker
+    from tvm_mnas.devices.servers.describe import look_at
 
     path = output if output is not None else Path(f"{key}.toml")
     if path.exists():
@@ -87,8 +87,8 @@ def push(
     ] = 9090,
 ) -> None:
     """Put the server on a device, start it, forward its ports, and keep all that up until interrupted."""
-    from tvm_mnas.devices.profile import read_profile
-    from tvm_mnas.devices.push import Service, install, supervise
+    from tvm_mnas.devices.core.profile import read_profile
+    from tvm_mnas.devices.servers.push import Service, install, supervise
 
     chosen = read_profile(profile)
     if chosen.tracker is None:
@@ -119,8 +119,8 @@ def doctor(
     as_json: AsJson = False,
 ) -> None:
     """Look at a device step by step, and say what to do about what is wrong; fails if something is."""
-    from tvm_mnas.devices.profile import load_profile
-    from tvm_mnas.search.doctor import Verdict, examine
+    from tvm_mnas.devices.core.profile import load_profile
+    from tvm_mnas.workflows.doctor import Verdict, examine
 
     chosen = load_profile(profile)
     reach = None if ssh is None and adb is None else _reach(ssh, adb)
@@ -138,7 +138,7 @@ def doctor(
 
 
 def _reach(ssh: str | None, adb: str | None) -> Reach:
-    from tvm_mnas.devices.reach import Adb, Ssh
+    from tvm_mnas.devices.servers.reach import Adb, Ssh
 
     if ssh is not None and adb is None:
         return Ssh(ssh)

@@ -11,7 +11,7 @@ from tvm_mnas.console import Column, print_table, watch_table
 from tvm_mnas.errors import ConfigError
 
 if TYPE_CHECKING:
-    from tvm_mnas.devices.tracker import TrackerAddress
+    from tvm_mnas.devices.core.tracker import TrackerAddress
 
 
 _TRACKER_COLUMNS = (
@@ -32,7 +32,7 @@ def devices(
     as_json: AsJson = False,
 ) -> None:
     """Show the device profiles that ship, or the devices that a tracker knows."""
-    from tvm_mnas.devices.profile import parse_tracker, read_profile, shipped_profiles
+    from tvm_mnas.devices.core.profile import parse_tracker, read_profile, shipped_profiles
 
     if watch and (tracker is None or as_json):
         raise ConfigError("--watch goes with --tracker HOST:PORT and without --json")
@@ -66,7 +66,7 @@ def devices(
 
 
 def _registered(address: TrackerAddress) -> list[dict[str, Any]]:
-    from tvm_mnas.devices.tracker import TrackerClient
+    from tvm_mnas.devices.core.tracker import TrackerClient
 
     with TrackerClient(address) as client:
         return [

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from tvm_mnas.console import OUTPUT, SearchDisplay
 
 if TYPE_CHECKING:
-    from tvm_mnas.search.lineup import Timed
-    from tvm_mnas.search.model import Model
+    from tvm_mnas.workflows.compare import Timed
+    from tvm_mnas.workflows.model_ref import Model
 
 
 def time_networks(
@@ -23,7 +23,7 @@ def time_networks(
     seed: int,
 ) -> list[Timed]:
     """Return what `lineup.time_models` does, and raise what it raises; progress is shown meanwhile."""
-    from tvm_mnas.search.lineup import time_models
+    from tvm_mnas.workflows.compare import time_models
 
     with SearchDisplay(1) as display:
         return time_models(

@@ -16,10 +16,10 @@ from tvm_mnas.errors import ConfigError
 
 if TYPE_CHECKING:
     from tvm_mnas.models.zoo.entry import ZooEntry
-    from tvm_mnas.report.comparison import PaperRow
-    from tvm_mnas.search.checkpoints import CheckpointAccuracy
-    from tvm_mnas.search.lineup import Timed
-    from tvm_mnas.search.model import Model
+    from tvm_mnas.paper.checkpoints import CheckpointAccuracy
+    from tvm_mnas.paper.tables import PaperRow
+    from tvm_mnas.workflows.compare import Timed
+    from tvm_mnas.workflows.model_ref import Model
 
 paper_app = typer.Typer(
     no_args_is_help=True,
@@ -62,7 +62,7 @@ def table1(
 ) -> None:
     """Classification on ImageNet: parameters, mult-adds, and latency relative to MobileNetV2."""
     from tvm_mnas.models.zoo.registry import ZOO
-    from tvm_mnas.search.model import find_model
+    from tvm_mnas.workflows.model_ref import find_model
 
     rows = _zoo_rows(ZOO, only)
     models = [find_model(row.key) for row in rows]
@@ -86,7 +86,7 @@ def table2(
 ) -> None:
     """Detection on COCO, up to the raw predictions: counts, and latency relative to MobileNetV2 + SSDLite."""
     from tvm_mnas.models.zoo.detectors import DETECTORS
-    from tvm_mnas.search.model import find_model
+    from tvm_mnas.workflows.model_ref import find_model
 
     rows = _zoo_rows(DETECTORS, only)
     models = [find_model(row.key) for row in rows]
@@ -112,8 +112,8 @@ def table3(
     """MnasNet and its variants of one kind of layer: latency relative to MnasNet."""
     from tvm_mnas.models.cost import count_cost
     from tvm_mnas.models.zoo.variants import table_3
-    from tvm_mnas.report.comparison import PaperRow
-    from tvm_mnas.search.model import Model
+    from tvm_mnas.paper.tables import PaperRow
+    from tvm_mnas.workflows.model_ref import Model
 
     variants = _chosen({variant.key: variant for variant in table_3()}, only)
     rows = [
@@ -142,8 +142,8 @@ def layers(
     as_json: AsJson = False,
 ) -> None:
     """Equations 5 and 6: one 5x5 against two 3x3 depthwise separable convolutions, tuned and untuned."""
-    from tvm_mnas.report.comparison import provenance
-    from tvm_mnas.search.layers import SHAPES, compare_layers
+    from tvm_mnas.paper.separable import SHAPES, compare_layers
+    from tvm_mnas.paper.tables import provenance
 
     with SearchDisplay(1) as display:
         pairs, timed = compare_layers(
@@ -183,7 +183,7 @@ for _figure in (figure2, figure4, figure5, figure6):
 
 
 def _zoo_rows(entries: Sequence[ZooEntry], only: list[str] | None) -> list[PaperRow]:
-    from tvm_mnas.report.comparison import PaperRow
+    from tvm_mnas.paper.tables import PaperRow
 
     published = {entry.key: entry for entry in entries if entry.published is not None}
     return [
@@ -214,7 +214,7 @@ def _chosen(networks: Mapping[str, _Network], only: list[str] | None) -> list[_N
 def _accuracies(
     models: Sequence[Model], texts: Sequence[str], data: str | None
 ) -> dict[str, CheckpointAccuracy]:
-    from tvm_mnas.search.checkpoints import measure_checkpoints, parse_checkpoints
+    from tvm_mnas.paper.checkpoints import measure_checkpoints, parse_checkpoints
 
     files = parse_checkpoints(texts, [model.name for model in models], data)
     if data is None or not files:
@@ -254,7 +254,7 @@ def _print_table(
     baseline: str,
     as_json: bool,
 ) -> None:
-    from tvm_mnas.report.comparison import comparison_rows, provenance
+    from tvm_mnas.paper.tables import comparison_rows, provenance
 
     values = comparison_rows(rows, timed, accuracies=accuracies, baseline=baseline)
     if as_json:

@@ -16,7 +16,7 @@ from tvm_mnas.errors import ConfigError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from tvm_mnas.report.paper_figures import ScaledPoint
+    from tvm_mnas.paper.figures import ScaledPoint
     from tvm_mnas.search.run import TrialRecord
 
 _Output = Annotated[Path, typer.Option("--output", "-o", help="The PNG file to write.")]
@@ -25,7 +25,7 @@ _Output = Annotated[Path, typer.Option("--output", "-o", help="The PNG file to w
 def figure2(output: _Output = Path("figure2.png"), as_json: AsJson = False) -> None:
     """Equation 2 at an accuracy of 0.5 and a target of 80 ms: the hard and the soft constraint."""
     _check_output(output)
-    from tvm_mnas.report.paper_figures import objective_figure, objective_rows
+    from tvm_mnas.paper.figures import objective_figure, objective_rows
 
     rows = objective_rows()
     _write(output, objective_figure())
@@ -52,7 +52,7 @@ def figure4(
 ) -> None:
     """MnasNet and MobileNetV2 scaled by depth multiplier and by input size: counts and latencies."""
     _check_output(output)
-    from tvm_mnas.report.paper_figures import figure4_points, scaling_figure
+    from tvm_mnas.paper.figures import figure4_points, scaling_figure
 
     rows, line = _time_scaled(figure4_points(), device, records, trials_per_kernel, rounds, seed)
     _write(output, scaling_figure(rows, device))
@@ -70,7 +70,7 @@ def figure5(
 ) -> None:
     """Finished searches: their models with the Pareto curve, and the histogram of their latencies."""
     _check_output(output)
-    from tvm_mnas.report.paper_figures import search_row, searches_figure
+    from tvm_mnas.paper.figures import search_row, searches_figure
     from tvm_mnas.search.run import RunDirectory
 
     directories = [RunDirectory.open(run) for run in runs]
@@ -112,7 +112,7 @@ def figure6(
 ) -> None:
     """Scaling to (0.5, 160) and (0.5, 192) against a new search's Pareto set."""
     _check_output(output)
-    from tvm_mnas.report.paper_figures import figure6_points, scale_or_search_figure
+    from tvm_mnas.paper.figures import figure6_points, scale_or_search_figure
     from tvm_mnas.report.tables import pareto_records, pareto_rows
     from tvm_mnas.search.run import RunDirectory
 
@@ -149,7 +149,7 @@ def _check_output(output: Path) -> None:
 
 def _check_device(trials: Sequence[TrialRecord], device: str) -> None:
     """Latencies of two devices on one axis would compare the devices."""
-    from tvm_mnas.devices.profile import load_profile
+    from tvm_mnas.devices.core.profile import load_profile
     from tvm_mnas.report.tables import device_keys
 
     key = load_profile(device).key
@@ -177,9 +177,9 @@ def _time_scaled(
 ) -> tuple[list[dict[str, Any]], str]:
     """Return the rows of `points`, measured on `device`, and the line that says how."""
     from tvm_mnas.models.cost import count_cost
-    from tvm_mnas.report.comparison import provenance
-    from tvm_mnas.report.paper_figures import scaled_rows
-    from tvm_mnas.search.model import find_model
+    from tvm_mnas.paper.figures import scaled_rows
+    from tvm_mnas.paper.tables import provenance
+    from tvm_mnas.workflows.model_ref import find_model
 
     models = [find_model(point.model) for point in points]
     costs = [count_cost(model.architecture) for model in models if model.architecture is not None]
@@ -195,7 +195,7 @@ def _time_scaled(
 
 
 def _print_scaled(title: str, rows: Sequence[dict[str, Any]], line: str) -> None:
-    from tvm_mnas.report.paper_figures import TOP1_SOURCE
+    from tvm_mnas.paper.figures import TOP1_SOURCE
 
     emulated = any(row["emulated"] for row in rows)
     columns = [

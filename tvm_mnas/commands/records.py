@@ -13,8 +13,8 @@ from tvm_mnas.console import MESSAGES, OUTPUT, Column, print_json, print_table
 from tvm_mnas.errors import RecordsError
 
 if TYPE_CHECKING:
-    from tvm_mnas.compiler.checking import Finding
-    from tvm_mnas.compiler.formats import Manifest
+    from tvm_mnas.compiler.records.check import Finding
+    from tvm_mnas.compiler.records.formats import Manifest
 
 records_app = typer.Typer(
     no_args_is_help=True, help="Look after tuning records: list, check, merge and prune them."
@@ -32,8 +32,8 @@ def list_records(
     as_json: AsJson = False,
 ) -> None:
     """Show the stores in a directory, or the kernels of one store."""
-    from tvm_mnas.compiler.layers import shipped_directory
-    from tvm_mnas.compiler.upkeep import find_stores, is_store
+    from tvm_mnas.compiler.records.layered import shipped_directory
+    from tvm_mnas.compiler.records.maintenance import find_stores, is_store
 
     if directory is not None and is_store(directory):
         _list_kernels(directory, as_json=as_json)
@@ -50,7 +50,7 @@ def list_records(
 
 
 def _list_stores(stores: tuple[Path, ...], *, as_json: bool) -> None:
-    from tvm_mnas.compiler.upkeep import summarize_store
+    from tvm_mnas.compiler.records.maintenance import summarize_store
 
     rows: list[dict[str, Any]] = []
     for directory in stores:
@@ -92,7 +92,7 @@ def _list_stores(stores: tuple[Path, ...], *, as_json: bool) -> None:
 
 
 def _list_kernels(directory: Path, *, as_json: bool) -> None:
-    from tvm_mnas.compiler.records import RecordStore
+    from tvm_mnas.compiler.records.store import RecordStore
 
     rows: list[dict[str, Any]] = []
     for kernel in RecordStore.read(directory).summaries():
@@ -139,8 +139,8 @@ def check_records(
     as_json: AsJson = False,
 ) -> None:
     """Read every line of stores strictly and tell what is wrong; exit 1 if something is damaged."""
-    from tvm_mnas.compiler.checking import check_store, repair_store
-    from tvm_mnas.compiler.upkeep import find_stores
+    from tvm_mnas.compiler.records.check import check_store, repair_store
+    from tvm_mnas.compiler.records.maintenance import find_stores
 
     stores = [store for path in directories for store in find_stores(path, shipped=True)]
     findings: list[Finding] = []
@@ -212,7 +212,7 @@ def merge_records(
     as_json: AsJson = False,
 ) -> None:
     """Add to INTO the kernels and schedules that it lacks, all of one target and TVM."""
-    from tvm_mnas.compiler.upkeep import merge_stores
+    from tvm_mnas.compiler.records.maintenance import merge_stores
 
     rows = [
         {"from": str(merged.source), "kernels": merged.kernels, "schedules": merged.schedules}
@@ -235,7 +235,7 @@ def prune_records(
     as_json: AsJson = False,
 ) -> None:
     """Keep the best schedules of each kernel and none that failed."""
-    from tvm_mnas.compiler.upkeep import find_stores, prune_store
+    from tvm_mnas.compiler.records.maintenance import find_stores, prune_store
 
     rows: list[dict[str, Any]] = []
     for store in find_stores(directory, shipped=False):

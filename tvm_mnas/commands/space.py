@@ -166,9 +166,9 @@ def _print_kernels(chosen: SearchSpace, *, as_json: bool) -> None:
 
 def _print_around(model: str | None, output: Path | None, *, as_json: bool) -> None:
     """Write the space around `model` to `output`, or print it."""
-    from tvm_mnas.search.model import find_architecture
-    from tvm_mnas.space.around import space_around
+    from tvm_mnas.space.derive import space_around
     from tvm_mnas.space.files import parse_space
+    from tvm_mnas.workflows.model_ref import find_architecture
 
     if model is None:
         raise SpaceError(

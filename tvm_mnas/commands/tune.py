@@ -34,7 +34,7 @@ def tune(
     as_json: AsJson = False,
 ) -> None:
     """Tune the kernels that lack schedules; an interruption keeps what was measured."""
-    from tvm_mnas.search.tune import tune_model
+    from tvm_mnas.workflows.tune import tune_model
 
     with SearchDisplay(1) as display:
         result = tune_model(

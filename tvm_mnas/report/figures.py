@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tvm_mnas.devices.latency import untuned_flag
+from tvm_mnas.devices.core.latency import untuned_flag
 from tvm_mnas.report.drawing import (
     LIGHT,
     Theme,

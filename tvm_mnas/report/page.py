@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from tvm_mnas import __version__
 from tvm_mnas.config import SearchConfig
-from tvm_mnas.devices.latency import format_percent, untuned_flag
+from tvm_mnas.devices.core.latency import format_percent, untuned_flag
 from tvm_mnas.report.markup import Column, Markup, code, element, join, pairs, section, table
 from tvm_mnas.report.tables import (
     EMULATED,

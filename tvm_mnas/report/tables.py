@@ -13,12 +13,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
-from tvm_mnas.devices.latency import Latency
+from tvm_mnas.devices.core.latency import Latency
 from tvm_mnas.errors import DataError
+from tvm_mnas.evaluation.predictor import MeasuredNetwork, fit_predictor, leave_one_out_error
+from tvm_mnas.evaluation.results import STAGES, Failure
 from tvm_mnas.models.cost import count_cost
-from tvm_mnas.search.evaluation import STAGES, Failure
 from tvm_mnas.search.pareto import Point, pareto_set
-from tvm_mnas.search.predictor import MeasuredNetwork, fit_predictor, leave_one_out_error
 from tvm_mnas.search.run import TrialRecord
 
 Row: TypeAlias = dict[str, Any]

@@ -25,11 +25,10 @@ from typing import TYPE_CHECKING, Any
 from tvm_mnas import __version__
 from tvm_mnas.config import SearchConfig
 from tvm_mnas.errors import RunError
+from tvm_mnas.evaluation.proxy_trainer import load_splits, read_accuracy
+from tvm_mnas.evaluation.results import Observer
+from tvm_mnas.evaluation.toolchain import Workbench
 from tvm_mnas.models.cost import count_cost
-from tvm_mnas.search.evaluation import Observer
-from tvm_mnas.search.model import image_shape
-from tvm_mnas.search.trainer import load_splits, read_accuracy
-from tvm_mnas.search.workbench import Workbench
 from tvm_mnas.training.images import DataSource, class_names
 
 if TYPE_CHECKING:
@@ -100,7 +99,7 @@ def _write_files(
     architecture = network.architecture
     validation = read_accuracy(weights)
     save_weights(network, directory / "weights.safetensors")
-    shape = image_shape(architecture)
+    shape = architecture.image_shape
     lowered = workbench.lower(network, shape)
     if workbench.missing(lowered):
         workbench.tune([lowered], on_progress=lambda done, total: None)

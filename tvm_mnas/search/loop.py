@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tvm_mnas.errors import RunError
-from tvm_mnas.search.evaluation import Evaluation, Evaluator
+from tvm_mnas.evaluation.results import Evaluation, Evaluator
 from tvm_mnas.search.run import (
     EVALUATION_ATTRIBUTE,
     REPEATS_ATTRIBUTE,

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 from tvm_mnas.config import SearchConfig, read_settings
 from tvm_mnas.errors import ConfigError, RunError, TvmMnasError
-from tvm_mnas.search.evaluation import Evaluation
+from tvm_mnas.evaluation.results import Evaluation
 from tvm_mnas.search.reward import Reward
 
 if TYPE_CHECKING:

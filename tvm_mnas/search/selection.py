@@ -6,11 +6,9 @@ a few top-performing models are transferred to the full task).
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 from tvm_mnas.search.run import TrialRecord
-from tvm_mnas.space.architecture import Architecture
 
 
 def pick_finalists(records: Sequence[TrialRecord], count: int) -> list[TrialRecord]:
@@ -21,12 +19,6 @@ def pick_finalists(records: Sequence[TrialRecord], count: int) -> list[TrialReco
             first.setdefault(record.evaluation.architecture.id, record)
     # Ties go to the earlier trial, so that the choice does not depend on the order of a sort.
     return sorted(first.values(), key=lambda record: (-_reward(record), record.number))[:count]
-
-
-def training_seed(seed: int, architecture: Architecture) -> int:
-    """Return the seed of a candidate's training: it follows from the run's and the architecture alone."""
-    digest = hashlib.sha256(f"{seed}:{architecture.id}".encode()).digest()
-    return int.from_bytes(digest[:4], "little")
 
 
 def _reward(record: TrialRecord) -> float:

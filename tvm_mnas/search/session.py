@@ -14,18 +14,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tvm_mnas.devices.latency import Coverage, untuned_flag
+from tvm_mnas.devices.core.latency import Coverage, untuned_flag
 from tvm_mnas.errors import CandidateError, ConfigError, RunError
-from tvm_mnas.search.evaluation import Observer
-from tvm_mnas.search.evolution import make_sampler
-from tvm_mnas.search.executor import LocalExecutor
+from tvm_mnas.evaluation.executor import LocalExecutor
+from tvm_mnas.evaluation.pipeline import CandidatePipeline
+from tvm_mnas.evaluation.proxy_trainer import TrainTask, train, training_seed
+from tvm_mnas.evaluation.results import Observer
+from tvm_mnas.evaluation.toolchain import Workbench, open_workbench
+from tvm_mnas.search.algorithms import make_sampler
 from tvm_mnas.search.export import export_network
 from tvm_mnas.search.loop import run_trials
-from tvm_mnas.search.pipeline import CandidatePipeline
 from tvm_mnas.search.run import RunDirectory, TrialRecord
-from tvm_mnas.search.selection import pick_finalists, training_seed
-from tvm_mnas.search.trainer import TrainTask, train
-from tvm_mnas.search.workbench import Workbench, open_workbench
+from tvm_mnas.search.selection import pick_finalists
 from tvm_mnas.space.files import load_space
 from tvm_mnas.space.space import SearchSpace
 
@@ -313,7 +313,7 @@ class Session:
         )
 
     def _final_reward(self, record: TrialRecord) -> float:
-        from tvm_mnas.search.trainer import read_accuracy
+        from tvm_mnas.evaluation.proxy_trainer import read_accuracy
 
         assert record.evaluation.latency is not None
         accuracy = read_accuracy(self._weights(record, None))
@@ -327,7 +327,7 @@ class Session:
 
     @contextmanager
     def _bench(self, trials_per_kernel: int, observer: Observer) -> Iterator[Workbench]:
-        from tvm_mnas.devices.profile import load_profile
+        from tvm_mnas.devices.core.profile import load_profile
 
         config = self.directory.config
         scratch = self.directory.path / _SCRATCH
@@ -348,6 +348,6 @@ class Session:
         shutil.rmtree(scratch, ignore_errors=True)
 
     def _executor(self) -> LocalExecutor:
-        from tvm_mnas.devices.host import available_cores
+        from tvm_mnas.devices.core.host import available_cores
 
         return LocalExecutor(jobs=self.directory.config.jobs or len(available_cores()))

@@ -194,6 +194,11 @@ class Architecture:
         """Height and width of the stem's output."""
         return -(-self.input_size // self.stem_stride)
 
+    @property
+    def image_shape(self) -> tuple[int, int, int, int]:
+        """The shape (1,C,H,W) of one image."""
+        return (1, self.input_channels, self.input_size, self.input_size)
+
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
         """Every layer between stem and head, in order, with channels and sizes resolved."""

@@ -1,0 +1,77 @@
+"""The short way from torch to Relax gives what torch.export gives, and is taken for what it knows alone."""
+
+from __future__ import annotations
+
+import operator
+
+import pytest
+import torch
+import tvm_ffi
+from torch import Tensor, fx, nn
+
+from tests.compiler.conftest import Mean
+from tvm_mnas.compiler.lowering.frontend import import_by_export, import_network, is_translated
+from tvm_mnas.compiler.lowering.lower import _lower
+from tvm_mnas.models.folding import fold_batch_norm
+from tvm_mnas.models.network import build_network
+from tvm_mnas.space.architecture import Architecture
+
+_TAIL = "head32:n10"
+_KNOWN = [
+    "i32_c3_w1:stem16_s22:r2_k3_s22_e3_i16_o24:r2_k5_s11_e6_i24_o24_noskip",
+    "i32_c3_w1:stem16_s22:r2_k3_s22_e3_i16_o24_se0.25:r1_k5_s22_conv_i24_o40_se0.5",
+    "i32_c3_w0.5:stem16_s11:r2_k3_s11_e1_i16_o16_max:r2_k3_s22_conv_i16_o16_max",
+]
+
+
+def _folded(notation: str) -> tuple[fx.GraphModule, tuple[int, int, int, int]]:
+    architecture = Architecture.parse(f"{notation}:{_TAIL}")
+    folded = fold_batch_norm(build_network(architecture, seed=3).eval())
+    assert isinstance(folded, fx.GraphModule)
+    size = architecture.input_size
+    return folded, (1, architecture.input_channels, size, size)
+
+
+@pytest.mark.parametrize("notation", _KNOWN)
+def test_the_short_way_gives_the_kernels_and_weights_of_the_long_one(
+    notation: str, target: str
+) -> None:
+    network, shape = _folded(notation)
+    assert is_translated(network)
+    with torch.no_grad():
+        short, long = import_network(network, shape), import_by_export(network, shape)
+        lowered = [_lower(module, shape, target) for module in (short, long)]
+    keys = [[(kernel.key, kernel.calls) for kernel in each.kernels] for each in lowered]
+    assert keys[0] == keys[1]
+    assert tvm_ffi.structural_equal(lowered[0].module, lowered[1].module)
+
+
+def test_an_average_pooling_takes_the_long_way() -> None:
+    network, _ = _folded("i32_c3_w1:stem16_s22:r2_k3_s11_e1_i16_o16_avg")
+    assert not is_translated(network)
+
+
+class _Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return operator.mul(self.conv(images), 2.0)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, padding_mode="reflect")),
+        nn.Sequential(nn.Conv2d(3, 8, 3, padding="same")),
+        nn.Sequential(nn.MaxPool2d(2, return_indices=True)),
+        nn.Sequential(nn.Conv2d(3, 8, 1), nn.GELU()),
+        nn.Sequential(nn.Conv2d(3, 8, 1), Mean()),
+        _Scaled(),
+    ],
+    ids=["reflect", "same", "indices", "gelu", "method", "number"],
+)
+def test_what_the_translator_might_get_wrong_takes_the_long_way(network: nn.Module) -> None:
+    assert not is_translated(fx.symbolic_trace(network.eval()))
+    assert is_translated(fx.symbolic_trace(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1)).eval()))

@@ -1,0 +1,234 @@
+"""What a network is made of: kernels that are the same wherever they occur."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.compiler.conftest import SHAPE, Mean, small_network
+from tvm_mnas.compiler.core.kernel import LoweredNetwork
+from tvm_mnas.compiler.lowering.constants import fold_layouts
+from tvm_mnas.compiler.lowering.lower import lower_network, lower_onnx
+from tvm_mnas.errors import LoweringError
+from tvm_mnas.models.inference import export_onnx
+
+_ONE_CONVOLUTION = nn.Sequential(nn.Conv2d(16, 24, 1, bias=False), nn.ReLU())
+
+
+def _calls(lowered: LoweredNetwork) -> list[str]:
+    return re.findall(r"call_tir\((?:cls\.)?(\w+),", lowered.module["main"].script())
+
+
+def test_every_call_of_the_network_belongs_to_a_kernel(lowered: LoweredNetwork) -> None:
+    assert len(_calls(lowered)) == sum(kernel.calls for kernel in lowered.kernels)
+    assert len({kernel.key for kernel in lowered.kernels}) == len(lowered.kernels)
+    assert all(re.fullmatch("[0-9a-f]{16}", kernel.key) for kernel in lowered.kernels)
+    assert lowered.input_shape == SHAPE
+
+
+def test_nothing_is_left_of_batch_norm_and_the_input_stays_nchw(lowered: LoweredNetwork) -> None:
+    text = lowered.module.script()
+    assert "batch_norm" not in text
+    assert "rsqrt" not in text
+    (images,) = lowered.module["main"].params
+    assert tuple(int(extent) for extent in images.ty.shape) == SHAPE
+
+
+def test_flops_are_two_per_multiply_add(target: str) -> None:
+    (kernel,) = (
+        kernel
+        for kernel in lower_network(_ONE_CONVOLUTION, (1, 16, 8, 8), target).kernels
+        if "conv2d" in kernel.name
+    )
+    outputs = 24 * 8 * 8
+    # The activation counts one more per output, or none, as TVM pleases.
+    assert 2 * 16 * outputs <= kernel.flops <= (2 * 16 + 1) * outputs
+
+
+def test_a_kernel_moves_what_it_reads_and_writes_and_a_network_that_of_all_calls(
+    target: str,
+) -> None:
+    layers = [nn.Sequential(nn.Conv2d(16, 16, 1, bias=False), nn.ReLU()) for _ in range(4)]
+    lowered = lower_network(nn.Sequential(*layers), (1, 16, 6, 6), target)
+    (middle,) = [kernel for kernel in lowered.kernels if kernel.calls > 1]
+    image = 16 * 6 * 6
+    assert middle.moved_bytes == 4 * (image + 16 * 16 + image)
+    calls = [kernel for kernel in lowered.kernels for _ in range(kernel.calls)]
+    assert lowered.kernel_calls == len(calls)
+    assert lowered.moved_bytes == sum(kernel.moved_bytes for kernel in calls)
+
+
+def test_kernels_do_not_depend_on_weights(lowered: LoweredNetwork, target: str) -> None:
+    other = lower_network(small_network(seed=1), SHAPE, target)
+    assert [kernel.key for kernel in other.kernels] == [kernel.key for kernel in lowered.kernels]
+
+
+def test_equal_layers_of_one_network_and_of_different_ones_are_one_kernel(target: str) -> None:
+    def chain(length: int) -> nn.Module:
+        return nn.Sequential(
+            *(nn.Sequential(nn.Conv2d(16, 16, 1), nn.ReLU()) for _ in range(length))
+        )
+
+    short, long = (lower_network(chain(n), (1, 16, 6, 6), target) for n in (2, 4))
+    calls_short = {kernel.key: kernel.calls for kernel in short.kernels}
+    calls_long = {kernel.key: kernel.calls for kernel in long.kernels}
+    assert calls_short.keys() == calls_long.keys()
+    # The first reads the image as it comes, and the last one's output is laid out again.
+    assert sorted(calls_long.values()) == [1, 1, 3]
+
+
+def test_a_pooling_is_the_same_kernel_at_any_depth(target: str) -> None:
+    """TVM names a reduction's block after the Relax variable before it; a key must not see that."""
+
+    def head(depth: int) -> nn.Module:
+        layers = [nn.Conv2d(8, 8, 1) for _ in range(depth)]
+        return nn.Sequential(*layers, Mean())
+
+    keys = [
+        {
+            kernel.key
+            for kernel in lower_network(head(depth), (1, 8, 6, 6), target).kernels
+            if "mean" in kernel.name
+        }
+        for depth in (1, 3)
+    ]
+    assert keys[0]
+    assert keys[0] == keys[1]
+
+
+def test_keys_are_the_same_in_another_process(lowered: LoweredNetwork, target: str) -> None:
+    code = (
+        "import sys; from tests.compiler.conftest import SHAPE, Mean, small_network\n"
+        "from tvm_mnas.compiler.lowering.lower import lower_network\n"
+        "network = lower_network(small_network(seed=5), SHAPE, sys.argv[1])\n"
+        "print(' '.join(kernel.key for kernel in network.kernels))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, target],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+        env={"PYTHONHASHSEED": "12345", "OMP_NUM_THREADS": "1", "PATH": ""},
+    )
+    assert done.stdout.split() == [kernel.key for kernel in lowered.kernels]
+
+
+def test_lowering_leaves_the_network_as_it_was(target: str) -> None:
+    network = small_network().train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    lower_network(network, SHAPE, target)
+    assert network.training
+    after = network.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+class _Loop(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        while images.sum() > 0:
+            images = images - 1
+        return images
+
+
+def test_a_network_that_cannot_be_expressed_is_one_clear_error(target: str) -> None:
+    with pytest.raises(LoweringError) as caught:
+        lower_network(_Loop(), SHAPE, target)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_interruption_inside_tvm_is_no_failure_of_the_network(
+    target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("tvm_mnas.compiler.lowering.legalize._before_transpose", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        lower_network(_ONE_CONVOLUTION, (1, 16, 8, 8), target)
+
+
+def test_a_target_that_tvm_does_not_know_is_an_error() -> None:
+    with pytest.raises(LoweringError, match="nonsense"):
+        lower_network(_ONE_CONVOLUTION, (1, 16, 8, 8), json.dumps({"kind": "nonsense"}))
+
+
+def test_weights_are_transposed_without_the_compiler(target: str) -> None:
+    """Folding by numpy gives what TVM's own, slower FoldConstant gives."""
+    from tvm import relax
+    from tvm.ir import GenericConst
+    from tvm.relax.frontend.torch import from_exported_program
+
+    program = torch.export.export(_ONE_CONVOLUTION, (torch.zeros(1, 16, 8, 8),))
+    module = from_exported_program(
+        program, keep_params_as_input=False, unwrap_unit_return_tuple=True
+    )
+    module = relax.transform.ConvertLayout({"relax.nn.conv2d": ["NHWC", "HWIO"]})(module)
+    module = relax.transform.Normalize()(module)
+
+    def weights(folded: Any) -> np.ndarray:
+        found: list[Any] = []
+        relax.analysis.post_order_visit(
+            relax.transform.DeadCodeElimination()(folded)["main"],
+            lambda node: found.append(node) if isinstance(node, GenericConst) else None,
+        )
+        (constant,) = (item.value.numpy() for item in found if item.value.numpy().ndim == 4)
+        return np.asarray(constant)
+
+    ours, theirs = weights(fold_layouts(module)), weights(relax.transform.FoldConstant()(module))
+    assert ours.shape == (1, 1, 16, 24)
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_onnx_gives_a_network_of_the_same_work(
+    lowered: LoweredNetwork, target: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "net.onnx"
+    export_onnx(small_network(), SHAPE, path)
+    network = lower_onnx(path, target)
+
+    def convolutions(item: LoweredNetwork) -> int:
+        return sum(kernel.calls for kernel in item.kernels if "conv2d" in kernel.name)
+
+    assert network.input_shape == SHAPE
+    assert convolutions(network) == convolutions(lowered) == 5
+
+
+@pytest.mark.parametrize("content", [None, b"no onnx at all"])
+def test_an_onnx_file_that_cannot_be_read_is_one_clear_error(
+    content: bytes | None, target: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "net.onnx"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(LoweringError, match=r"net\.onnx") as caught:
+        lower_onnx(path, target)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_image_is_read_as_it_comes(target: str) -> None:
+    first = nn.Conv2d(3, 8, 3, padding=1)
+    network = nn.Sequential(first, nn.ReLU(), nn.Conv2d(8, 8, 1), nn.AdaptiveAvgPool2d(1)).eval()
+    lowered = lower_network(network, (1, 3, 8, 8), target)
+    assert any(kernel.name.startswith("conv2d_add_relu 1x3x8x8") for kernel in lowered.kernels)
+    # The outputs' layout is torch's again at the end, one element a channel.
+    moved = [kernel.name for kernel in lowered.kernels if kernel.name.startswith("transpose")]
+    assert all("1x3x8x8" not in name for name in moved)
+
+
+def test_a_gate_is_not_computed_anew_for_every_pixel(lowered: LoweredNetwork, target: str) -> None:
+    (gate,) = [kernel for kernel in lowered.kernels if kernel.name.startswith("gate ")]
+    # One product for each of 8 channels of 8x8 pixels, and no sigmoid among them.
+    assert gate.flops == 8 * 8 * 8
+    (sigmoid,) = [kernel for kernel in lowered.kernels if "sigmoid" in kernel.name]
+    assert sigmoid.flops < 8 * 8 * 8

@@ -1,0 +1,53 @@
+"""A kernel by itself, as its schedules see it: its module, random arguments, and its output."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import tvm
+
+from tvm_mnas.compiler.core.kernel import Kernel
+from tvm_mnas.compiler.core.metaschedule import EQUALITY, load_meta_schedule
+from tvm_mnas.compiler.core.target import load_target
+
+
+def module_of(kernel: Kernel) -> Any:
+    """Return the code of `kernel`, not scheduled."""
+    return load_meta_schedule().database.Workload.from_json(json.loads(kernel.workload)).mod
+
+
+def run_kernel(
+    module: Any, arrays: list[np.ndarray[Any, Any]], target: str
+) -> np.ndarray[Any, Any]:
+    """Return the last of `arrays` after `module` was run on all."""
+    library = tvm.compile(module, target=load_target(target))
+    tensors = [tvm.runtime.tensor(array) for array in arrays]
+    library["main"](*tensors)
+    return np.asarray(tensors[-1].numpy())
+
+
+def arguments_of(module: Any) -> list[np.ndarray[Any, Any]]:
+    """Return random arguments of `module`; an index is one that no input has."""
+    infos = load_meta_schedule().arg_info.ArgInfo.from_entry_func(module)
+    rng = np.random.default_rng(0)
+    arrays = []
+    for info in infos:
+        _, dtype, shape = info.as_json()
+        extents = [int(extent) for extent in shape]
+        if str(dtype).startswith("int"):
+            arrays.append(rng.integers(-1000, 1000, extents).astype(str(dtype)))
+        else:
+            arrays.append(rng.standard_normal(extents).astype(str(dtype)))
+    return arrays
+
+
+def replayed(schedule: Any, module: Any, target: str) -> Any:
+    """Return the module that a database makes of `module` with the record of `schedule`."""
+    database = load_meta_schedule().database
+    memory = database.MemoryDatabase(module_equality=EQUALITY)
+    workload = memory.commit_workload(module)
+    record = database.TuningRecord(schedule.trace, workload, [1e-6], load_target(target), None)
+    memory.commit_tuning_record(record)
+    return memory.query_schedule(module, load_target(target), "main").mod

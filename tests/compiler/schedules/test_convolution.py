@@ -1,0 +1,160 @@
+"""Register tiles as code: each computes what the unscheduled kernel computes, and is a record like any other."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import tvm_ffi
+from torch import Tensor, nn
+
+from tests.compiler.scheduled import arguments_of, module_of, replayed, run_kernel
+from tvm_mnas.compiler.core.kernel import Kernel
+from tvm_mnas.compiler.core.target import VectorUnit, load_target, vector_unit
+from tvm_mnas.compiler.lowering.lower import lower_network
+from tvm_mnas.compiler.schedules.convolution import conv_shape, propose_tiles, schedule_tile
+from tvm_mnas.compiler.schedules.tiles import Order, Padding, rank_tiles
+
+TRIED = 6
+
+
+class Residual(nn.Module):
+    """A pointwise convolution whose result is added to what another one made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(16, 24, 1)
+        self.second = nn.Conv2d(24, 24, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        first = torch.relu(self.first(images))
+        return self.second(first) + first
+
+
+def _conv(inputs: int, outputs: int, size: int, **options: Any) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, size, **options), nn.ReLU())
+
+
+NETWORKS: dict[str, tuple[nn.Module, tuple[int, int, int, int]]] = {
+    "pointwise": (_conv(24, 48, 1), (1, 24, 6, 6)),
+    "pointwise, odd image": (_conv(16, 32, 1), (1, 16, 7, 5)),
+    "pointwise, narrow": (_conv(16, 12, 1), (1, 16, 4, 4)),
+    "residual": (Residual(), (1, 16, 6, 6)),
+    "single pixel": (_conv(48, 16, 1), (1, 48, 1, 1)),
+    "depthwise 3x3": (_conv(16, 16, 3, padding=1, groups=16), (1, 16, 8, 8)),
+    "depthwise 3x3, stride 2": (_conv(24, 24, 3, padding=1, stride=2, groups=24), (1, 24, 8, 8)),
+    "depthwise 5x5": (_conv(16, 16, 5, padding=2, groups=16), (1, 16, 7, 7)),
+    "depthwise 5x5, stride 2": (_conv(8, 8, 5, padding=2, stride=2, groups=8), (1, 8, 14, 14)),
+    "pointwise, 15 lanes": (_conv(20, 30, 1), (1, 20, 4, 4)),
+    "depthwise, 15 lanes": (_conv(30, 30, 3, padding=1, groups=30), (1, 30, 6, 6)),
+    "grouped, 5 lanes": (_conv(20, 20, 3, padding=1, groups=4), (1, 20, 4, 4)),
+    "grouped 3x3": (_conv(32, 16, 3, padding=1, groups=2), (1, 32, 6, 6)),
+    "grouped, half a vector each": (_conv(32, 16, 1, groups=8), (1, 32, 6, 6)),
+    "grouped, one output each": (_conv(32, 8, 3, padding=1, groups=8), (1, 32, 6, 6)),
+    "two outputs of each input": (_conv(16, 32, 3, padding=1, groups=16), (1, 16, 6, 6)),
+    "stem": (_conv(3, 16, 3, padding=1, stride=2), (1, 3, 16, 16)),
+    "full 3x3": (_conv(8, 16, 3, padding=1), (1, 8, 6, 6)),
+    "full 5x5": (_conv(8, 8, 5, padding=2), (1, 8, 6, 6)),
+}
+
+
+@pytest.fixture(scope="module")
+def lowered(target: str) -> dict[str, list[Kernel]]:
+    """The convolution kernels of each network."""
+    found = {}
+    for name, (network, shape) in NETWORKS.items():
+        kernels = lower_network(network.eval(), shape, target).kernels
+        found[name] = [kernel for kernel in kernels if kernel.name.startswith("conv2d")]
+    return found
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_tile_computes_what_the_unscheduled_kernel_computes(
+    name: str, lowered: dict[str, list[Kernel]], target: str
+) -> None:
+    assert lowered[name]
+    for kernel in lowered[name]:
+        module = module_of(kernel)
+        arrays = arguments_of(module)
+        expected = run_kernel(module, arrays, target)
+        schedules = list(islice(propose_tiles(module, load_target(target)), TRIED))
+        assert schedules, f"no tile fits {kernel.name}"
+        for schedule in schedules:
+            # The packing of weights is part of the module as long as nothing takes it out.
+            np.testing.assert_allclose(
+                run_kernel(schedule.mod, arrays, target), expected, rtol=1e-4, atol=1e-4
+            )
+
+
+@pytest.mark.parametrize("name", ["depthwise 3x3", "full 3x3", "pointwise"])
+def test_every_way_around_a_tile_is_right(
+    name: str, lowered: dict[str, list[Kernel]], target: str
+) -> None:
+    (kernel,) = lowered[name]
+    module = module_of(kernel)
+    shape = conv_shape(module)
+    assert shape is not None
+    arrays = arguments_of(module)
+    expected = run_kernel(module, arrays, target)
+    tiles = rank_tiles(shape, vector_unit(load_target(target)))
+    ways = {(tile.order, tile.padding): tile for tile in reversed(tiles)}
+    assert {order for order, _ in ways} == set(Order)
+    if name == "full 3x3":
+        assert {padding for _, padding in ways} == set(Padding)
+    for tile in ways.values():
+        for threads in (1, 2):
+            schedule = schedule_tile(module, tile, threads=threads)
+            np.testing.assert_allclose(
+                run_kernel(schedule.mod, arrays, target), expected, rtol=1e-4, atol=1e-4
+            )
+
+
+def test_the_extents_are_read_off_the_kernel(lowered: dict[str, list[Kernel]]) -> None:
+    (kernel,) = lowered["depthwise 5x5, stride 2"]
+    shape = conv_shape(module_of(kernel))
+    assert shape is not None
+    assert (shape.height, shape.width, shape.channels) == (7, 7, 8)
+    assert (shape.kernel_height, shape.kernel_width, shape.inputs) == (5, 5, 1)
+    assert (shape.stride, shape.depthwise, shape.padded) == (2, True, True)
+    assert shape.groups == 8
+    (kernel,) = lowered["grouped 3x3"]
+    shape = conv_shape(module_of(kernel))
+    assert shape is not None
+    assert (shape.inputs, shape.groups, shape.group_channels, shape.depthwise) == (16, 2, 8, False)
+    (kernel,) = lowered["stem"]
+    shape = conv_shape(module_of(kernel))
+    assert shape is not None
+    assert (shape.inputs, shape.stride, shape.depthwise, shape.padded) == (3, 2, False, True)
+
+
+def test_what_is_no_convolution_has_no_tiles(target: str) -> None:
+    network = nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(16, 4)).eval()
+    kernels = lower_network(network, (1, 4, 4, 4), target).kernels
+    assert kernels
+    for kernel in kernels:
+        assert list(propose_tiles(module_of(kernel), load_target(target))) == []
+
+
+def test_a_tile_is_a_record_that_replays(lowered: dict[str, list[Kernel]], target: str) -> None:
+    (kernel,) = lowered["depthwise 3x3"]
+    module = module_of(kernel)
+    schedule = next(propose_tiles(module, load_target(target)))
+    assert tvm_ffi.structural_equal(replayed(schedule, module, target), schedule.mod)
+
+
+@pytest.mark.parametrize(
+    ("text", "unit"),
+    [
+        ('{"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "skylake-avx512"}', (16, 32)),
+        ('{"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "haswell"}', (8, 16)),
+        ('{"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64"}', (4, 16)),
+        ('{"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "cortex-a72"}', (4, 32)),
+        ('{"kind": "llvm", "mtriple": "armv7l-linux-gnueabihf", "mattr": ["+neon"]}', (4, 16)),
+    ],
+)
+def test_the_vector_unit_is_that_of_the_target(text: str, unit: tuple[int, int]) -> None:
+    lanes, registers = unit
+    assert vector_unit(load_target(text)) == VectorUnit(lanes=lanes, registers=registers)

@@ -1,0 +1,123 @@
+"""Which register tiles are tried, and in which order: they divide the output, they fit the registers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tvm_mnas.compiler.core.target import VectorUnit
+from tvm_mnas.compiler.schedules.tiles import ConvShape, Order, Padding, Tile, rank_tiles
+
+AVX512 = VectorUnit(lanes=16, registers=32)
+AVX2 = VectorUnit(lanes=8, registers=16)
+NEON = VectorUnit(lanes=4, registers=32)
+
+POINTWISE = ConvShape(
+    height=14,
+    width=14,
+    channels=480,
+    kernel_height=1,
+    kernel_width=1,
+    inputs=80,
+    groups=1,
+    stride=1,
+    padded=False,
+)
+DEPTHWISE = replace(
+    POINTWISE, channels=72, kernel_height=5, kernel_width=5, inputs=1, groups=72, padded=True
+)
+GROUPED = replace(POINTWISE, channels=64, groups=8, inputs=32)
+STEM = replace(
+    POINTWISE,
+    height=112,
+    width=112,
+    channels=32,
+    kernel_height=3,
+    kernel_width=3,
+    inputs=3,
+    stride=2,
+    padded=True,
+)
+
+
+@pytest.mark.parametrize("unit", [AVX512, AVX2, NEON], ids=["avx512", "avx2", "neon"])
+@pytest.mark.parametrize(
+    "shape", [POINTWISE, DEPTHWISE, GROUPED, STEM], ids=["pw", "dw", "g", "stem"]
+)
+def test_every_tile_divides_the_output_and_fits_the_registers(
+    shape: ConvShape, unit: VectorUnit
+) -> None:
+    tiles = rank_tiles(shape, unit)
+    assert tiles
+    assert len(set(tiles)) == len(tiles)
+    for tile in tiles:
+        assert shape.height % tile.rows == 0
+        assert shape.width % tile.columns == 0
+        assert shape.channels % tile.channels == 0
+        assert tile.lanes <= unit.lanes
+        assert tile.pixels * tile.vectors + tile.vectors < unit.registers
+
+
+def test_the_first_tile_of_a_pointwise_convolution_fills_both_units() -> None:
+    first = rank_tiles(POINTWISE, AVX512)[0]
+    # Fewer sums than the latency of two units hides would leave them idle.
+    assert first.lanes == 16
+    assert first.pixels * first.vectors >= 8
+    # Loads must not outnumber products.
+    assert first.pixels + first.vectors <= first.pixels * first.vectors
+
+
+def test_a_single_pixel_gets_as_many_sums_as_it_can() -> None:
+    gate = replace(POINTWISE, height=1, width=1, channels=96, inputs=24)
+    first = rank_tiles(gate, AVX512)[0]
+    assert first.pixels == 1
+    assert first.vectors == 6
+    assert {tile.order for tile in rank_tiles(gate, AVX512)} == {Order.CHANNELS_OUTSIDE}
+
+
+def test_channels_that_no_full_vector_divides_get_shorter_ones() -> None:
+    narrow = replace(POINTWISE, channels=24)
+    assert {tile.lanes for tile in rank_tiles(narrow, AVX512)} == {12, 8}
+    assert {tile.lanes for tile in rank_tiles(narrow, AVX2)} == {8, 4}
+    odd = replace(POINTWISE, channels=90)
+    assert {tile.lanes for tile in rank_tiles(odd, AVX512)} == {15, 10}
+    assert {tile.lanes for tile in rank_tiles(odd, NEON)} == {3, 2}
+    assert {tile.lanes for tile in rank_tiles(replace(odd, channels=7), AVX512)} == {7}
+    assert rank_tiles(replace(odd, channels=7), NEON) == []
+
+
+def test_a_depthwise_convolution_gets_vectors_of_a_power_of_two() -> None:
+    assert {tile.lanes for tile in rank_tiles(DEPTHWISE, AVX512)} == {8, 4}
+    odd = replace(DEPTHWISE, channels=90, groups=90)
+    assert {tile.lanes for tile in rank_tiles(odd, AVX512)} == {2}
+
+
+def test_a_vector_stays_within_a_group_where_one_fits() -> None:
+    assert {tile.lanes for tile in rank_tiles(GROUPED, AVX512)} == {8, 4}
+    # A tile of one group reads a pixel once for all its vectors; one of many reads it for each.
+    first = rank_tiles(replace(GROUPED, channels=256, groups=2), AVX512)[0]
+    assert first.channels <= 128
+    single = replace(GROUPED, channels=8, groups=8)
+    assert {tile.lanes for tile in rank_tiles(single, AVX512)} == {8, 4}
+
+
+def test_few_trials_see_both_orders_of_the_best_shape() -> None:
+    first, second = rank_tiles(POINTWISE, AVX512)[:2]
+    assert replace(first, order=second.order) == second
+    assert first.order is not second.order
+
+
+def test_the_image_is_copied_only_where_a_full_convolution_pads() -> None:
+    def paddings(shape: ConvShape) -> set[Padding]:
+        return {tile.padding for tile in rank_tiles(shape, AVX512)}
+
+    assert paddings(STEM) == {Padding.TESTED, Padding.COPIED}
+    assert paddings(DEPTHWISE) == {Padding.TESTED}
+    assert paddings(POINTWISE) == {Padding.TESTED}
+
+
+def test_weights_beyond_the_first_cache_favour_tiles_of_more_pixels() -> None:
+    deep = replace(POINTWISE, height=7, width=7, channels=320, inputs=1152)
+    best: Tile = rank_tiles(deep, AVX512)[0]
+    assert best.pixels >= 7

@@ -1,0 +1,138 @@
+"""Profiles: the shipped one, round trips, and one line for every wrong input."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tvm_mnas.devices.core.host import available_cores
+from tvm_mnas.devices.core.profile import (
+    DeviceProfile,
+    Timing,
+    load_profile,
+    read_profile,
+    shipped_profiles,
+)
+from tvm_mnas.devices.core.tracker import TrackerAddress
+from tvm_mnas.errors import ProfileError
+
+GOOD = """
+key = "rpi4"
+description = "a board"
+threads = 2
+tracker = "10.0.0.5:9190"
+max_temperature_c = 75
+max_slowdown = 2.5
+[target]
+kind = "llvm"
+mcpu = "cortex-a72"
+mtriple = "aarch64-linux-gnu"
+[timing]
+repeat = 7
+cooldown_s = 0.5
+"""
+
+
+def write(directory: Path, text: str) -> Path:
+    path = directory / "board.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_local_is_shipped_pins_one_core_and_detects_its_target() -> None:
+    assert "local" in shipped_profiles()
+    profile = load_profile("local")
+    target = json.loads(profile.target)
+    assert profile.is_local
+    assert profile.threads == 1
+    assert profile.core == available_cores()[-1]
+    assert target["kind"] == "llvm"
+    assert target["num-cores"] == 1
+    assert target["mcpu"]
+
+
+def test_a_profile_of_ones_own_is_read_by_path(tmp_path: Path) -> None:
+    profile = load_profile(str(write(tmp_path, GOOD)))
+    assert profile.tracker == TrackerAddress("10.0.0.5", 9190)
+    assert not profile.is_local
+    assert json.loads(profile.target) == {
+        "kind": "llvm",
+        "mcpu": "cortex-a72",
+        "mtriple": "aarch64-linux-gnu",
+        "num-cores": 2,
+    }
+    assert profile.timing == Timing(repeat=7, cooldown_s=0.5)
+    assert (profile.max_temperature_c, profile.max_slowdown) == (75, 2.5)
+
+
+@pytest.mark.parametrize("text", [GOOD, shipped_profiles()["local"].read_text(encoding="utf-8")])
+def test_a_written_profile_reads_back_the_same(tmp_path: Path, text: str) -> None:
+    profile = DeviceProfile.from_toml(write(tmp_path, text))
+    again = tmp_path / "again.toml"
+    again.write_text(profile.to_toml(), encoding="utf-8")
+    assert DeviceProfile.from_toml(again) == profile
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("threads = 2", "threads = 0"), ("threads", ">= 1", "0")),
+        (("threads = 2", 'threads = "two"'), ("threads", "two")),
+        (("threads = 2", "threads = 2\ncore = 1"), ("core", "threads must be 1", "2")),
+        (("threads = 2", 'threads = 1\ncore = "first"'), ("core", "last", "first")),
+        (("threads = 2", "thread = 2"), ("thread", "threads")),
+        (("10.0.0.5:9190", "10.0.0.5"), ("tracker", "host:port", "10.0.0.5")),
+        (("10.0.0.5:9190", "10.0.0.5:99999"), ("tracker", "65535", "99999")),
+        (('kind = "llvm"', ""), ("target", "kind")),
+        (('kind = "llvm"', 'kind = "llvm"\nnum-cores = 4'), ("num-cores", "2", "4")),
+        (('key = "rpi4"', ""), ("key", "missing")),
+        (('key = "rpi4"', 'key = "Raspberry Pi"'), ("key", "Raspberry Pi")),
+        (("max_temperature_c = 75", "max_temperature_c = 0"), ("max_temperature_c", "200", "0")),
+        (("max_slowdown = 2.5", "max_slowdown = 1"), ("max_slowdown", "above 1", "1")),
+        (("repeat = 7", "repeat = 0"), ("timing.repeat", ">= 1", "0")),
+        (("repeat = 7", "repeats = 7"), ("timing.repeats", "repeat")),
+        (("cooldown_s = 0.5", "cooldown_s = -1"), ("timing.cooldown_s", "-1")),
+        (("cooldown_s = 0.5", "max_spread = nan"), ("timing.max_spread", "nan")),
+        (("[timing]", "[timing"), ("TOML",)),
+    ],
+)
+def test_a_wrong_profile_gets_one_line_with_file_key_rule_and_value(
+    tmp_path: Path, change: tuple[str, str], words: tuple[str, ...]
+) -> None:
+    assert change[0] in GOOD
+    path = write(tmp_path, GOOD.replace(*change))
+    with pytest.raises(ProfileError) as caught:
+        read_profile(str(path))
+    message = str(caught.value)
+    assert message.count("\n") == 0
+    for word in (str(path), *words):
+        assert word in message
+
+
+def test_a_device_behind_a_tracker_cannot_have_this_machines_target(tmp_path: Path) -> None:
+    text = 'key = "x"\ntarget = "host"\ntracker = "a:1"\n'
+    with pytest.raises(ProfileError, match="target must be a table"):
+        read_profile(str(write(tmp_path, text)))
+
+
+def test_an_unknown_key_lists_what_exists_and_a_missing_file_is_named() -> None:
+    with pytest.raises(ProfileError, match=r"'pixel99' is unknown; there are: .*local"):
+        load_profile("pixel99")
+    with pytest.raises(ProfileError, match=r"nowhere/x\.toml: cannot be read"):
+        load_profile("nowhere/x.toml")
+
+
+def test_reading_a_profile_and_listing_devices_import_neither_tvm_nor_torch() -> None:
+    program = (
+        "import sys; import tvm_mnas.devices.core.latency, tvm_mnas.devices.farm.farm as farm;"
+        "from tvm_mnas.devices.core.profile import read_profile; read_profile('local');"
+        "print([name for name in ('tvm', 'tvm_ffi', 'torch') if name in sys.modules])"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert out.stdout.strip() == "[]"

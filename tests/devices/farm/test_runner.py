@@ -1,0 +1,80 @@
+"""MetaSchedule's runner: one misbehaving kernel costs its own trial, the others get their times."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from tvm.s_tir.meta_schedule.arg_info import TensorInfo
+from tvm.s_tir.meta_schedule.runner import RunnerInput
+
+from tvm_mnas.devices.core.profile import Timing
+from tvm_mnas.devices.farm.farm import Farm
+from tvm_mnas.devices.farm.runner import KernelRunner
+
+ARGUMENTS = [("float32", (8, 8)), ("float32", (8, 8))]
+QUICK = Timing(repeat=2, number=1, min_repeat_ms=1, warmup=0, attempts=1)
+
+
+def trial(path: Path) -> RunnerInput:
+    return RunnerInput(
+        str(path), "llvm", [TensorInfo(dtype, list(shape)) for dtype, shape in ARGUMENTS]
+    )
+
+
+def test_each_bad_kernel_costs_its_own_trial_and_says_why(
+    farm: Farm, kernels: dict[str, Path], tmp_path: Path
+) -> None:
+    reasons: list[str | None] = []
+    runner = KernelRunner(farm, timing=QUICK, deadline_s=2, on_result=reasons.append)
+    broken = tmp_path / "broken.so"
+    broken.write_bytes(b"this is no library")
+    names = ["good", "crash", "good", "hang", "good", "error", "good", "broken", "missing", "good"]
+    paths = {**kernels, "broken": broken, "missing": tmp_path / "missing.so"}
+    started = time.monotonic()
+    results = [future.result() for future in runner.run([trial(paths[name]) for name in names])]
+    assert time.monotonic() - started < 30
+    for name, result in zip(names, results, strict=True):
+        if name == "good":
+            assert result.error_msg is None
+            assert len(result.run_secs) == QUICK.repeat
+            assert all(float(seconds) > 0 for seconds in result.run_secs)
+        else:
+            assert result.run_secs is None
+    first_words = {
+        name: str(result.error_msg).partition(":")[0]
+        for name, result in zip(names, results, strict=True)
+        if name != "good"
+    }
+    assert first_words == {
+        "crash": "crash",
+        "hang": "timeout",
+        "error": "error",
+        "broken": "error",
+        "missing": "error",
+    }
+    assert "the kernel says no" in str(results[names.index("error")].error_msg)
+    assert reasons == [first_words.get(name) for name in names]
+
+
+def test_run_returns_before_the_kernels_did_unless_told_otherwise(
+    farm: Farm, kernels: dict[str, Path]
+) -> None:
+    (future,) = KernelRunner(farm, timing=QUICK).run([trial(kernels["slow"])])
+    assert not future.done()
+    assert float(future.result().run_secs[0]) > 1
+    assert future.done()
+    (future,) = KernelRunner(farm, timing=QUICK, overlap=False).run([trial(kernels["good"])])
+    assert future.done()
+
+
+def test_a_trial_costs_little_beside_its_measurement(farm: Farm, kernels: dict[str, Path]) -> None:
+    runner = KernelRunner(farm, timing=QUICK)
+    inputs = [trial(kernels["good"])] * 20
+    [future.result() for future in runner.run(inputs[:2])]
+    started = time.monotonic()
+    results = [future.result() for future in runner.run(inputs)]
+    each_s = (time.monotonic() - started) / len(inputs)
+    assert all(result.error_msg is None for result in results)
+    # 10-30 ms on an idle machine; a session for each kernel would cost more than this.
+    assert each_s < 0.12

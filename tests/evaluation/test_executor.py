@@ -1,0 +1,205 @@
+"""The executor: a process that dies costs its own task and nothing else, and none outlives its parent."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tvm_mnas.errors import DataError, TrainingError
+from tvm_mnas.evaluation.executor import LocalExecutor, Outcome
+
+ROOT = Path(__file__).resolve().parents[2]
+Report = Callable[[int], None]
+
+
+def square(task: int, report: Report) -> int:
+    for step in range(task):
+        report(step + 1)
+    return task * task
+
+
+def refuse(task: int, report: Report) -> int:
+    if task == 1:
+        raise TrainingError("the loss is NaN at step 3")
+    if task == 2:
+        raise DataError("the images are gone")
+    return task
+
+
+def break_down(task: int, report: Report) -> int:
+    raise ZeroDivisionError("a mistake of ours")
+
+
+def die(task: str, report: Report) -> str:
+    """A task is a text; "always" kills its process, a path kills it where there is no such file yet."""
+    if task == "always":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if task.startswith("/"):
+        marker = Path(task)
+        if not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+    return f"{task} done"
+
+
+def tell_process(task: Path, report: Report) -> int:
+    """Leave a file with our process id, then take longer than any test."""
+    (task / str(os.getpid())).touch()
+    report(1)
+    time.sleep(120)
+    return 0
+
+
+def process_of(task: int, report: Report) -> tuple[int, str | None]:
+    time.sleep(0.2)
+    return os.getpid(), os.environ.get("OMP_NUM_THREADS")
+
+
+def interrupt(task: int, report: Report) -> int:
+    os.kill(os.getpid(), signal.SIGINT)
+    return task
+
+
+@pytest.fixture(scope="module")
+def executor() -> Iterator[LocalExecutor]:
+    with LocalExecutor(jobs=2) as opened:
+        yield opened
+
+
+def test_results_come_with_their_index(executor: LocalExecutor) -> None:
+    outcomes = dict(executor.map(square, [5, 0, 3, 7]))
+    assert outcomes == {index: Outcome(result, None) for index, result in enumerate([25, 0, 9, 49])}
+
+
+def test_nothing_to_do_is_done(executor: LocalExecutor) -> None:
+    assert list(executor.map(square, [])) == []
+
+
+def test_progress_ends_with_the_sum_of_all_tasks(executor: LocalExecutor) -> None:
+    seen: list[int] = []
+    list(executor.map(square, [100, 20, 3], on_progress=seen.append))
+    assert seen == sorted(seen)
+    assert seen[-1] == 123
+    seen.clear()
+    list(executor.map(square, [4], on_progress=seen.append))
+    assert seen[-1] == 4, "the tasks before still count"
+
+
+def test_our_errors_are_outcomes(executor: LocalExecutor) -> None:
+    outcomes = dict(executor.map(refuse, [0, 1, 2, 3]))
+    assert outcomes[0] == Outcome(0, None)
+    assert outcomes[3] == Outcome(3, None)
+    assert outcomes[1].result is None
+    assert isinstance(outcomes[1].error, TrainingError)
+    assert str(outcomes[1].error) == "the loss is NaN at step 3"
+    assert isinstance(outcomes[2].error, DataError)
+
+
+def test_other_errors_are_raised(executor: LocalExecutor) -> None:
+    with pytest.raises(ZeroDivisionError, match="a mistake of ours"):
+        list(executor.map(break_down, [0]))
+    assert dict(executor.map(square, [2])) == {0: Outcome(4, None)}
+
+
+def test_workers_are_warm_and_have_one_thread_each(executor: LocalExecutor) -> None:
+    first = [outcome.result for _, outcome in executor.map(process_of, range(2))]
+    second = [outcome.result for _, outcome in executor.map(process_of, range(2))]
+    processes = {process for process, _ in filter(None, first + second)}
+    assert 1 <= len(processes) <= 2
+    assert os.getpid() not in processes
+    assert {threads for _, threads in filter(None, first)} == {"1"}
+
+
+def test_an_interrupt_is_the_parents_affair(executor: LocalExecutor) -> None:
+    assert dict(executor.map(interrupt, [1])) == {0: Outcome(1, None)}
+
+
+def test_a_task_that_kills_its_process_costs_itself_only(
+    executor: LocalExecutor, tmp_path: Path
+) -> None:
+    tasks = ["a", "always", "b", str(tmp_path / "once"), "c"]
+    outcomes = dict(executor.map(die, tasks))
+    assert sorted(outcomes) == [0, 1, 2, 3, 4], "each task has one outcome"
+    assert isinstance(outcomes[1].error, TrainingError)
+    assert "died twice" in str(outcomes[1].error)
+    for index in (0, 2, 3, 4):
+        assert outcomes[index] == Outcome(f"{tasks[index]} done", None)
+    assert dict(executor.map(square, [3])) == {0: Outcome(9, None)}, "it goes on"
+
+
+def test_more_tasks_than_there_is_room_for_are_refused(executor: LocalExecutor) -> None:
+    with pytest.raises(ValueError, match="4096"):
+        list(executor.map(square, [0] * 4097))
+
+
+def is_alive(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    # A zombie runs no more; whether somebody reaps it is the machine's affair.
+    return state != "Z"
+
+
+def wait_until(holds: Callable[[], bool], *, deadline_s: float = 30.0) -> bool:
+    end = time.monotonic() + deadline_s
+    while not holds():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def workers_in(directory: Path) -> list[int]:
+    return [int(path.name) for path in directory.iterdir()]
+
+
+def test_no_worker_outlives_the_context(tmp_path: Path) -> None:
+    def stop(steps: int) -> None:
+        if len(workers_in(tmp_path)) == 2:
+            raise KeyboardInterrupt
+
+    with LocalExecutor(jobs=2) as executor, pytest.raises(KeyboardInterrupt):
+        list(executor.map(tell_process, [tmp_path] * 3, on_progress=stop))
+    workers = workers_in(tmp_path)
+    assert len(workers) == 2
+    assert wait_until(lambda: not any(map(is_alive, workers)))
+
+
+PARENT = """
+import sys
+from pathlib import Path
+from tests.search.test_executor import tell_process
+from tvm_mnas.search.executor import LocalExecutor
+if __name__ == "__main__":
+    with LocalExecutor(jobs=2) as executor:
+        list(executor.map(tell_process, [Path(sys.argv[1])] * 2))
+"""
+
+
+def test_no_worker_outlives_a_parent_that_was_killed(tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    told = tmp_path / "told"
+    told.mkdir()
+    parent = subprocess.Popen(
+        [sys.executable, str(script), str(told)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+    )
+    try:
+        assert wait_until(lambda: len(workers_in(told)) == 2)
+        workers = workers_in(told)
+        assert all(map(is_alive, workers))
+    finally:
+        parent.kill()
+        parent.wait()
+    assert wait_until(lambda: not any(map(is_alive, workers)))

@@ -1,0 +1,83 @@
+"""A candidate whose outputs are NaN, on this machine's real tracker and server: a reason, no latency, nothing lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.report.runs import make_accuracy
+from tvm_mnas.config import SearchConfig
+from tvm_mnas.devices.core.profile import load_profile
+from tvm_mnas.evaluation.executor import Outcome
+from tvm_mnas.evaluation.pipeline import CandidatePipeline
+from tvm_mnas.evaluation.toolchain import open_workbench
+from tvm_mnas.models import network as networks
+from tvm_mnas.models.network import Network
+from tvm_mnas.space.architecture import Architecture
+
+HEALTHY = Architecture.parse("i16_c3_w1:stem8_s22:r1_k3_s11_e1_i8_o8:head16:n10")
+SICK = Architecture.parse("i16_c3_w1:stem8_s22:r1_k3_s11_e1_i8_o8:head24:n10")
+
+
+class Trained:
+    """Every candidate is trained already."""
+
+    def map(
+        self, function: object, tasks: Sequence[object], *, on_progress: Callable[[int], None]
+    ) -> Iterator[tuple[int, Outcome[Any]]]:
+        for index in range(len(tasks)):
+            yield index, Outcome(make_accuracy(0.5), None)
+
+
+class Silent:
+    """Watches and says nothing."""
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass
+
+
+def test_a_network_that_returns_nan_fails_alone_and_the_device_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = networks.build_network
+
+    def sicken(architecture: Architecture, *, seed: int) -> Network:
+        network = build(architecture, seed=seed)
+        if architecture == SICK:
+            with torch.no_grad():
+                list(network.parameters())[-1][3] = float("nan")
+        return network
+
+    monkeypatch.setattr(networks, "build_network", sicken)
+    config = SearchConfig()
+    # A name for which no records ship; a kernel of which the only schedule fails is let in as it is.
+    with open_workbench(
+        replace(load_profile("local"), key="unshipped"),
+        records=tmp_path / "records",
+        logs=tmp_path,
+        scratch=tmp_path,
+        trials_per_kernel=1,
+        seed=0,
+        max_untuned_share=0.99,
+    ) as workbench:
+        trained: Any = Trained()
+        pipeline = CandidatePipeline(config, workbench, trained, tmp_path, Silent())
+        found = dict(pipeline.evaluate([SICK, HEALTHY]))
+    sick, healthy = found[0], found[1]
+    assert (sick.architecture, healthy.architecture) == (SICK, HEALTHY)
+    assert healthy.latency is not None
+    assert healthy.latency.latency_ms > 0
+    assert healthy.latency.reference_change is not None
+    assert (sick.latency, sick.objectives) == (None, None)
+    assert sick.accuracy is not None
+    assert sick.failure is not None
+    assert (sick.failure.stage, sick.failure.error) == ("measuring", "MeasurementError")
+    assert "outputs on the device are finite" in sick.failure.reason

@@ -1,0 +1,1 @@
+"""Building: a lowered network and its records -> a shared library for the device."""

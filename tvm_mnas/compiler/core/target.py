@@ -1,0 +1,40 @@
+"""What is compiled for: TVM's target, and the vector registers that it has."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class VectorUnit:
+    """The vector registers of a target: float32 `lanes` in each, and how many."""
+
+    lanes: int
+    registers: int
+
+
+def load_target(target: str) -> Any:
+    """Return the `tvm.target.Target` of its JSON text.
+
+    Raises:
+        ValueError: if TVM does not take it.
+    """
+    import tvm.target
+
+    return tvm.target.Target(json.loads(target) if target.lstrip().startswith("{") else target)
+
+
+def vector_unit(target: Any) -> VectorUnit:
+    """Return the vector registers of the LLVM target `target`."""
+    from tvm.target import codegen
+
+    # llvm_get_vector_width says 512 for every x86.
+    features = {str(name) for name in codegen.llvm_get_cpu_features(target)}
+    if "avx512f" in features:
+        return VectorUnit(lanes=16, registers=32)
+    if "avx" in features:
+        return VectorUnit(lanes=8, registers=16)
+    triple = str(target.attrs.get("mtriple", ""))
+    return VectorUnit(lanes=4, registers=32 if triple.startswith("aarch64") else 16)

@@ -1,0 +1,1 @@
+"""Lowering: torch or ONNX -> Relax -> kernels."""

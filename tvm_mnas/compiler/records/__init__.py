@@ -1,0 +1,1 @@
+"""Tuning records: what was measured for each kernel, stored, layered, checked and maintained."""

@@ -1,0 +1,150 @@
+"""Schedules for the convolutions of mobile networks: a register tile, and loops around it.
+
+MetaSchedule's generic space leaves a convolution's sums in memory and hopes that LLVM moves them to registers, which it
+seldom does. Here they are in registers by construction: the sums of one tile (`tiles.py`) live in a buffer of scope
+"local" whose indices are all constants once the loops around them are unrolled. Pointwise, depthwise, grouped by one,
+and full convolutions have the same seven loops, and so one schedule. It is written with MetaSchedule's own
+instructions: its trace is a tuning record like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from tvm_mnas.compiler.core.target import vector_unit
+from tvm_mnas.compiler.schedules.blocks import (
+    REDUCTION,
+    SPATIAL,
+    SumBlocks,
+    extent,
+    inline_after,
+    kinds,
+    pack_weights,
+    start_in_registers,
+    sum_blocks,
+    vectorize_output,
+)
+from tvm_mnas.compiler.schedules.tiles import ConvShape, Order, Padding, Tile, rank_tiles
+
+_UNROLLED_INPUTS = 4
+
+
+def propose_tiles(module: Any, target: Any) -> Iterator[Any]:
+    """Yield schedules of `module`, the most promising first; none if it is no convolution that a tile fits."""
+    shape = conv_shape(module)
+    if shape is None:
+        return
+    threads = int(target.attrs.get("num-cores", 1))
+    for tile in rank_tiles(shape, vector_unit(target)):
+        yield schedule_tile(module, tile, threads=threads)
+
+
+def conv_shape(module: Any) -> ConvShape | None:
+    """Return the extents of the convolution that `module` computes, None if it computes something else."""
+    import tvm.s_tir
+
+    schedule = tvm.s_tir.Schedule(module)
+    blocks = _blocks(schedule)
+    if blocks is None:
+        return None
+    _, height, width, channels, kernel_height, kernel_width, inputs = (
+        extent(schedule, loop) for loop in schedule.get_loops(blocks.sums)
+    )
+    buffers = [region.source for region in schedule.get(blocks.sums).reads]
+    image, weights = buffers[-2:]
+    if [int(size) for size in weights.shape] != [kernel_height, kernel_width, inputs, channels]:
+        return None
+    stride = (int(image.shape[1]) - kernel_height) // max(height - 1, 1) if height > 1 else 1
+    return ConvShape(
+        height=height,
+        width=width,
+        channels=channels,
+        kernel_height=kernel_height,
+        kernel_width=kernel_width,
+        inputs=inputs,
+        groups=int(image.shape[3]) // inputs,
+        stride=stride,
+        padded=any(_pads(schedule, block) for block in blocks.before),
+    )
+
+
+def schedule_tile(module: Any, tile: Tile, *, threads: int) -> Any:
+    """Return a schedule of the convolution `module` with `tile`, its weights packed a slice of channels at a time.
+
+    The outermost loop is parallel where `threads` is above 1.
+    """
+    import tvm.s_tir
+
+    schedule = tvm.s_tir.Schedule(module)
+    blocks = _blocks(schedule)
+    assert blocks is not None, "conv_shape says whether there is a convolution"
+    convolution = blocks.sums
+    padding = _inline_before(schedule, blocks, tile)
+    output = inline_after(schedule, blocks)
+    image, y, x, channel, kernel_y, kernel_x, inputs = schedule.get_loops(convolution)
+    y_tile, y_pixel = schedule.split(y, [None, tile.rows])
+    x_tile, x_pixel = schedule.split(x, [None, tile.columns])
+    slice_, vector, lane = schedule.split(channel, [None, tile.vectors, tile.lanes])
+    outside = (
+        [slice_, y_tile, x_tile]
+        if tile.order is Order.CHANNELS_OUTSIDE
+        else [y_tile, x_tile, slice_]
+    )
+    schedule.reorder(image, *outside, kernel_y, kernel_x, inputs, y_pixel, x_pixel, vector, lane)
+    schedule.reverse_compute_at(output, outside[-1])
+    depth = 1 + len(outside)
+    schedule.vectorize(lane)
+    for loop in (y_pixel, x_pixel, vector):
+        schedule.unroll(loop)
+    if extent(schedule, kernel_y) * extent(schedule, kernel_x) > 1:
+        schedule.unroll(kernel_y)
+        schedule.unroll(kernel_x)
+        if extent(schedule, inputs) <= _UNROLLED_INPUTS:
+            schedule.unroll(inputs)
+    schedule.set_scope(convolution, 0, "local")
+    vectorize_output(schedule, output, depth, tile.lanes)
+    if padding is not None:
+        _vectorize_copy(schedule, padding, tile.lanes)
+    if threads > 1:
+        # Before the sums get a second writer: TVM proves loops parallel from whole reductions only.
+        schedule.parallel(schedule.fuse(image, *outside[:2]))
+        depth -= 2
+    start_in_registers(schedule, convolution, kernel_y, depth)
+    channels = tile.channels
+    pack_weights(
+        schedule,
+        convolution,
+        lambda y, x, i, o: (o // channels, y, x, i, o % channels),
+    )
+    return schedule
+
+
+def _blocks(schedule: Any) -> SumBlocks | None:
+    """Return the kernel's blocks, None if they are not one convolution with element-wise ones around it."""
+    blocks = sum_blocks(schedule)
+    if blocks is None or kinds(schedule, blocks.sums) != [SPATIAL] * 4 + [REDUCTION] * 3:
+        return None
+    return blocks if len(schedule.get_loops(blocks.sums)) == 7 else None
+
+
+def _pads(schedule: Any, block: Any) -> bool:
+    return "if_then_else" in str(schedule.get(block))
+
+
+def _inline_before(schedule: Any, blocks: SumBlocks, tile: Tile) -> Any:
+    """Inline what precedes the convolution; return the block that copies the padded image, if one stays."""
+    kept = None
+    for block in blocks.before:
+        if tile.padding is Padding.COPIED and _pads(schedule, block):
+            kept = block
+        else:
+            schedule.compute_inline(block)
+    return kept
+
+
+def _vectorize_copy(schedule: Any, block: Any, lanes: int) -> None:
+    channels = schedule.get_loops(block)[-1]
+    if extent(schedule, channels) % lanes == 0:
+        _, lane = schedule.split(channels, [None, lanes])
+        schedule.vectorize(lane)

@@ -1,0 +1,228 @@
+"""Which register tiles to try for a convolution, the most promising first: arithmetic alone, no TVM.
+
+A tile is the piece of the output that stays in vector registers while the sum over the inputs runs: `rows` x `columns`
+pixels of `vectors` x `lanes` channels. Good code keeps both fused multiply-add units busy, so a tile is judged by the
+cycles that one step of the sum takes: for the multiply-adds, for the loads, for the latency of an addition, and for
+weights that come from beyond the first cache. The judgement only orders the trials; the device measures them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from tvm_mnas.compiler.core.target import VectorUnit
+
+_PIPES = 2
+"""Vector multiply-adds, and vector loads, that a core starts in a cycle."""
+_LATENCY_CYCLES = 4
+"""From the start of a multiply-add to that of one that needs its result."""
+_FIRST_CACHE_BYTES = 32 * 1024
+_SECOND_CACHE_CYCLES = 2
+"""For a vector that comes from the second cache."""
+_FLOAT_BYTES = 4
+_LARGEST_BODY = 512
+"""Multiply-adds in straight-line code: more do not fit the instruction cache and take long to compile."""
+_FURTHER_ROW = 0.85
+"""What a depthwise tile's second row costs, by measurement on an AMD EPYC with AVX-512."""
+_PIXELS = 28
+_ROWS = (1, 2, 3, 4, 7)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvShape:
+    """A convolution's extents: the output's, the kernel's, and the channels that each sum runs over.
+
+    `inputs` are those of one of the `groups`. `padded` says whether it reads beyond the image's edge.
+    """
+
+    height: int
+    width: int
+    channels: int
+    kernel_height: int
+    kernel_width: int
+    inputs: int
+    groups: int
+    stride: int
+    padded: bool
+
+    @property
+    def taps(self) -> int:
+        """How many pixels each output sums over."""
+        return self.kernel_height * self.kernel_width
+
+    @property
+    def group_channels(self) -> int:
+        """How many neighbouring outputs sum over the same inputs."""
+        return self.channels // self.groups
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether each output has an input of its own, so that neighbours' inputs are vectors too."""
+        return self.inputs == self.group_channels == 1 < self.channels
+
+    @property
+    def vector_channels(self) -> int:
+        """What lanes divide: a group's outputs, so that a vector has one input, but where a group has only one."""
+        return self.group_channels if self.group_channels > 1 else self.channels
+
+
+class Order(StrEnum):
+    """What the loops around a tile go through first."""
+
+    CHANNELS_OUTSIDE = "channels-outside"
+    """A slice of the weights stays in the cache while the pixels pass."""
+    CHANNELS_INSIDE = "channels-inside"
+    """The pixels of a tile stay in the cache while the weights pass."""
+
+
+class Padding(StrEnum):
+    """Where the zeros around the image come from."""
+
+    TESTED = "tested"
+    """From a test at every read; the compiler moves it out of the vector loops."""
+    COPIED = "copied"
+    """From a copy of the image with zeros around it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tile:
+    """A register tile and the loops around it."""
+
+    rows: int
+    columns: int
+    vectors: int
+    lanes: int
+    order: Order
+    padding: Padding
+
+    @property
+    def channels(self) -> int:
+        """The channels of a tile."""
+        return self.vectors * self.lanes
+
+    @property
+    def pixels(self) -> int:
+        """The pixels of a tile."""
+        return self.rows * self.columns
+
+
+def rank_tiles(shape: ConvShape, unit: VectorUnit) -> list[Tile]:
+    """Return the tiles that fit `shape` and the registers of `unit`, the most promising first.
+
+    Those of equal shape and different loops follow each other, so that few trials see both.
+    """
+    ranked = sorted(
+        _shapes(shape, unit),
+        key=lambda tile: (-_efficiency(shape, unit, tile), _loads_per_product(shape, tile)),
+    )
+    tiles: list[Tile] = []
+    for rows, columns, vectors, lanes in ranked:
+        for padding in _paddings(shape):
+            for order in _orders(shape):
+                tile = Tile(
+                    rows=rows,
+                    columns=columns,
+                    vectors=vectors,
+                    lanes=lanes,
+                    order=order,
+                    padding=padding,
+                )
+                tiles.append(tile)
+    return tiles
+
+
+_Extents = tuple[int, int, int, int]
+
+
+def _shapes(shape: ConvShape, unit: VectorUnit) -> Iterator[_Extents]:
+    """Yield rows, columns, vectors and lanes of every tile that divides the output and fits the registers."""
+    for lanes in vector_lengths(shape.vector_channels, unit, powers_of_two=shape.depthwise):
+        # One vector a pixel keeps a depthwise tile's tests at the edge few and its code short.
+        for vectors in [1] if shape.depthwise else _divisors(shape.channels // lanes):
+            for rows in (count for count in _ROWS if shape.height % count == 0):
+                for columns in _divisors(shape.width):
+                    extents = (rows, columns, vectors, lanes)
+                    if _fits(shape, unit, extents):
+                        yield extents
+
+
+def vector_lengths(channels: int, unit: VectorUnit, *, powers_of_two: bool = False) -> list[int]:
+    """Return the two vector lengths to try: the whole and the half one, or the longest that divide the channels.
+
+    A vector of 15 lanes is one of 16 to the arithmetic; only its loads and stores are several. What is mostly loads, as
+    a depthwise convolution, asks for `powers_of_two`.
+    """
+    if channels % unit.lanes == 0:
+        return [unit.lanes, unit.lanes // 2]
+    shorter = [
+        lanes
+        for lanes in _divisors(channels)
+        if 1 < lanes < unit.lanes and not (powers_of_two and lanes & (lanes - 1))
+    ]
+    return shorter[:-3:-1]
+
+
+def _fits(shape: ConvShape, unit: VectorUnit, extents: _Extents) -> bool:
+    rows, columns, vectors, _ = extents
+    pixels = rows * columns
+    registers = pixels * vectors + vectors + 1
+    return (
+        pixels <= _PIXELS
+        and registers <= unit.registers
+        and _body(shape, pixels * vectors) <= _LARGEST_BODY
+    )
+
+
+def _body(shape: ConvShape, products: int) -> int:
+    """Return the multiply-adds in straight-line code; see `templates.schedule_tile` for what is unrolled."""
+    unrolled_inputs = shape.inputs if shape.inputs <= 4 else 1
+    return products * shape.taps * unrolled_inputs if shape.taps > 1 else products
+
+
+def _loads(shape: ConvShape, extents: _Extents) -> float:
+    """Return the vector loads in a step of the sum (a tap of a depthwise convolution)."""
+    rows, columns, vectors, lanes = extents
+    if not shape.depthwise:
+        return rows * columns * max(1, vectors * lanes // shape.group_channels) + vectors
+    # Neighbouring outputs share their inputs, which are loaded once.
+    high = (rows - 1) * shape.stride + shape.kernel_height
+    wide = (columns - 1) * shape.stride + shape.kernel_width
+    return (high * wide + shape.taps) * vectors / shape.taps
+
+
+def _loads_per_product(shape: ConvShape, extents: _Extents) -> float:
+    rows, columns, vectors, _ = extents
+    return _loads(shape, extents) / (rows * columns * vectors)
+
+
+def _efficiency(shape: ConvShape, unit: VectorUnit, extents: _Extents) -> float:
+    """Return the expected share of the core's peak."""
+    rows, columns, vectors, lanes = extents
+    products = rows * columns * vectors
+    cycles = max(products / _PIPES, _loads(shape, extents) / _PIPES, float(_LATENCY_CYCLES))
+    slice_bytes = _FLOAT_BYTES * shape.taps * shape.inputs * vectors * lanes
+    if not shape.depthwise and slice_bytes > _FIRST_CACHE_BYTES:
+        cycles = max(cycles, float(vectors * _SECOND_CACHE_CYCLES))
+    share = products * lanes / (cycles * _PIPES * unit.lanes)
+    if shape.depthwise:
+        # Every further row is tested at the edge by itself.
+        share *= _FURTHER_ROW ** (rows - 1)
+    return share * (1 - _body(shape, products) / (8 * _LARGEST_BODY))
+
+
+def _paddings(shape: ConvShape) -> tuple[Padding, ...]:
+    if not shape.padded or shape.depthwise:
+        return (Padding.TESTED,)
+    return (Padding.TESTED, Padding.COPIED)
+
+
+def _orders(shape: ConvShape) -> tuple[Order, ...]:
+    if shape.height * shape.width == 1:
+        return (Order.CHANNELS_OUTSIDE,)
+    return (Order.CHANNELS_OUTSIDE, Order.CHANNELS_INSIDE)
+
+
+def _divisors(number: int) -> list[int]:
+    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]

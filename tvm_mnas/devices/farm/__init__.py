@@ -1,0 +1,1 @@
+"""The farm: leases, worker processes, quarantine, and the timing of kernels and networks."""

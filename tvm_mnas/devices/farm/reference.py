@@ -1,0 +1,188 @@
+"""The reference kernel of a farm: always the same work, so that its time tells of the device and of nothing else.
+
+It is timed when a device is first leased and after each latency. A device that is far slower than the fastest of its
+profile does not measure, and a time that moves between two latencies says that they do not compare. The library is
+compiled once per target elsewhere (this room knows no compiler) and handed to the farm.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from tvm_mnas.devices.core.profile import DeviceProfile, Timing
+from tvm_mnas.devices.farm.channel import Reply, Status
+from tvm_mnas.errors import DeviceLostError
+
+TIMING = Timing(repeat=10, number=1, min_repeat_ms=5, warmup=0, attempts=3)
+"""Some 0.1 s in all, little beside a latency: so each latency can have a reference of its own."""
+FIRST_S = 20.0
+"""What the first timing on a device may take, with the upload."""
+REST_S = 600.0
+"""A device that was too slow is looked at again after this time: it may have been hot, or busy with something else."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """A shared library with one kernel, and type and shape of each of its arguments."""
+
+    path: Path
+    arguments: tuple[tuple[str, tuple[int, ...]], ...]
+    timing: Timing = TIMING
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What the reference kernel took on a device, and how much longer that is than at first, as a part of that time."""
+
+    time_s: float
+    change: float
+
+    def moved(self, max_spread: float) -> bool:
+        """Whether that is more than noise: beyond the spread that a profile allows."""
+        return abs(self.change) > max_spread
+
+
+class Referred(Protocol):
+    """A leased device, of which `name` stays the same from lease to lease."""
+
+    @property
+    def name(self) -> str:
+        """What the device is called in messages."""
+
+    def time_reference(self, reference: Reference, *, deadline_s: float) -> Reply:
+        """Time the reference kernel; the reply holds `samples_s`."""
+
+
+class ReferenceWatch:
+    """The times of the reference kernel on each device of a farm; safe to use from several threads."""
+
+    def __init__(
+        self,
+        reference: Reference,
+        profile: DeviceProfile,
+        *,
+        on_warning: Callable[[str], None] = lambda text: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Know nothing of any device yet; `on_warning` gets a line where one is left alone or has changed."""
+        self._clock = clock
+        self._reference = reference
+        self._profile = profile
+        self._warn = on_warning
+        self._lock = threading.Lock()
+        self._first_s: dict[str, float | None] = {}
+        self._measured: set[str] = set()
+        self._refused_at: dict[str, float] = {}
+
+    def admits(self, device: Referred, *, to_measure: bool = True) -> bool:
+        """Return whether a device may measure; one that is met for the first time is timed.
+
+        So is one that was refused a while ago. Without `to_measure` it was only asked for.
+        """
+        with self._lock:
+            refused_at = self._refused_at.get(device.name, math.inf)
+            if self._clock() - refused_at > REST_S:
+                del self._refused_at[device.name]
+                self._first_s.pop(device.name, None)
+            known = device.name in self._first_s
+        if not known:
+            try:
+                time_s = self._first_time_s(device)
+            except DeviceLostError:
+                return False
+            with self._lock:
+                self._first_s[device.name] = time_s
+            self._refuse_slow()
+        if device.name in self._all_slow():
+            return False
+        if to_measure:
+            with self._lock:
+                self._measured.add(device.name)
+        return True
+
+    def slow(self) -> dict[str, str]:
+        """Return the devices that are left alone at this moment, with their reasons."""
+        now = self._clock()
+        slow = self._all_slow()
+        with self._lock:
+            resting = {name for name, at in self._refused_at.items() if now - at <= REST_S}
+        return {name: reason for name, reason in slow.items() if name in resting}
+
+    def _all_slow(self) -> dict[str, str]:
+        with self._lock:
+            times_s = {name: time_s for name, time_s in self._first_s.items() if time_s is not None}
+        if not times_s:
+            return {}
+        fastest = min(times_s, key=lambda name: times_s[name])
+        bound = self._profile.max_slowdown
+        return {
+            name: f"its reference kernel takes {1e3 * time_s:.3g} ms, {time_s / times_s[fastest]:.1f} times as long "
+            f"as that of {fastest} (at most {bound:g} times, max_slowdown in the profile)"
+            for name, time_s in times_s.items()
+            if time_s > bound * times_s[fastest]
+        }
+
+    def read(self, device: Referred, *, deadline_s: float) -> Reading | None:
+        """Return what the reference kernel takes now, `None` where it does not run there.
+
+        A change beyond the spread that the profile allows is looked at again: the least of them counts, as a moment's
+        noise is the latency's own matter.
+
+        Raises DeviceLostError where the device hung or vanished.
+        """
+        with self._lock:
+            first_s = self._first_s.get(device.name)
+        if first_s is None:
+            return None
+        least: Reading | None = None
+        for _ in range(self._reference.timing.attempts):
+            now_s = self._time_s(device, deadline_s)
+            if now_s is None:
+                return None
+            reading = Reading(time_s=now_s, change=now_s / first_s - 1.0)
+            if least is None or abs(reading.change) < abs(least.change):
+                least = reading
+            if not least.moved(self._profile.timing.max_spread):
+                break
+        return least
+
+    def warn(self, device: Referred, text: str) -> None:
+        """Tell a person something about a device, by its name."""
+        self._warn(f"device {self._profile.key}, {device.name}: {text}")
+
+    def _refuse_slow(self) -> None:
+        for name, reason in self._all_slow().items():
+            with self._lock:
+                known = name in self._refused_at
+                self._refused_at.setdefault(name, self._clock())
+                measured = name in self._measured
+            if not known:
+                late = "; what it measured before is not taken back" if measured else ""
+                self._warn(f"device {self._profile.key}, {name}: is left alone: {reason}{late}")
+
+    def _first_time_s(self, device: Referred) -> float | None:
+        # The fastest of a few: what comes later is held against it.
+        best_s: float | None = None
+        for _ in range(self._reference.timing.attempts):
+            time_s = self._time_s(device, FIRST_S)
+            if time_s is None:
+                return None
+            best_s = time_s if best_s is None else min(best_s, time_s)
+        return best_s
+
+    def _time_s(self, device: Referred, deadline_s: float) -> float | None:
+        reply = device.time_reference(self._reference, deadline_s=deadline_s)
+        if reply.status is Status.FAILED:
+            return None
+        if reply.status is not Status.OK:
+            raise DeviceLostError(f"the device was lost at its reference kernel: {reply.message}")
+        samples_s = [float(sample) for sample in reply.values["samples_s"]]
+        median_s = statistics.median(samples_s) if samples_s else 0.0
+        return median_s if math.isfinite(median_s) and median_s > 0 else None

@@ -1,0 +1,1 @@
+"""Evaluation: one candidate's way to its accuracy and its latency."""

@@ -1,0 +1,185 @@
+"""The real evaluator: train, tune what is new, compile, check, measure.
+
+The stages of a batch follow each other, they do not overlap: while a network or a kernel is timed on this
+machine, nothing is trained. (Kernels are built while others are timed, on different cores.)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tvm_mnas.config import SearchConfig
+from tvm_mnas.errors import CandidateError
+from tvm_mnas.evaluation.executor import LocalExecutor
+from tvm_mnas.evaluation.proxy_trainer import TrainTask, train, training_seed
+from tvm_mnas.evaluation.results import Effort, Evaluation, Failure, Observer
+from tvm_mnas.evaluation.toolchain import Workbench
+from tvm_mnas.space.architecture import Architecture
+
+if TYPE_CHECKING:
+    from tvm_mnas.compiler.core.kernel import LoweredNetwork
+    from tvm_mnas.models.network import Network
+    from tvm_mnas.training.accuracy import Accuracy
+
+
+@dataclass
+class _Candidate:
+    """What has become of one candidate so far."""
+
+    index: int
+    architecture: Architecture
+    effort: Effort = field(default_factory=Effort)
+    accuracy: Accuracy | None = None
+    network: Network | None = None
+    lowered: LoweredNetwork | None = None
+
+    def failed(self, stage: str, error: CandidateError) -> tuple[int, Evaluation]:
+        failure = Failure.of(stage, error)
+        return self.index, Evaluation.failed(self.architecture, failure, self.effort, self.accuracy)
+
+
+@dataclass(frozen=True)
+class CandidatePipeline:
+    """Evaluates candidates with a workbench and an executor; `artifacts` is a directory for passing files."""
+
+    config: SearchConfig
+    workbench: Workbench
+    executor: LocalExecutor
+    artifacts: Path
+    observer: Observer
+
+    def evaluate(self, architectures: Sequence[Architecture]) -> Iterator[tuple[int, Evaluation]]:
+        """Yield `(index, evaluation)` of each architecture as soon as it is known.
+
+        Raises:
+            DeviceError: if the device stays lost; the candidates not yet yielded are then unevaluated.
+        """
+        candidates = [_Candidate(index, item) for index, item in enumerate(architectures)]
+        trained: list[_Candidate] = []
+        for candidate, error in self._train(candidates):
+            if error is None:
+                trained.append(candidate)
+            else:
+                yield candidate.failed("training", error)
+        lowered: list[_Candidate] = []
+        for candidate in sorted(trained, key=lambda item: item.index):
+            try:
+                self._lower(candidate)
+            except CandidateError as error:
+                yield candidate.failed("lowering", error)
+            else:
+                lowered.append(candidate)
+        self._tune(lowered)
+        for done, candidate in enumerate(lowered):
+            self.observer.stage("measuring", done, len(lowered))
+            yield self._measure(candidate)
+
+    def _train(
+        self, candidates: Sequence[_Candidate]
+    ) -> Iterator[tuple[_Candidate, CandidateError | None]]:
+        config = self.config
+        tasks = [
+            TrainTask(
+                notation=candidate.architecture.notation,
+                data=config.data,
+                data_seed=config.seed,
+                seed=training_seed(config.seed, candidate.architecture),
+                steps=config.train_steps,
+                batch_size=config.train_batch,
+                learning_rate=config.learning_rate,
+            )
+            for candidate in candidates
+        ]
+        total = config.train_steps * len(tasks)
+        outcomes = self.executor.map(
+            train, tasks, on_progress=lambda done: self.observer.stage("training", done, total)
+        )
+        for index, outcome in outcomes:
+            candidate = candidates[index]
+            if isinstance(outcome.error, CandidateError):
+                yield candidate, outcome.error
+                continue
+            if outcome.error is not None:
+                raise outcome.error
+            assert outcome.result is not None
+            candidate.accuracy = outcome.result
+            candidate.effort = replace(candidate.effort, training_s=outcome.result.duration_s)
+            yield candidate, None
+
+    def _lower(self, candidate: _Candidate) -> None:
+        from tvm_mnas.models.network import build_network
+
+        started = time.perf_counter()
+        # Kernels do not depend on weights: random ones measure the same network.
+        candidate.network = build_network(candidate.architecture, seed=self.config.seed).eval()
+        candidate.lowered = self.workbench.lower(
+            candidate.network, candidate.architecture.image_shape
+        )
+        candidate.effort = replace(
+            candidate.effort,
+            kernels=len(candidate.lowered.kernels),
+            compiling_s=time.perf_counter() - started,
+        )
+
+    def _tune(self, candidates: Sequence[_Candidate]) -> None:
+        networks = [item.lowered for item in candidates if item.lowered is not None]
+        owners: dict[str, _Candidate] = {}
+        for candidate in candidates:
+            assert candidate.lowered is not None
+            for kernel in self.workbench.missing(candidate.lowered):
+                owners.setdefault(kernel.key, candidate)
+        if not owners:
+            return
+        self.observer.stage("tuning", 0, 1)
+        report = self.workbench.tune(
+            networks, on_progress=lambda done, total: self.observer.stage("tuning", done, total)
+        )
+        for tuned in report.kernels:
+            if tuned.key not in owners:
+                continue
+            owner = owners[tuned.key]
+            owner.effort = replace(
+                owner.effort,
+                kernels_tuned=owner.effort.kernels_tuned + 1,
+                tuning_trials=owner.effort.tuning_trials + tuned.trials,
+                tuning_s=owner.effort.tuning_s + report.duration_s / len(owners),
+            )
+
+    def _measure(self, candidate: _Candidate) -> tuple[int, Evaluation]:
+        from tvm_mnas.models.inference import predict
+
+        assert candidate.lowered is not None and candidate.network is not None
+        assert candidate.accuracy is not None
+        shape = candidate.architecture.image_shape
+        path = self.artifacts / f"{candidate.architecture.id}.so"
+        stage = "compiling"
+        started = time.perf_counter()
+        try:
+            kernels_us = self.workbench.kernels_us(candidate.lowered)
+            artifact = self.workbench.compile(candidate.lowered, path)
+            compiled = time.perf_counter()
+            stage = "measuring"
+            self.workbench.check_network(
+                artifact, partial(predict, candidate.network), shape, seed=self.config.seed
+            )
+            latency = self.workbench.measure(artifact, shape)
+        except CandidateError as error:
+            return candidate.failed(stage, error)
+        finally:
+            path.unlink(missing_ok=True)
+        effort = replace(
+            candidate.effort,
+            compiling_s=candidate.effort.compiling_s + compiled - started,
+            measuring_s=time.perf_counter() - compiled,
+            kernel_calls=candidate.lowered.kernel_calls,
+            kernels_us=kernels_us,
+            moved_bytes=candidate.lowered.moved_bytes,
+        )
+        return candidate.index, Evaluation.success(
+            candidate.architecture, candidate.accuracy, latency, effort
+        )

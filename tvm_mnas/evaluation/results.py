@@ -1,0 +1,158 @@
+"""What is known of one candidate: its accuracy and its latency, or the reason why it has neither.
+
+An :class:`Evaluation` is what a search stores per trial and what everything after the search reads. A failed
+candidate has a :class:`Failure` and never a number, so that no failure can become a reward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from tvm_mnas.devices.core.latency import Latency
+from tvm_mnas.errors import TvmMnasError
+from tvm_mnas.space.architecture import Architecture
+from tvm_mnas.training.accuracy import Accuracy
+
+STAGES = ("training", "lowering", "tuning", "compiling", "measuring")
+"""The stages of an evaluation, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a candidate has no result: the stage it failed in, the kind of error and its one-line message."""
+
+    stage: str
+    error: str
+    reason: str
+
+    def __post_init__(self) -> None:
+        if self.stage not in STAGES:
+            raise ValueError(f"a stage is one of {', '.join(STAGES)}, not {self.stage!r}")
+        if not self.reason:
+            raise ValueError("a failure has a reason, not an empty text")
+
+    @classmethod
+    def of(cls, stage: str, error: TvmMnasError) -> Failure:
+        """Return the failure that `error`, raised in `stage`, means."""
+        return cls(stage, type(error).__name__, " ".join(str(error).split()) or "no message")
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """What an evaluation cost: wall seconds per stage, and the kernels and trials that tuning took.
+
+    `kernels` is the number of distinct kernels of the candidate, `kernels_tuned` how many of them no record
+    existed for, `tuning_trials` the schedules measured for those. Where several candidates share a tuning
+    round, its seconds are split by the kernels that each brought.
+
+    `kernel_calls` is how many kernels one run of the network calls, `kernels_us` what they take one by one by the
+    records that it was compiled from, `moved_bytes` what they read and write: a forecast's material. None where it got
+    no latency, or an older version ran.
+    """
+
+    training_s: float = 0.0
+    tuning_s: float = 0.0
+    compiling_s: float = 0.0
+    measuring_s: float = 0.0
+    kernels: int = 0
+    kernels_tuned: int = 0
+    tuning_trials: int = 0
+    kernel_calls: int | None = None
+    kernels_us: float | None = None
+    moved_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The result of one candidate: accuracy and latency, or a failure."""
+
+    architecture: Architecture
+    accuracy: Accuracy | None
+    latency: Latency | None
+    failure: Failure | None
+    effort: Effort
+
+    def __post_init__(self) -> None:
+        if self.failure is None:
+            legal = self.accuracy is not None and self.latency is not None
+        else:
+            legal = self.latency is None
+        if not legal:
+            raise ValueError("an evaluation has accuracy and latency, or a failure, and never both")
+
+    @classmethod
+    def success(
+        cls, architecture: Architecture, accuracy: Accuracy, latency: Latency, effort: Effort
+    ) -> Evaluation:
+        """Return the evaluation of a candidate that was trained, compiled and measured."""
+        return cls(architecture, accuracy, latency, None, effort)
+
+    @classmethod
+    def failed(
+        cls,
+        architecture: Architecture,
+        failure: Failure,
+        effort: Effort,
+        accuracy: Accuracy | None = None,
+    ) -> Evaluation:
+        """Return the evaluation of a candidate that failed; an accuracy known before stays with it."""
+        return cls(architecture, accuracy, None, failure, effort)
+
+    @property
+    def objectives(self) -> tuple[float, float] | None:
+        """Accuracy in 0..1 and latency in ms, or None for a failed candidate."""
+        if self.accuracy is None or self.latency is None:
+            return None
+        return self.accuracy.top1, self.latency.latency_ms
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values that `from_json` reads back to an equal evaluation."""
+        return {
+            "architecture": self.architecture.notation,
+            "accuracy": self.accuracy.to_json() if self.accuracy else None,
+            "latency": self.latency.to_dict() if self.latency else None,
+            "failure": asdict(self.failure) if self.failure else None,
+            "effort": {
+                name: value for name, value in asdict(self.effort).items() if value is not None
+            },
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Evaluation:
+        """Return the evaluation that `to_json` wrote.
+
+        Raises:
+            KeyError, TypeError, ValueError, TvmMnasError: if the values are of another form.
+        """
+        accuracy, latency, failure = (values[key] for key in ("accuracy", "latency", "failure"))
+        return cls(
+            architecture=Architecture.parse(values["architecture"]),
+            accuracy=Accuracy.from_json(accuracy) if accuracy else None,
+            latency=Latency.from_dict(latency) if latency else None,
+            failure=Failure(**failure) if failure else None,
+            effort=Effort(**values["effort"]),
+        )
+
+
+class Observer(Protocol):
+    """Is told what an evaluator does, so that somebody can watch it."""
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        """`done` of `total` steps of the stage `name` are finished."""
+
+    def note(self, text: str) -> None:
+        """Something worth a line happened."""
+
+
+class Evaluator(Protocol):
+    """Turns candidates into evaluations; `pipeline.py` has the real one, `testing.py` a synthetic one."""
+
+    def evaluate(self, architectures: Sequence[Architecture]) -> Iterator[tuple[int, Evaluation]]:
+        """Yield `(index, evaluation)` for each of `architectures`, as each is done, in any order.
+
+        Raises:
+            DeviceError: if the device stays lost; the candidates not yet yielded are then unevaluated.
+        """
+        ...

@@ -1,0 +1,369 @@
+"""Compiler and device together: what it takes to get from a torch network to its measured latency.
+
+The rooms below do not know each other; this is where a kernel's tuning meets the device that times it. The
+search, the export and `tvm-mnas bench` all go through one :class:`Workbench`, so that each latency is obtained
+in the same way: every kernel tuned, the outputs compared with torch's, then timed with nothing else running. Untuned
+kernels are let in by choice alone, up to a part of the run time that the latency then tells.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tvm_mnas.config import check_untuned_share
+from tvm_mnas.errors import DeviceError, MeasurementError
+from tvm_mnas.evaluation.untuned import measure_untuned
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from tvm_mnas.compiler.build.artifact import CompiledArtifact
+    from tvm_mnas.compiler.core.kernel import Kernel, LoweredNetwork
+    from tvm_mnas.compiler.core.linking import Linker
+    from tvm_mnas.compiler.records.base import TuningRecords
+    from tvm_mnas.compiler.tuning.build_workers import WarmBuilder
+    from tvm_mnas.compiler.tuning.tuner import TuningReport
+    from tvm_mnas.devices.core.latency import Latency
+    from tvm_mnas.devices.core.profile import DeviceProfile
+    from tvm_mnas.devices.farm.farm import Farm
+    from tvm_mnas.devices.farm.reference import Reference
+
+DEVICE_ATTEMPTS = 3
+"""How often work is given to the device again after the device, not the work, failed."""
+
+MOST_PER_ROUND = 16
+"""Schedules of a kernel between two looks at where more are worth it; half of what a kernel gets if that is less."""
+
+AGREEMENT = 1e-4
+"""The largest difference from torch's outputs, relative to their largest magnitude (at least 1)."""
+
+CHECKED_IMAGES = 2
+"""On how many random images a compiled network must agree with torch before its time counts."""
+
+_Result = TypeVar("_Result")
+Shape = tuple[int, int, int, int]
+Outputs = Callable[["NDArray[np.float32]"], "NDArray[np.float32]"]
+"""What computes the outputs (N,classes) of images (N,C,H,W) by other means than the device."""
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """A farm, a builder and a store of records for one device profile. Made by `open_workbench`."""
+
+    profile: DeviceProfile
+    farm: Farm
+    store: TuningRecords
+    builder: WarmBuilder
+    trials_per_kernel: int
+    seed: int
+    objects: Path
+    """Where compiled kernels are kept."""
+    max_untuned_share: float = 0.0
+    """The part (0..1) of a network's run time that may be in kernels without a record; 0 refuses any."""
+    _untuned_us: dict[str, float | None] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check_untuned_share(self.max_untuned_share)
+
+    @property
+    def overlap(self) -> bool:
+        """Whether kernels can be built while others are measured: not where they would share a core."""
+        return not self.profile.is_local or self.profile.core not in _building_cores(self.profile)
+
+    def lower(self, network: nn.Module, shape: Shape) -> LoweredNetwork:
+        """Return `network` lowered to the device's kernels; `shape` is its input's (N,C,H,W).
+
+        Raises:
+            LoweringError: if TVM cannot express it.
+        """
+        from tvm_mnas.compiler.lowering.lower import lower_network
+
+        return lower_network(network, shape, self.profile.target)
+
+    def missing(self, lowered: LoweredNetwork) -> list[Kernel]:
+        """Return the kernels of `lowered` on which less than the budget was spent."""
+        return self.store.missing(lowered.kernels, trials_per_kernel=self.trials_per_kernel)
+
+    def tune(
+        self,
+        networks: Sequence[LoweredNetwork],
+        *,
+        on_progress: Callable[[int, int], None],
+        by_importance: bool = True,
+    ) -> TuningReport:
+        """Tune the kernels of `networks` that the records lack, each once.
+
+        Each gets schedules by its importance to these networks, or as many as any other.
+        `on_progress` gets the schedules measured and those planned. A kernel that cannot be tuned has no
+        record afterwards, and `compile` says so.
+
+        Raises:
+            DeviceError: if the device stays lost.
+        """
+        from tvm_mnas.compiler.core.kernel import distinct_kernels
+        from tvm_mnas.compiler.tuning.tuner import TuningBudget, tune_kernels
+        from tvm_mnas.devices.farm.runner import KernelRunner
+
+        return tune_kernels(
+            distinct_kernels(networks),
+            self.store,
+            target=self.profile.target,
+            builder=self.builder,
+            runner=KernelRunner(self.farm, overlap=self.overlap),
+            budget=TuningBudget(
+                trials_per_kernel=self.trials_per_kernel,
+                trials_per_round=min(MOST_PER_ROUND, -(-self.trials_per_kernel // 2)),
+                by_importance=by_importance,
+            ),
+            seed=self.seed,
+            on_progress=on_progress,
+        )
+
+    def kernels_us(self, lowered: LoweredNetwork) -> float | None:
+        """Return what the calls of all kernels of `lowered` take by the records, None if one has no record.
+
+        A sum of kernels timed one by one, in microseconds: what forecasts are made of, and no latency.
+        """
+        times_us = [(kernel.calls, self.store.best_us(kernel.key)) for kernel in lowered.kernels]
+        if any(best_us is None for _, best_us in times_us):
+            return None
+        return sum(calls * best_us for calls, best_us in times_us if best_us is not None)
+
+    def compile(self, lowered: LoweredNetwork, path: Path) -> CompiledArtifact:
+        """Compile `lowered` from its kernels' records into the shared library `path`.
+
+        A kernel without a record is timed on the device as TVM builds it by itself, if such kernels are let in.
+
+        Raises:
+            UntunedKernelError: if more than `max_untuned_share` of the run time is in kernels without a record.
+            BuildError: if it does not compile or link.
+            DeviceError: if the device stays lost, and a kernel was to be timed.
+        """
+        from tvm_mnas.compiler.build.artifact import compile_network
+
+        return compile_network(
+            lowered,
+            self.store,
+            path,
+            objects=self.objects,
+            untuned_us=self.untuned_us(lowered) if self.max_untuned_share else {},
+            max_untuned_share=self.max_untuned_share,
+        )
+
+    def untuned_us(self, lowered: LoweredNetwork) -> dict[str, float]:
+        """Return what the kernels of `lowered` without a record take on the device, in microseconds by key.
+
+        Each is timed as TVM builds it by itself, once for all networks; one that does not build or run is left out.
+
+        Raises:
+            DeviceError: if the device stays lost.
+        """
+        from tvm_mnas.compiler.build.coverage import untuned_kernels
+
+        times_us: dict[str, float] = {}
+        for kernel in untuned_kernels(lowered.kernels, self.store):
+            time_us = self.time_untuned(kernel)
+            if time_us is not None:
+                times_us[kernel.key] = time_us
+        return times_us
+
+    def time_untuned(self, kernel: Kernel) -> float | None:
+        """Return what `kernel` takes as TVM builds it by itself, in microseconds; timed once. None if it does not run.
+
+        Raises:
+            DeviceError: if the device stays lost.
+        """
+        if kernel.key not in self._untuned_us:
+            with tempfile.TemporaryDirectory(prefix="tvm-mnas-untuned-") as directory:
+                self._untuned_us[kernel.key] = _retried(
+                    lambda: measure_untuned(
+                        kernel, Path(directory), profile=self.profile, farm=self.farm
+                    )
+                )
+        return self._untuned_us[kernel.key]
+
+    def measure(self, artifact: CompiledArtifact, shape: Shape) -> Latency:
+        """Return the latency of a compiled network on the device.
+
+        Raises:
+            MeasurementError: if the times make no sense.
+            DeviceError: if the device stays lost.
+        """
+        from tvm_mnas.devices.core.latency import Coverage
+        from tvm_mnas.devices.farm.timing import measure
+
+        coverage = Coverage(
+            kernels=artifact.kernels,
+            tuned_kernels=artifact.tuned_kernels,
+            trials=artifact.trials,
+            tuned_share=artifact.tuned_share,
+        )
+        return _retried(lambda: measure(artifact.path, shape, self.farm, coverage=coverage))
+
+    def check(
+        self,
+        artifact: CompiledArtifact,
+        images: NDArray[np.float32],
+        expected: NDArray[np.float32],
+    ) -> float:
+        """Return how far the device's outputs for `images` (K,C,H,W) are from `expected` (K,classes).
+
+        The largest difference, relative to the largest magnitude expected (at least 1).
+
+        Raises:
+            MeasurementError: if it is beyond `AGREEMENT`: fast and wrong is no result.
+            DeviceError: if the device stays lost.
+        """
+        from tvm_mnas.devices.farm.timing import run_network
+
+        (raw,) = _retried(lambda: run_network(artifact.path, images, self.farm, batch_size=1))
+        outputs = raw.astype(np.float32)
+        if outputs.shape != expected.shape or not np.isfinite(outputs).all():
+            raise MeasurementError(
+                f"the outputs on the device are finite and of shape {expected.shape}, "
+                f"not {outputs.shape} with {int((~np.isfinite(outputs)).sum())} others"
+            )
+        difference = float(np.abs(outputs - expected).max() / max(1.0, np.abs(expected).max()))
+        if difference > AGREEMENT:
+            raise MeasurementError(
+                f"the outputs on the device are within {AGREEMENT:g} of torch's, not {difference:.2g}"
+            )
+        return difference
+
+    def check_network(
+        self, artifact: CompiledArtifact, compute: Outputs, shape: Shape, *, seed: int
+    ) -> float:
+        """Return how far the device's outputs for random images are from what `compute` makes of them.
+
+        `shape` is that of one image (1,C,H,W). Raises what `check` raises.
+        """
+        images = np.random.default_rng(seed).standard_normal(
+            (CHECKED_IMAGES, *shape[1:]), dtype=np.float32
+        )
+        return self.check(artifact, images, compute(images))
+
+
+@contextlib.contextmanager
+def open_workbench(
+    profile: DeviceProfile,
+    *,
+    records: Path,
+    logs: Path,
+    scratch: Path,
+    trials_per_kernel: int,
+    seed: int,
+    max_untuned_share: float = 0.0,
+    with_shipped: bool = True,
+    on_warning: Callable[[str], None] = lambda text: None,
+) -> Iterator[Workbench]:
+    """Yield a workbench for `profile`; its processes end with the context.
+
+    `records` is the directory under which each profile and target has its store, above the one that ships if
+    `with_shipped`; `scratch` is for files that nobody needs afterwards. `max_untuned_share` (0..1) of a network's run
+    time may be in kernels without a record. `on_warning` gets a line where a device is left alone because it is far
+    slower than others of its profile, or where it changed between measurements.
+
+    Raises:
+        RecordsError: if the records there are unreadable or of another target.
+        BuildError: if the reference kernel does not build for the device.
+        DeviceError: if the device cannot be reached.
+    """
+    from tvm_mnas.compiler.core.linking import find_linker
+    from tvm_mnas.compiler.records.layered import open_records, shipped_directory, store_name
+    from tvm_mnas.compiler.tuning.build_workers import WarmBuilder
+    from tvm_mnas.devices.farm.farm import open_farm
+
+    store = open_records(
+        records,
+        profile_key=profile.key,
+        target=profile.target,
+        shipped=shipped_directory() if with_shipped else None,
+    )
+    linker = find_linker(profile.target)
+    reference = None if profile.emulated else _reference(profile.target, linker, scratch)
+    with (
+        # First, so that it loads the compiler while the devices are found.
+        WarmBuilder(
+            cores=_building_cores(profile),
+            borrowed=_borrowed_cores(profile),
+            linker=linker,
+            log=logs / "builders.log",
+            scratch=scratch,
+        ) as builder,
+        open_farm(profile, work_directory=logs, reference=reference, on_warning=on_warning) as farm,
+    ):
+        objects = records / store_name(profile.key, profile.target) / "objects"
+        yield Workbench(
+            profile, farm, store, builder, trials_per_kernel, seed, objects, max_untuned_share
+        )
+
+
+@contextlib.contextmanager
+def open_scratch_workbench(
+    profile: DeviceProfile,
+    *,
+    records: Path,
+    trials_per_kernel: int,
+    seed: int,
+    max_untuned_share: float = 0.0,
+    on_warning: Callable[[str], None] = lambda text: None,
+) -> Iterator[tuple[Workbench, Path]]:
+    """Yield what `open_workbench` does, and a directory that is gone afterwards, with the logs in it.
+
+    Raises what `open_workbench` raises.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="tvm-mnas-") as name,
+        open_workbench(
+            profile,
+            records=records,
+            logs=Path(name),
+            scratch=Path(name),
+            trials_per_kernel=trials_per_kernel,
+            seed=seed,
+            max_untuned_share=max_untuned_share,
+            on_warning=on_warning,
+        ) as workbench,
+    ):
+        yield workbench, Path(name)
+
+
+def _reference(target: str, linker: Linker, scratch: Path) -> Reference:
+    from tvm_mnas.compiler.build.probes import build_reference
+    from tvm_mnas.devices.farm.reference import Reference
+
+    path = scratch / "reference.so"
+    return Reference(path=path, arguments=build_reference(target, path, linker=linker))
+
+
+def _building_cores(profile: DeviceProfile) -> list[int]:
+    """Every core that this process may use, except the one that measures."""
+    from tvm_mnas.devices.core.host import available_cores
+
+    cores = list(available_cores())
+    if profile.is_local and profile.core is not None:
+        # A machine with a single core builds on it too; then nothing is measured meanwhile.
+        return [core for core in cores if core != profile.core] or cores
+    return cores
+
+
+def _borrowed_cores(profile: DeviceProfile) -> list[int]:
+    """The core that measures, where it is one of this machine's and others build: it may help between measurements."""
+    if not profile.is_local or profile.core is None:
+        return []
+    return [] if profile.core in _building_cores(profile) else [profile.core]
+
+
+def _retried(work: Callable[[], _Result]) -> _Result:
+    for _ in range(DEVICE_ATTEMPTS - 1):
+        with contextlib.suppress(DeviceError):
+            return work()
+    return work()

@@ -1,0 +1,128 @@
+"""The paper's tables: its figures, ours, and how the two compare.
+
+Latencies of two devices do not compare. What does is how much slower one network is than another: each table has one
+that is 1, in the paper's column and in ours.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tvm_mnas.errors import ConfigError
+from tvm_mnas.models.cost import Cost
+from tvm_mnas.paper.checkpoints import CheckpointAccuracy
+from tvm_mnas.workflows.compare import Timed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaperRow:
+    """One network of a table: what the paper prints, None for a dash, and what is counted here.
+
+    `accuracy_percent` is top-1 or mAP as the table has it, `latency_ms` that on a Pixel 1.
+    """
+
+    key: str
+    name: str
+    cost: Cost
+    parameters: int | None = None
+    mult_adds: int | None = None
+    accuracy_percent: float
+    latency_ms: float | None = None
+    deviation: str = ""
+
+
+def comparison_rows(
+    rows: Sequence[PaperRow],
+    timed: Sequence[Timed],
+    *,
+    accuracies: Mapping[str, CheckpointAccuracy],
+    baseline: str,
+) -> list[dict[str, Any]]:
+    """Return plain values for each of `rows`, with the latency of the same place in `timed`, which may be empty.
+
+    `accuracies` are those measured of a trained checkpoint, by the key of a row.
+
+    `relative` and `published_relative` are a latency divided by that of the network `baseline`, a key; `agreement`
+    is the one divided by the other. A value is None where a part of it was not measured or not published.
+
+    Raises:
+        ConfigError: if `timed` is of other networks.
+    """
+    if timed and len(timed) != len(rows):
+        raise ConfigError(f"{len(rows)} networks have {len(rows)} times, not {len(timed)}")
+    times: list[Timed | None] = list(timed) if timed else [None] * len(rows)
+    ours = {row.key: None if time is None else time.latency_ms for row, time in _pair(rows, times)}
+    theirs = {row.key: row.latency_ms for row in rows}
+    values = []
+    for row, time in _pair(rows, times):
+        accuracy = accuracies.get(row.key)
+        relative = _ratio(ours[row.key], ours.get(baseline))
+        published_relative = _ratio(row.latency_ms, theirs.get(baseline))
+        values.append(
+            {
+                "key": row.key,
+                "network": row.name,
+                "parameters": row.cost.parameters,
+                "published_parameters": row.parameters,
+                "parameters_ratio": _ratio(row.cost.parameters, row.parameters),
+                "mult_adds": row.cost.mult_adds,
+                "published_mult_adds": row.mult_adds,
+                "mult_adds_ratio": _ratio(row.cost.mult_adds, row.mult_adds),
+                "accuracy_percent": None if accuracy is None else accuracy.top1_percent,
+                "published_accuracy_percent": row.accuracy_percent,
+                "published_latency_ms": row.latency_ms,
+                "published_relative": published_relative,
+                "latency_ms": ours[row.key],
+                "relative": relative,
+                "agreement": _ratio(relative, published_relative),
+                "deviation": row.deviation,
+                "checkpoint": None if accuracy is None else accuracy.to_json(),
+                "measurement": None if time is None else time.to_json(),
+            }
+        )
+    return values
+
+
+def _pair(
+    rows: Sequence[PaperRow], times: Sequence[Timed | None]
+) -> list[tuple[PaperRow, Timed | None]]:
+    return list(zip(rows, times, strict=True))
+
+
+def _ratio(above: float | None, below: float | None) -> float | None:
+    return None if above is None or not below else above / below
+
+
+def provenance(timed: Sequence[Timed]) -> str:
+    """Return where the times of a table come from, in a line; what failed is not in it."""
+    latencies = [latency for entry in timed for latency in entry.latencies]
+    if not latencies:
+        return "nothing was timed"
+    first = latencies[0]
+    days = sorted({latency.measured_at[:10] for latency in latencies})
+    kernels = sum(entry.kernels for entry in timed)
+    trials = sum(entry.trials for entry in timed)
+    noisy = sum(latency.noisy for latency in latencies)
+    text = (
+        f"{first.device_key} ({first.fingerprint}), TVM {first.tvm_version}, {' to '.join(days[:1] + days[1:][-1:])}; "
+        f"{_rounds_text(timed)}, {trials / max(kernels, 1):.0f} schedules a kernel; "
+        f"{noisy} of {len(latencies)} measurements above a spread of {first.max_spread:.0%}"
+    )
+    doubtful = [latency.doubts for latency in latencies if latency.doubts]
+    if doubtful:
+        text += f"; {len(doubtful)} DOUBTFUL, the first since {doubtful[0][0]}"
+    return f"EMULATED, not latencies: {text}" if first.emulated else text
+
+
+def _rounds_text(timed: Sequence[Timed]) -> str:
+    rounds = max(len(entry.latencies) for entry in timed)
+    if rounds == 1:
+        return "one round"
+    spreads = [entry.round_spread for entry in timed if entry.round_spread is not None]
+    return (
+        f"median of {rounds} rounds in turn (a network's lie {statistics.median(spreads):.0%} apart, "
+        f"{max(spreads):.0%} at most)"
+    )

@@ -1,0 +1,1 @@
+"""Workflows: what bench, tune, compare and doctor do."""

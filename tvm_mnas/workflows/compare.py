@@ -1,0 +1,184 @@
+"""Several networks on one device, timed in turn: what the paper's tables compare.
+
+All are tuned and compiled first, then timed in rounds, so that a slow minute of the machine falls on all alike.
+A network that fails is a reason in its row; the others go on.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tvm_mnas.errors import CandidateError, ConfigError
+from tvm_mnas.evaluation.results import Observer
+from tvm_mnas.evaluation.toolchain import Workbench, open_scratch_workbench
+
+if TYPE_CHECKING:
+    from tvm_mnas.compiler.build.artifact import CompiledArtifact
+    from tvm_mnas.devices.core.latency import Latency
+    from tvm_mnas.workflows.model_ref import Model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timed:
+    """One network's latencies, one of each round, or the `failure` that it has instead.
+
+    `kernels` and `trials` are the distinct kernels that it was compiled from and the schedules measured for them.
+    """
+
+    name: str
+    latencies: tuple[Latency, ...] = ()
+    failure: str | None = None
+    kernels: int = 0
+    trials: int = 0
+
+    def __post_init__(self) -> None:
+        if (not self.latencies) == (self.failure is None):
+            raise ConfigError(f"{self.name}: a network that was timed has latencies or a failure")
+
+    @property
+    def latency_ms(self) -> float | None:
+        """The median of the rounds' latencies in milliseconds, None where it failed."""
+        if not self.latencies:
+            return None
+        return statistics.median(latency.latency_ms for latency in self.latencies)
+
+    @property
+    def round_spread(self) -> float | None:
+        """How far the rounds' latencies lie apart, largest less smallest, as a part of their median.
+
+        None where it failed. A latency's own spread is of one moment; this is what slow minutes made of it.
+        """
+        if not self.latencies:
+            return None
+        times_ms = [latency.latency_ms for latency in self.latencies]
+        return (max(times_ms) - min(times_ms)) / statistics.median(times_ms)
+
+    @property
+    def emulated(self) -> bool:
+        """Whether the times are an emulator's, which are no latencies."""
+        return any(latency.emulated for latency in self.latencies)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values, every latency with its samples."""
+        return {
+            "name": self.name,
+            "latency_ms": self.latency_ms,
+            "round_spread": self.round_spread,
+            "emulated": self.emulated,
+            "failure": self.failure,
+            "kernels": self.kernels,
+            "trials": self.trials,
+            "latencies": [latency.to_dict() for latency in self.latencies],
+        }
+
+
+def time_models(
+    models: Sequence[Model],
+    *,
+    device: str,
+    records: Path,
+    trials_per_kernel: int,
+    seed: int,
+    observer: Observer,
+    rounds: int,
+) -> list[Timed]:
+    """Tune what lacks records, compile every one of `models`, check it against torch, and time all in `rounds`.
+
+    The records keep what was tuned: after an interruption the same call goes on where it was.
+
+    Raises:
+        DeviceError: if the device cannot be reached or is gone.
+        RecordsError: if the records cannot be read or written.
+    """
+    from tvm_mnas.devices.core.profile import load_profile
+
+    with open_scratch_workbench(
+        load_profile(device),
+        records=records,
+        trials_per_kernel=trials_per_kernel,
+        seed=seed,
+        on_warning=observer.note,
+    ) as (workbench, directory):
+        return time_on(workbench, models, directory, seed=seed, observer=observer, rounds=rounds)
+
+
+def time_on(
+    workbench: Workbench,
+    models: Sequence[Model],
+    directory: Path,
+    *,
+    seed: int,
+    observer: Observer,
+    rounds: int,
+) -> list[Timed]:
+    """Return what `time_models` returns, on a workbench that is open; `directory` takes the libraries."""
+    entrants = [
+        _prepare(model, workbench, directory / f"{number}.so", seed, observer)
+        for number, model in enumerate(models)
+    ]
+    for number in range(rounds):
+        for done, entrant in enumerate(entrants):
+            observer.stage("measuring", number * len(entrants) + done, rounds * len(entrants))
+            entrant.time(workbench)
+    return [entrant.result() for entrant in entrants]
+
+
+@dataclass
+class _Entrant:
+    """One network on its way; its module is not kept, which would hold the weights of all."""
+
+    name: str
+    artifact: CompiledArtifact | None
+    input_shape: tuple[int, int, int, int] = (1, 1, 1, 1)
+    failure: str | None = None
+    latencies: tuple[Latency, ...] = ()
+
+    def time(self, workbench: Workbench) -> None:
+        if self.artifact is None or self.failure is not None:
+            return
+        try:
+            self.latencies += (workbench.measure(self.artifact, self.input_shape),)
+        except CandidateError as error:
+            self.failure, self.latencies = f"measuring: {error}", ()
+
+    def result(self) -> Timed:
+        return Timed(
+            name=self.name,
+            latencies=self.latencies,
+            failure=self.failure,
+            kernels=0 if self.artifact is None else self.artifact.kernels,
+            trials=0 if self.artifact is None else self.artifact.trials,
+        )
+
+
+def _prepare(
+    model: Model, workbench: Workbench, path: Path, seed: int, observer: Observer
+) -> _Entrant:
+    """Tune, compile and check one network."""
+    stage = "lowering"
+    try:
+        observer.stage(f"{model.name}: {stage}", 0, 1)
+        network = model.build(seed=seed)
+        lowered = model.lower(network, workbench.profile.target)
+        stage = "tuning"
+        missing = len(workbench.missing(lowered))
+        observer.note(f"{model.name}: {len(lowered.kernels)} kernels, {missing} of them to tune")
+        workbench.tune(
+            [lowered],
+            on_progress=lambda done, total: observer.stage(f"{model.name}: tuning", done, total),
+        )
+        stage = "compiling"
+        artifact = workbench.compile(lowered, path)
+        stage = "checking"
+        workbench.check_network(
+            artifact, partial(model.outputs, network), lowered.input_shape, seed=seed
+        )
+    except CandidateError as error:
+        observer.note(f"{model.name} failed in {stage}: {error}")
+        return _Entrant(model.name, None, failure=f"{stage}: {error}")
+    return _Entrant(model.name, artifact, lowered.input_shape)

@@ -1,0 +1,283 @@
+"""The kernels of one network, or of a whole space, tuned ahead of any search: what `tvm-mnas tune` does."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tvm_mnas.errors import BuildError, ConfigError
+from tvm_mnas.evaluation.results import Observer
+from tvm_mnas.evaluation.toolchain import open_scratch_workbench
+from tvm_mnas.workflows.model_ref import Model, find_model
+
+if TYPE_CHECKING:
+    from tvm_mnas.compiler.core.kernel import Kernel, LoweredNetwork
+    from tvm_mnas.compiler.records.base import TuningRecords
+    from tvm_mnas.compiler.tuning.tuner import TuningReport
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a tuning will take: kernels in all, those that lack schedules, schedules to measure at most.
+
+    `seconds_per_schedule` is what one took in the tunings before, None where there were none.
+    """
+
+    kernels: int
+    lacking: int
+    schedules: int
+    seconds_per_schedule: float | None
+
+    @property
+    def expected_s(self) -> float | None:
+        """The time that the tuning will take, in seconds, None if unknown."""
+        if self.seconds_per_schedule is None:
+            return None
+        return self.schedules * self.seconds_per_schedule
+
+    @property
+    def line(self) -> str:
+        """The forecast in a line."""
+        if not self.lacking:
+            return f"nothing to tune: all of the {self.kernels} kernels have been given their schedules"
+        text = (
+            f"{self.kernels} kernels, {self.lacking} of them lack schedules; "
+            f"{self.schedules} schedules to measure"
+        )
+        if self.expected_s is None:
+            return f"{text}; how long that takes will be known after the first kernels"
+        return (
+            f"{text}, about {format_duration(self.expected_s)} "
+            f"at {self.seconds_per_schedule:.2g} s a schedule, as in the tunings before"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TuneResult:
+    """What was tuned, and a row for each kernel, the one that the networks spend most time in first.
+
+    A row has the kernel's name and key, the `times` that the networks run it, the best time and its share of
+    all of them, the schedules that the records hold, and of this tuning those measured and the failures by reason.
+    """
+
+    networks: int
+    forecast: Forecast
+    kernels: list[dict[str, Any]]
+    tuned: int
+    duration_s: float
+
+    @property
+    def measured(self) -> int:
+        """How many schedules were measured."""
+        return sum(int(row["measured"]) for row in self.kernels)
+
+    @property
+    def failures(self) -> dict[str, int]:
+        """How many schedules failed, by reason."""
+        total: Counter[str] = Counter()
+        for row in self.kernels:
+            total.update(row["failures"])
+        return dict(total)
+
+    @property
+    def line(self) -> str:
+        """The result in a line."""
+        if not self.forecast.lacking:
+            return self.forecast.line
+        failed = ", ".join(f"{reason} {count}" for reason, count in sorted(self.failures.items()))
+        text = (
+            f"{self.tuned} kernels tuned with {self.measured} schedules in "
+            f"{format_duration(self.duration_s)}; failed: {failed or 'none'}"
+        )
+        without = sum(row["best_us"] is None for row in self.kernels)
+        return f"{text}; {without} kernels have no schedule that ran" if without else text
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {
+            "networks": self.networks,
+            "kernels_tuned": self.tuned,
+            "planned": self.forecast.schedules,
+            "expected_s": self.forecast.expected_s,
+            "measured": self.measured,
+            "failures": self.failures,
+            "duration_s": self.duration_s,
+            "kernels": self.kernels,
+        }
+
+
+def format_duration(duration_s: float) -> str:
+    """Return a duration as people say it: `45 s`, `12 min` or `3.4 h`."""
+    if duration_s < 90:
+        return f"{duration_s:.0f} s"
+    if duration_s < 90 * 60:
+        return f"{duration_s / 60:.0f} min"
+    return f"{duration_s / 3600:.1f} h"
+
+
+def tune_model(
+    model: str | None,
+    *,
+    space: str | None,
+    device: str,
+    records: Path,
+    trials_per_kernel: int,
+    seed: int,
+    observer: Observer,
+) -> TuneResult:
+    """Tune the kernels that lack schedules: those of `model`, or of a few networks that have all of `space`.
+
+    `model` is a key of the zoo, a notation, an .onnx file, or RUN:TRIAL; exactly one of both is given. Before
+    it starts, `observer` gets a line with the forecast. What was measured until an interruption is in the records.
+
+    Raises:
+        ConfigError: if both or none are given, or there is no such model.
+        SpaceError: if there is no such space.
+        CandidateError: if a network cannot be lowered, or none of the kernels has a schedule that ran.
+        DeviceError: if the device cannot be reached or is gone.
+        RecordsError: if the records cannot be read or written.
+    """
+    if (model is None) == (space is None):
+        given = "neither" if model is None else f"both {model} and --space {space}"
+        raise ConfigError(
+            f"either a MODEL or a space is tuned, and {given} is given; "
+            f"type `tvm-mnas tune --space {space or 'quickstart'}`, or `tvm-mnas tune MODEL`"
+        )
+    from tvm_mnas.compiler.core.kernel import distinct_kernels
+    from tvm_mnas.compiler.records.layered import open_records, shipped_directory, store_name
+    from tvm_mnas.devices.core.profile import load_profile
+    from tvm_mnas.devices.core.tracker import TrackerClient
+
+    started = time.monotonic()
+    sources = _sources(model, space, seed)
+    profile = load_profile(device)
+    if profile.tracker is not None:
+        # Found out now, not after a space's networks are lowered.
+        with TrackerClient(profile.tracker):
+            pass
+    store = open_records(
+        records, profile_key=profile.key, target=profile.target, shipped=shipped_directory()
+    )
+    networks: list[LoweredNetwork] = []
+    for done, source in enumerate(sources):
+        observer.stage("lowering", done, len(sources))
+        # Kernels do not depend on weights: random ones do.
+        lowered = source.lower(source.build(seed=seed), profile.target)
+        # Without its module, which holds the weights: those of a whole space are many.
+        networks.append(replace(lowered, module=None))
+    kernels = distinct_kernels(networks)
+    forecast = make_forecast(
+        kernels,
+        store,
+        directory=records / store_name(profile.key, profile.target),
+        trials_per_kernel=trials_per_kernel,
+    )
+    if not forecast.lacking:
+        rows = kernel_rows(kernels, store, None)
+        return TuneResult(len(networks), forecast, rows, 0, time.monotonic() - started)
+    observer.note(forecast.line)
+    with open_scratch_workbench(
+        profile,
+        records=records,
+        trials_per_kernel=trials_per_kernel,
+        seed=seed,
+        on_warning=observer.note,
+    ) as (workbench, _):
+        pace = _Pace(observer, trials_per_kernel, known=forecast.expected_s is not None)
+        report = workbench.tune(networks, on_progress=pace.show)
+        rows = kernel_rows(kernels, workbench.store, report)
+    result = TuneResult(
+        len(networks), forecast, rows, len(report.kernels), time.monotonic() - started
+    )
+    if all(kernel.best_us is None for kernel in report.kernels):
+        raise BuildError(
+            f"a kernel that is tuned has a schedule that runs, and of {len(report.kernels)} none has "
+            f"({result.failures}); `tvm-mnas devices` shows whether the device is there"
+        )
+    return result
+
+
+def make_forecast(
+    kernels: Sequence[Kernel],
+    store: TuningRecords,
+    *,
+    directory: Path,
+    trials_per_kernel: int,
+) -> Forecast:
+    """Return what tuning `kernels` will take; `directory` is that of the store whose history tells the pace.
+
+    Raises:
+        RecordsError: if a line of the records is damaged.
+    """
+    from tvm_mnas.compiler.tuning.forecast import count_planned, seconds_per_schedule
+
+    return Forecast(
+        kernels=len(kernels),
+        lacking=len(store.missing(kernels, trials_per_kernel=trials_per_kernel)),
+        schedules=count_planned(kernels, store, trials=trials_per_kernel),
+        seconds_per_schedule=seconds_per_schedule(directory),
+    )
+
+
+def kernel_rows(
+    kernels: Sequence[Kernel], store: TuningRecords, report: TuningReport | None
+) -> list[dict[str, Any]]:
+    """Return a row for each of `kernels`, the costliest first; those without a time come last."""
+    tuned = {} if report is None else {kernel.key: kernel for kernel in report.kernels}
+    rows: list[dict[str, Any]] = []
+    for kernel in kernels:
+        done = tuned.get(kernel.key)
+        rows.append(
+            {
+                "kernel": kernel.name,
+                "key": kernel.key,
+                "times": kernel.calls,
+                "best_us": store.best_us(kernel.key),
+                "schedules": store.trials(kernel.key),
+                "measured": 0 if done is None else done.trials,
+                "failures": {} if done is None else dict(done.failures),
+            }
+        )
+    total = sum((row["best_us"] or 0.0) * row["times"] for row in rows)
+    for row in rows:
+        known = row["best_us"] is not None
+        row["share_percent"] = 100 * row["best_us"] * row["times"] / total if known else None
+    return sorted(rows, key=lambda row: -float(row["share_percent"] or 0.0))
+
+
+@dataclass
+class _Pace:
+    """Shows a tuning's progress and, where the forecast could not, once what it is going to take."""
+
+    observer: Observer
+    trials_per_kernel: int
+    known: bool
+    started: float | None = None
+
+    def show(self, done: int, total: int) -> None:
+        if self.started is None:
+            self.started = time.monotonic()
+        self.observer.stage("tuning", done, total)
+        if not self.known and 2 * self.trials_per_kernel <= done < total:
+            self.known = True
+            each_s = (time.monotonic() - self.started) / done
+            self.observer.note(
+                f"{total - done} schedules are left, about {format_duration((total - done) * each_s)}"
+            )
+
+
+def _sources(model: str | None, space: str | None, seed: int) -> Sequence[Model]:
+    if model is not None:
+        return (find_model(model),)
+    from tvm_mnas.space.files import load_space
+    from tvm_mnas.space.kernels import cover
+
+    assert space is not None
+    return [
+        Model(name=architecture.notation, architecture=architecture)
+        for architecture in cover(load_space(space), seed)
+    ]
