@@ -21,14 +21,14 @@ from stock_metaschedule import Side, run_stock
 if TYPE_CHECKING:
     from tvm_mnas.compiler.build.artifact import CompiledArtifact
     from tvm_mnas.compiler.core.kernel import Kernel, LoweredNetwork
-    from tvm_mnas.evaluation.toolchain import Shape, Workbench
+    from tvm_mnas.evaluation.toolchain import Shape, Toolchain
     from tvm_mnas.space.architecture import Architecture
 
 WITHIN = 0.05
 """How much longer a network from shared records may take than one that was tuned alone."""
 
 OpenWorkbench = Callable[..., Any]
-"""`open_workbench` with everything given but `records`, `logs`, `scratch` and `seed`."""
+"""`open_toolchain` with everything given but `records`, `logs`, `scratch` and `seed`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,20 +148,20 @@ def tune_alone(
         own.mkdir()
         with open_bench(
             records=stores / architecture.id, logs=own, scratch=own, seed=seed
-        ) as workbench:
+        ) as toolchain:
             try:
                 network = build_network(architecture).eval()
-                lowered = workbench.lower(network, architecture.image_shape)
+                lowered = toolchain.lower(network, architecture.image_shape)
                 peers.lowered[number] = lowered
-                report = workbench.tune([lowered], on_progress=lambda done, total: None)
+                report = toolchain.tune([lowered], on_progress=lambda done, total: None)
                 result = replace(
                     result,
                     kernels=len(lowered.kernels),
                     tuned=len(report.kernels),
-                    schedules=sum(kernel.trials for kernel in report.kernels),
+                    schedules=sum(kernel.schedules for kernel in report.kernels),
                     tuning_s=report.duration_s,
                 )
-                peers.artifacts[number] = workbench.compile(lowered, own / "net.so")
+                peers.artifacts[number] = toolchain.compile(lowered, own / "net.so")
             except CandidateError as error:
                 result = replace(result, failure=str(error))
         peers.results[number] = result
@@ -171,7 +171,7 @@ def tune_alone(
 
 def time_both(
     peers: Peers,
-    workbench: Workbench,
+    toolchain: Toolchain,
     *,
     directory: Path,
     rounds: int,
@@ -184,9 +184,9 @@ def time_both(
     for number, alone in peers.artifacts.items():
         lowered = peers.lowered[number]
         try:
-            shared = workbench.compile(lowered, directory / f"shared-{number}.so")
+            shared = toolchain.compile(lowered, directory / f"shared-{number}.so")
             both = {"shared": shared, "alone": alone}
-            times_ms = time_in_turn(workbench, both, lowered.input_shape, rounds=rounds, seed=seed)
+            times_ms = time_in_turn(toolchain, both, lowered.input_shape, rounds=rounds, seed=seed)
         except CandidateError as error:
             peers.results[number] = replace(peers.results[number], failure=str(error))
             continue
@@ -199,7 +199,7 @@ def time_both(
 
 
 def time_in_turn(
-    workbench: Workbench,
+    toolchain: Toolchain,
     artifacts: Mapping[str, CompiledArtifact],
     shape: Shape,
     *,
@@ -211,7 +211,7 @@ def time_in_turn(
     generator = random.Random(seed)
     for _ in range(rounds):
         for name in generator.sample(list(artifacts), len(artifacts)):
-            times_ms[name].append(workbench.measure(artifacts[name], shape).latency_ms)
+            times_ms[name].append(toolchain.measure(artifacts[name], shape).latency_ms)
     return {name: tuple(values) for name, values in times_ms.items()}
 
 

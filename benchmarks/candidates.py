@@ -31,7 +31,7 @@ from calm import time_in_rounds
 from costs import Cost, Result, predict
 
 if TYPE_CHECKING:
-    from tvm_mnas.evaluation.toolchain import Workbench
+    from tvm_mnas.evaluation.toolchain import Toolchain
     from tvm_mnas.space.architecture import Architecture
 
 
@@ -55,7 +55,7 @@ def draw(space: str, *, candidates: int, size: int, seed: int) -> list[Architect
     return list(drawn.values())
 
 
-def evaluate(architecture: Architecture, workbench: Workbench, path: Path) -> tuple[Cost, set[str]]:
+def evaluate(architecture: Architecture, toolchain: Toolchain, path: Path) -> tuple[Cost, set[str]]:
     """Return what `architecture` took up to its latency, and the keys of its kernels."""
     from tvm_mnas.errors import CandidateError, DeviceError
     from tvm_mnas.models.network import build_network
@@ -65,20 +65,20 @@ def evaluate(architecture: Architecture, workbench: Workbench, path: Path) -> tu
     keys: set[str] = set()
     try:
         shape = architecture.image_shape
-        lowered = workbench.lower(build_network(architecture).eval(), shape)
+        lowered = toolchain.lower(build_network(architecture).eval(), shape)
         keys = {kernel.key for kernel in lowered.kernels}
-        report = workbench.tune([lowered], on_progress=lambda done, total: None)
+        report = toolchain.tune([lowered], on_progress=lambda done, total: None)
         cost = replace(
             cost,
             kernels=len(keys),
             tuned=len(report.kernels),
-            schedules=sum(kernel.trials for kernel in report.kernels),
+            schedules=sum(kernel.schedules for kernel in report.kernels),
             tuning_s=report.duration_s,
-            kernels_us=workbench.kernels_us(lowered),
+            kernels_us=toolchain.kernels_us(lowered),
             calls=lowered.kernel_calls,
             moved_bytes=lowered.moved_bytes,
         )
-        latency = workbench.measure(workbench.compile(lowered, path), shape)
+        latency = toolchain.measure(toolchain.compile(lowered, path), shape)
         cost = replace(cost, latency_ms=latency.latency_ms, noisy=latency.noisy)
     except (CandidateError, DeviceError) as error:
         # A device that was lost for one candidate may be back for the next; hours of others are worth keeping.
@@ -89,7 +89,7 @@ def evaluate(architecture: Architecture, workbench: Workbench, path: Path) -> tu
 def time_again(
     costs: Sequence[Cost],
     architectures: Sequence[Architecture],
-    workbench: Workbench,
+    toolchain: Toolchain,
     directory: Path,
     *,
     rounds: int,
@@ -102,7 +102,7 @@ def time_again(
         for index, architecture in enumerate(architectures)
         if costs[index].latency_ms is not None
     }
-    again = time_in_rounds(compiled, workbench.farm, rounds=rounds, seed=seed, say=say)
+    again = time_in_rounds(compiled, toolchain.farm, rounds=rounds, seed=seed, say=say)
     return [
         replace(cost, latency_ms=again.get(index, cost.latency_ms))
         for index, cost in enumerate(costs)
@@ -118,7 +118,7 @@ def run(arguments: argparse.Namespace, directory: Path) -> Result:
     """Evaluate the candidates and compare some with tuning alone; `directory` takes temporary files."""
     from tvm_mnas.devices.core.profile import load_profile
     from tvm_mnas.errors import TvmMnasError
-    from tvm_mnas.evaluation.toolchain import open_workbench
+    from tvm_mnas.evaluation.toolchain import open_toolchain
 
     architectures = draw(
         arguments.space,
@@ -128,7 +128,7 @@ def run(arguments: argparse.Namespace, directory: Path) -> Result:
     )
     setting = (
         f"{len(architectures)} candidates of {arguments.space} at {arguments.size}, "
-        f"{arguments.trials_per_kernel} schedules a kernel, on {arguments.device}; latencies to predict are of "
+        f"{arguments.schedules_per_kernel} schedules a kernel, on {arguments.device}; latencies to predict are of "
         f"{arguments.again} rounds"
     )
     say(setting)
@@ -136,9 +136,9 @@ def run(arguments: argparse.Namespace, directory: Path) -> Result:
     profile = load_profile(arguments.device)
     # Kernels of the published networks, of which records ship, are kernels of the space too.
     open_bench = partial(
-        open_workbench,
+        open_toolchain,
         profile,
-        trials_per_kernel=arguments.trials_per_kernel,
+        schedules_per_kernel=arguments.schedules_per_kernel,
         with_shipped=False,
     )
     open_shared = partial(
@@ -146,10 +146,10 @@ def run(arguments: argparse.Namespace, directory: Path) -> Result:
     )
     costs: list[Cost] = []
     distinct: set[str] = set()
-    with open_shared() as workbench:
-        known = workbench.store.keys()
+    with open_shared() as toolchain:
+        known = toolchain.store.keys()
         for number, architecture in enumerate(architectures, start=1):
-            cost, keys = evaluate(architecture, workbench, directory / f"{number}.so")
+            cost, keys = evaluate(architecture, toolchain, directory / f"{number}.so")
             costs.append(cost)
             distinct |= keys
             say(
@@ -157,7 +157,7 @@ def run(arguments: argparse.Namespace, directory: Path) -> Result:
                 f"{cost.failure or f'{cost.latency_ms:.4g} ms'}"
             )
         again = time_again(
-            costs, architectures, workbench, directory, rounds=arguments.again, seed=arguments.seed
+            costs, architectures, toolchain, directory, rounds=arguments.again, seed=arguments.seed
         )
     measured = {
         number: architecture
@@ -213,16 +213,16 @@ def compare_alone(
         seed=arguments.seed + 1,
         say=say,
     )
-    with open_shared() as workbench:
+    with open_shared() as toolchain:
         results = alone.time_both(
             peers,
-            workbench,
+            toolchain,
             directory=directory,
             rounds=arguments.rounds,
             seed=arguments.seed,
             say=say,
         )
-        target = workbench.profile.target
+        target = toolchain.profile.target
     if not arguments.stock:
         return results, "--stock is 0"
     say(f"stock MetaSchedule tunes {arguments.stock} kernels")
@@ -231,7 +231,7 @@ def compare_alone(
         target,
         count=arguments.stock,
         directory=directory,
-        trials=arguments.trials_per_kernel,
+        trials=arguments.schedules_per_kernel,
         seed=arguments.seed,
     )
 
@@ -242,7 +242,7 @@ def main() -> int:
     parser.add_argument("--space", default="mnasnet")
     parser.add_argument("--candidates", type=int, default=100)
     parser.add_argument("--size", type=int, default=224, help="of the input image")
-    parser.add_argument("--trials-per-kernel", type=int, default=8)
+    parser.add_argument("--schedules-per-kernel", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="local")
     parser.add_argument("--records", help="where to keep records; they make the first ones cheap")

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 from networks import NOTATIONS
 
 if TYPE_CHECKING:
-    from tvm_mnas.evaluation.toolchain import Workbench
+    from tvm_mnas.evaluation.toolchain import Toolchain
 
 STAGES = ("build network", "lower", "compile", "upload and check", "measure")
 
@@ -43,7 +43,7 @@ class Stopwatch:
         return result
 
 
-def repeat(notation: str, workbench: Workbench, path: Path, *, seed: int) -> dict[str, float]:
+def repeat(notation: str, toolchain: Toolchain, path: Path, *, seed: int) -> dict[str, float]:
     """Go from `notation` to a latency once; return the seconds of each stage."""
     import numpy as np
 
@@ -58,10 +58,10 @@ def repeat(notation: str, workbench: Workbench, path: Path, *, seed: int) -> dic
     network = watch.time("build network", lambda: build_network(architecture, seed=seed))
     images = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
     expected = predict(network, images)
-    lowered = watch.time("lower", lambda: workbench.lower(network, shape))
-    artifact = watch.time("compile", lambda: workbench.compile(lowered, path))
-    watch.time("upload and check", lambda: workbench.check(artifact, images, expected))
-    watch.time("measure", lambda: workbench.measure(artifact, shape))
+    lowered = watch.time("lower", lambda: toolchain.lower(network, shape))
+    artifact = watch.time("compile", lambda: toolchain.compile(lowered, path))
+    watch.time("upload and check", lambda: toolchain.check(artifact, images, expected))
+    watch.time("measure", lambda: toolchain.measure(artifact, shape))
     return watch.times_s
 
 
@@ -88,7 +88,7 @@ def main() -> int:
     parser.add_argument("--network", choices=sorted(NOTATIONS), default="mnasnet-b1")
     parser.add_argument("--repetitions", type=int, default=7)
     parser.add_argument("--records", default="tuning_logs", help="where tuning records are kept")
-    parser.add_argument("--trials-per-kernel", type=int, default=8, help="where records lack")
+    parser.add_argument("--schedules-per-kernel", type=int, default=8, help="where records lack")
     parser.add_argument("--device", default="local")
     parser.add_argument("--json", action="store_true", help="print the seconds as JSON")
     arguments = parser.parse_args()
@@ -96,33 +96,33 @@ def main() -> int:
         parser.error(f"repetitions are 1 or more, not {arguments.repetitions}")
 
     from tvm_mnas.devices.core.profile import load_profile
-    from tvm_mnas.evaluation.toolchain import open_workbench
+    from tvm_mnas.evaluation.toolchain import open_toolchain
     from tvm_mnas.models.network import build_network
     from tvm_mnas.space.architecture import Architecture
 
     notation = NOTATIONS[arguments.network]
     with (
         tempfile.TemporaryDirectory(prefix="compile-time-") as text,
-        open_workbench(
+        open_toolchain(
             load_profile(arguments.device),
             records=Path(arguments.records),
             logs=Path(text),
             scratch=Path(text),
-            trials_per_kernel=arguments.trials_per_kernel,
+            schedules_per_kernel=arguments.schedules_per_kernel,
             seed=0,
-        ) as workbench,
+        ) as toolchain,
     ):
         architecture = Architecture.parse(notation)
-        lowered = workbench.lower(build_network(architecture), architecture.image_shape)
-        missing = len(workbench.missing(lowered))
-        workbench.tune([lowered], on_progress=lambda done, total: None)
+        lowered = toolchain.lower(build_network(architecture), architecture.image_shape)
+        missing = len(toolchain.missing(lowered))
+        toolchain.tune([lowered], on_progress=lambda done, total: None)
         print(
             f"{arguments.network} on {arguments.device}: {len(lowered.kernels)} kernels, {missing} of "
             f"them tuned before; then {arguments.repetitions} repetitions in one process\n",
             flush=True,
         )
         first, *times = (
-            repeat(notation, workbench, Path(text) / f"{number}.so", seed=number)
+            repeat(notation, toolchain, Path(text) / f"{number}.so", seed=number)
             for number in range(arguments.repetitions + 1)
         )
     if arguments.json:

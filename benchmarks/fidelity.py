@@ -33,7 +33,7 @@ from candidates import draw
 if TYPE_CHECKING:
     from tvm_mnas.compiler.core.kernel import Kernel, LoweredNetwork
     from tvm_mnas.compiler.records.base import TuningRecords
-    from tvm_mnas.evaluation.toolchain import Workbench
+    from tvm_mnas.evaluation.toolchain import Toolchain
     from tvm_mnas.space.architecture import Architecture
 
 FULL_AGAIN = "full, again"
@@ -109,14 +109,14 @@ def table(latencies_ms: Mapping[str, Sequence[float | None]], full: str) -> str:
 
 
 def measure(
-    workbenches: Mapping[str, Workbench],
+    toolchains: Mapping[str, Toolchain],
     networks: Sequence[LoweredNetwork],
     directory: Path,
     *,
     rounds: int,
     seed: int,
 ) -> dict[str, list[float | None]]:
-    """Return each network's latency (ms) with the records of each workbench, all of them on one farm.
+    """Return each network's latency (ms) with the records of each toolchain, all of them on one farm.
 
     None where a kernel has no schedule that ran.
     """
@@ -124,15 +124,15 @@ def measure(
 
     compiled: dict[tuple[int, str], tuple[Path, Sequence[int]]] = {}
     for number, lowered in enumerate(networks):
-        for name, workbench in workbenches.items():
+        for name, toolchain in toolchains.items():
             path = directory / f"{number}-{name.replace(', ', '-')}.so"
             try:
-                workbench.compile(lowered, path)
+                toolchain.compile(lowered, path)
             except UntunedKernelError as error:
                 print(f"candidate {number}, {name}: {error}", file=sys.stderr)
             else:
                 compiled[number, name] = path, lowered.input_shape
-    farm = next(iter(workbenches.values())).farm
+    farm = next(iter(toolchains.values())).farm
     latencies_ms = time_in_rounds(
         compiled,
         farm,
@@ -142,7 +142,7 @@ def measure(
     )
     return {
         name: [latencies_ms.get((number, name)) for number in range(len(networks))]
-        for name in workbenches
+        for name in toolchains
     }
 
 
@@ -168,7 +168,7 @@ def main() -> int:
 
     from tvm_mnas.compiler.records.store import RecordStore
     from tvm_mnas.devices.core.profile import load_profile
-    from tvm_mnas.evaluation.toolchain import open_workbench
+    from tvm_mnas.evaluation.toolchain import open_toolchain
     from tvm_mnas.models.network import build_network
 
     profile = load_profile(arguments.device)
@@ -183,12 +183,12 @@ def main() -> int:
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fidelity-")))
         opened = stack.enter_context(
-            open_workbench(
+            open_toolchain(
                 profile,
                 records=directory / "unused",
                 logs=directory,
                 scratch=directory,
-                trials_per_kernel=arguments.full,
+                schedules_per_kernel=arguments.full,
                 seed=arguments.seed,
             )
         )
@@ -197,12 +197,12 @@ def main() -> int:
             Path(arguments.store) if arguments.store else directory / "full",
             target=profile.target,
         )
-        workbench = replace(opened, store=store)
+        toolchain = replace(opened, store=store)
         networks = [
-            workbench.lower(build_network(one).eval(), one.image_shape) for one in architectures
+            toolchain.lower(build_network(one).eval(), one.image_shape) for one in architectures
         ]
         kernels = {kernel.key: kernel for lowered in networks for kernel in lowered.kernels}
-        missing = store.missing(kernels.values(), trials_per_kernel=arguments.full)
+        missing = store.missing(kernels.values(), schedules_per_kernel=arguments.full)
         print(
             f"{len(networks)} candidates of {arguments.space} at {arguments.size} on {arguments.device}: "
             f"{len(kernels)} distinct kernels, {len(missing)} "
@@ -210,18 +210,18 @@ def main() -> int:
             flush=True,
         )
         # Evenly: what a smaller budget would have given can then be read from the records.
-        workbench.tune(networks, on_progress=lambda done, total: None, by_importance=False)
-        workbenches = {
+        toolchain.tune(networks, on_progress=lambda done, total: None, by_importance=False)
+        toolchains = {
             str(budget): replace(
-                workbench,
+                toolchain,
                 store=truncate(store, list(kernels.values()), directory / str(budget), budget),
             )
             for budget in budgets
         }
         full = str(arguments.full)
-        workbenches |= {full: workbench, FULL_AGAIN: workbench}
+        toolchains |= {full: toolchain, FULL_AGAIN: toolchain}
         latencies_ms = measure(
-            workbenches, networks, directory, rounds=arguments.rounds, seed=arguments.seed
+            toolchains, networks, directory, rounds=arguments.rounds, seed=arguments.seed
         )
     print(f"\n{table(latencies_ms, full)}")
     return 0

@@ -1,7 +1,7 @@
 """Our exported network against the inference engines that people would use instead, in one run.
 
     python benchmarks/rivals.py                                   # MnasNet-B1 and MobileNetV2, at 224, batch 1
-    python benchmarks/rivals.py --records tuning_logs --trials-per-kernel 64 --networks mnasnet-b1
+    python benchmarks/rivals.py --records tuning_logs --schedules-per-kernel 64 --networks mnasnet-b1
 
 Float32, one thread, one core: each contender is a warm process of its own, bound to the same core and set to
 one thread, and only one of them runs at a time. In each round everyone runs for a moment, in an order that is
@@ -366,12 +366,12 @@ def table(rows: Sequence[Row]) -> str:
 
 
 @contextlib.contextmanager
-def prepared(name: str, *, records: Path, trials_per_kernel: int) -> Iterator[Path]:
+def prepared(name: str, *, records: Path, schedules_per_kernel: int) -> Iterator[Path]:
     """Yield a directory with the network `name` as every contender needs it, ours tuned and compiled."""
     import numpy as np
 
     from tvm_mnas.devices.core.profile import load_profile
-    from tvm_mnas.evaluation.toolchain import open_workbench
+    from tvm_mnas.evaluation.toolchain import open_toolchain
     from tvm_mnas.models.inference import export_onnx, predict
 
     with tempfile.TemporaryDirectory(prefix="rivals-") as text:
@@ -384,21 +384,21 @@ def prepared(name: str, *, records: Path, trials_per_kernel: int) -> Iterator[Pa
         np.save(directory / "image.npy", image)
         np.save(directory / "expected.npy", predict(network, image))
         export_onnx(network, shape, directory / "net.onnx")
-        with open_workbench(
+        with open_toolchain(
             load_profile("local"),
             records=records,
             logs=directory,
             scratch=directory,
-            trials_per_kernel=trials_per_kernel,
+            schedules_per_kernel=schedules_per_kernel,
             seed=0,
-        ) as workbench:
-            lowered = workbench.lower(network, shape)
-            missing = len(workbench.missing(lowered))
+        ) as toolchain:
+            lowered = toolchain.lower(network, shape)
+            missing = len(toolchain.missing(lowered))
             started = time.perf_counter()
-            workbench.tune([lowered], on_progress=lambda done, total: None)
-            artifact = workbench.compile(lowered, directory / "net.so")
+            toolchain.tune([lowered], on_progress=lambda done, total: None)
+            artifact = toolchain.compile(lowered, directory / "net.so")
         print(
-            f"{name}: {artifact.kernels} kernels, {artifact.trials} schedules measured, "
+            f"{name}: {artifact.kernels} kernels, {artifact.schedules} schedules measured, "
             f"{missing} kernels tuned now in {time.perf_counter() - started:.0f} s"
         )
         yield directory
@@ -409,7 +409,9 @@ def run(name: str, arguments: argparse.Namespace) -> list[Row]:
     core = max(os.sched_getaffinity(0))
     with (
         prepared(
-            name, records=Path(arguments.records), trials_per_kernel=arguments.trials_per_kernel
+            name,
+            records=Path(arguments.records),
+            schedules_per_kernel=arguments.schedules_per_kernel,
         ) as directory,
         contextlib.ExitStack() as processes,
     ):
@@ -434,7 +436,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--networks", default=",".join(NOTATIONS))
     parser.add_argument("--records", default="tuning_logs", help="where tuning records are kept")
-    parser.add_argument("--trials-per-kernel", type=int, default=64)
+    parser.add_argument("--schedules-per-kernel", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--burst-s", type=float, default=0.3)
     parser.add_argument(

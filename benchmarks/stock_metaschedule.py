@@ -34,7 +34,7 @@ from networks import settled_network
 
 if TYPE_CHECKING:
     from tvm_mnas.compiler.core.kernel import Kernel
-    from tvm_mnas.evaluation.toolchain import Workbench
+    from tvm_mnas.evaluation.toolchain import Toolchain
 
 KERNELS = {
     "stem": r" 1x(224x224x3|3x224x224) 3x3x3x",
@@ -198,29 +198,29 @@ def run_ours(
     from tvm_mnas.compiler.core.kernel import LoweredNetwork
     from tvm_mnas.compiler.core.metaschedule import load_meta_schedule
     from tvm_mnas.devices.core.profile import load_profile
-    from tvm_mnas.evaluation.toolchain import open_workbench
+    from tvm_mnas.evaluation.toolchain import open_toolchain
 
     directory.mkdir()
     profile = load_profile("local")
     started = time.time()
-    with open_workbench(
+    with open_toolchain(
         profile,
         records=directory / "records",
         logs=directory,
         scratch=directory,
-        trials_per_kernel=trials,
+        schedules_per_kernel=trials,
         seed=seed,
         with_shipped=False,
-    ) as workbench:
+    ) as toolchain:
         network = LoweredNetwork((1, 3, 224, 224), profile.target, tuple(kernels.values()), None)
-        report = workbench.tune(
+        report = toolchain.tune(
             [network], on_progress=lambda done, total: None, by_importance=False
         )
         duration_s = time.time() - started
         database = load_meta_schedule().database
         libraries: dict[str, Library] = {}
         for label, kernel in kernels.items():
-            best = workbench.store.best_record(kernel.key)
+            best = toolchain.store.best_record(kernel.key)
             if best is None:
                 continue
             module = database.Workload.from_json(json.loads(kernel.workload)).mod
@@ -229,11 +229,11 @@ def run_ours(
             path = directory / f"ours-{label}.so"
             libraries[label] = build_best(record, profile.target, path)
     failures = {kernel.name: str(kernel.failures) for kernel in report.kernels if kernel.failures}
-    return Side(sum(k.trials for k in report.kernels), duration_s, libraries), failures
+    return Side(sum(k.schedules for k in report.kernels), duration_s, libraries), failures
 
 
 def time_in_turn(
-    workbench: Workbench, libraries: Sequence[Library], *, rounds: int, seed: int
+    toolchain: Toolchain, libraries: Sequence[Library], *, rounds: int, seed: int
 ) -> tuple[float, ...]:
     """Return the median time of each library in microseconds, each timed once in every round."""
     from tvm_mnas.devices.core.profile import Timing
@@ -245,7 +245,7 @@ def time_in_turn(
     for _ in range(rounds):
         for at in generator.sample(range(len(libraries)), len(libraries)):
             outcome = measure_kernel(
-                workbench.farm,
+                toolchain.farm,
                 libraries[at].path,
                 libraries[at].arguments,
                 timing=timing,
@@ -292,7 +292,7 @@ def compare(
 ) -> Comparison:
     """Tune `kernels` with both and time what they found; `directory` takes the files of this seed."""
     from tvm_mnas.devices.core.profile import load_profile
-    from tvm_mnas.evaluation.toolchain import open_workbench
+    from tvm_mnas.evaluation.toolchain import open_toolchain
 
     directory.mkdir()
     profile = load_profile("local")
@@ -301,14 +301,14 @@ def compare(
     for name, reasons in failures.items():
         print(f"seed {seed}, ours, {name}: failed {reasons}")
     times_us = {}
-    with open_workbench(
+    with open_toolchain(
         profile,
         records=directory / "empty",
         logs=directory / "logs",
         scratch=directory,
-        trials_per_kernel=1,
+        schedules_per_kernel=1,
         seed=seed,
-    ) as workbench:
+    ) as toolchain:
         for label in kernels:
             if label not in stock.libraries or label not in ours.libraries:
                 sides = {"stock": stock, "ours": ours}
@@ -316,7 +316,7 @@ def compare(
                 print(f"seed {seed}, {label}: no schedule of {' and '.join(none)} ran; left out")
                 continue
             libraries = [stock.libraries[label], ours.libraries[label]]
-            first, second = time_in_turn(workbench, libraries, rounds=rounds, seed=seed)
+            first, second = time_in_turn(toolchain, libraries, rounds=rounds, seed=seed)
             times_us[label] = (first, second)
     if not times_us:
         raise SystemExit(f"seed {seed}: no kernel ran on both sides; there is nothing to compare")

@@ -23,7 +23,7 @@ from tvm_mnas.resources import resource_directory
 from tvm_mnas.search.run import EVALUATION_ATTRIBUTE, REPEATS_ATTRIBUTE, RunDirectory
 from tvm_mnas.space.architecture import Architecture
 from tvm_mnas.space.files import load_space, space_names
-from tvm_mnas.workflows.model_ref import find_architecture
+from tvm_mnas.workflows.model_ref import resolve_architecture
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -426,9 +426,9 @@ def test_a_space_is_described_by_its_decisions(tmp_path: Path) -> None:
 def test_a_space_is_written_around_a_trial_and_sampled_from_its_file(place: Path) -> None:
     assert done("space", "around", "run:1", "-o", "near.toml", cwd=place) == "near.toml\n"
     space = load_space(str(place / "near.toml"))
-    architecture = find_architecture(f"{place / 'run'}:1")
+    architecture = resolve_architecture(f"{place / 'run'}:1")
     assert space.decode(space.encode(architecture)) == architecture
-    scaled = find_architecture(f"{place / 'run'}:1@0.5,96")
+    scaled = resolve_architecture(f"{place / 'run'}:1@0.5,96")
     assert (scaled.depth_multiplier, scaled.input_size) == (0.5, 96)
     assert done("space", "near.toml", "--sample", "3", cwd=place).count("\n") == 3
 

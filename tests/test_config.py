@@ -40,7 +40,7 @@ CONFIGS = {
         train_steps=1,
         train_batch=1,
         learning_rate=1e-05,
-        trials_per_kernel=64,
+        schedules_per_kernel=64,
         max_untuned_share=0.05,
         finalists=1,
         final_steps=5,
@@ -140,7 +140,7 @@ def test_a_value_of_another_type_is_named(key: str, value: object) -> None:
                 "batch",
                 "train_steps",
                 "train_batch",
-                "trials_per_kernel",
+                "schedules_per_kernel",
                 "finalists",
                 "final_steps",
             )

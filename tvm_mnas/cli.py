@@ -92,7 +92,7 @@ def search(
     batch: Annotated[int | None, typer.Option(help="Candidates per controller update.")] = None,
     seed: Annotated[int | None, typer.Option(help="The seed of every random choice.")] = None,
     train_steps: Annotated[int | None, typer.Option(help="Steps of the short training.")] = None,
-    trials_per_kernel: Annotated[
+    schedules_per_kernel: Annotated[
         int | None, typer.Option(help="Schedules to measure for a kernel without records.")
     ] = None,
     allow_untuned: Annotated[
@@ -130,7 +130,7 @@ def search(
         "batch": batch,
         "seed": seed,
         "train_steps": train_steps,
-        "trials_per_kernel": trials_per_kernel,
+        "schedules_per_kernel": schedules_per_kernel,
         "max_untuned_share": None if allow_untuned is None else parse_untuned_share(allow_untuned),
         "finalists": finalists,
         "final_steps": final_steps,
@@ -261,7 +261,7 @@ def _print_pareto(rows: list[dict[str, Any]]) -> None:
             "latency": format_ms(row["latency_ms"]) + (f", {EMULATED}" if row["emulated"] else ""),
             "untuned": f"{format_percent(row['untuned_percent'] or 0.0)} %",
             "spread": f"{row['spread_percent']:.1f} %"
-            + (" !" if row["noisy"] or row["doubts"] else ""),
+            + (" !" if row["noisy"] or row["warnings"] else ""),
             "reward": f"{row['reward']:.4f}",
             "params": format_count(row["parameters"]),
             "mult_adds": format_count(row["mult_adds"]),

@@ -46,7 +46,7 @@ class SearchConfig:
     train_steps: int = 120
     train_batch: int = 64
     learning_rate: float = 0.01
-    trials_per_kernel: int = 8
+    schedules_per_kernel: int = 8
     max_untuned_share: float = 0.0
     finalists: int = 2
     final_steps: int = 480
@@ -56,7 +56,7 @@ class SearchConfig:
     def __post_init__(self) -> None:
         for field in fields(self):
             _check_type(field.name, str(field.type), getattr(self, field.name))
-        _at_least(self, 1, "trials", "batch", "train_steps", "train_batch", "trials_per_kernel")
+        _at_least(self, 1, "trials", "batch", "train_steps", "train_batch", "schedules_per_kernel")
         _at_least(self, 1, "finalists", "final_steps")
         _at_least(self, 0, "seed", "jobs")
         for name in ("target_latency_ms", "learning_rate"):

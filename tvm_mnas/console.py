@@ -135,7 +135,9 @@ def trial_line(record: TrialRecord) -> str:
     accuracy, latency_ms = objectives
     latency = evaluation.latency
     flag = f"  {latency.untuned_flag}" if latency and latency.untuned_flag else ""
-    flag += "".join(f"  DOUBTFUL: {doubt}" for doubt in (latency.doubts if latency else ()))
+    flag += "".join(
+        f"  UNSTABLE DEVICE: {warning}" for warning in (latency.warnings if latency else ())
+    )
     flag += "  EMULATED, not a latency" if latency and latency.emulated else ""
     return (
         f"{head}  accuracy {accuracy:6.2%}  latency {format_ms(latency_ms):>9}"

@@ -74,7 +74,7 @@ def test_a_network_that_does_not_build_from_the_shared_records_has_no_ratio(
             raise BuildError("a linker is there")
         return path
 
-    workbench = SimpleNamespace(
+    toolchain = SimpleNamespace(
         compile=compile_badly, measure=lambda artifact, shape: SimpleNamespace(latency_ms=3.0)
     )
     peers = alone.Peers()
@@ -84,7 +84,7 @@ def test_a_network_that_does_not_build_from_the_shared_records_has_no_ratio(
         peers.artifacts[number] = tmp_path / "net.so"
     said: list[str] = []
     bad, good = alone.time_both(
-        peers, workbench, directory=tmp_path, rounds=2, seed=0, say=said.append
+        peers, toolchain, directory=tmp_path, rounds=2, seed=0, say=said.append
     )
     assert (bad.ratio, bad.failure) == (None, "a linker is there")
     assert (good.ratio, good.failure) == (1.0, None)

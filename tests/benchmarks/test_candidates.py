@@ -52,16 +52,16 @@ def test_a_candidate_that_fails_costs_what_it_took_and_has_no_latency(
     def fail(artifact: Any, shape: Any) -> Any:
         raise MeasurementError("a time is above 0 s")
 
-    workbench = SimpleNamespace(
+    toolchain = SimpleNamespace(
         lower=lambda network, shape: lowered,
         tune=lambda networks, on_progress: SimpleNamespace(
-            kernels=(SimpleNamespace(trials=7),), duration_s=0.0
+            kernels=(SimpleNamespace(schedules=7),), duration_s=0.0
         ),
         kernels_us=lambda lowered: 12.0,
         compile=lambda lowered, path: None,
         measure=fail,
     )
-    cost, keys = candidates.evaluate(architecture, workbench, tmp_path / "x.so")
+    cost, keys = candidates.evaluate(architecture, toolchain, tmp_path / "x.so")
     assert (cost.kernels, cost.tuned, cost.schedules, cost.latency_ms) == (1, 1, 7, None)
     assert (cost.kernels_us, cost.calls, cost.moved_bytes) == (12.0, 3, 4096)
     assert cost.failure == "a time is above 0 s"
@@ -83,8 +83,8 @@ def test_candidates_are_timed_again_but_for_those_that_failed(
         return {2: 6.0}
 
     monkeypatch.setattr(candidates, "time_in_rounds", time_in_rounds)
-    workbench = SimpleNamespace(farm=None)
-    again = candidates.time_again(costs, architectures, workbench, tmp_path, rounds=3, seed=0)
+    toolchain = SimpleNamespace(farm=None)
+    again = candidates.time_again(costs, architectures, toolchain, tmp_path, rounds=3, seed=0)
     assert [cost.latency_ms for cost in again] == [costs[0].latency_ms, None, 6.0]
 
 
@@ -213,7 +213,7 @@ def run_tiny(
         "quickstart",
         "--size",
         "32",
-        "--trials-per-kernel",
+        "--schedules-per-kernel",
         "2",
         "--rounds",
         "2",

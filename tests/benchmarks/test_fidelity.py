@@ -89,7 +89,7 @@ def test_a_store_is_cut_to_the_first_schedules_and_not_the_best(
     ]
     assert cut.best_us(kernel.key) == pytest.approx(3)
     assert store.best_us(kernel.key) == pytest.approx(1)
-    assert cut.missing([kernel], trials_per_kernel=3) == []
+    assert cut.missing([kernel], schedules_per_kernel=3) == []
 
 
 def test_networks_are_timed_by_budget_and_one_without_schedules_has_no_latency(

@@ -72,10 +72,10 @@ def test_ours_begins_without_the_records_that_ship(
     class Opened(Exception):
         pass
 
-    def open_workbench(profile: Any, **arguments: Any) -> None:
+    def open_toolchain(profile: Any, **arguments: Any) -> None:
         raise Opened(arguments)
 
-    monkeypatch.setattr("tvm_mnas.evaluation.toolchain.open_workbench", open_workbench)
+    monkeypatch.setattr("tvm_mnas.evaluation.toolchain.open_toolchain", open_toolchain)
     with pytest.raises(Opened) as caught:
         script("stock_metaschedule").run_ours({}, tmp_path / "ours", trials=1, seed=0)
     (arguments,) = caught.value.args

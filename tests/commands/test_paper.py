@@ -17,8 +17,8 @@ from tvm_mnas.paper import separable as search_layers
 from tvm_mnas.paper.checkpoints import CheckpointAccuracy
 from tvm_mnas.paper.separable import LayerPair
 from tvm_mnas.workflows import compare as lineup
-from tvm_mnas.workflows.compare import Timed
-from tvm_mnas.workflows.model_ref import Model
+from tvm_mnas.workflows.compare import ModelTiming
+from tvm_mnas.workflows.model_ref import ModelRef
 
 
 @pytest.fixture
@@ -26,22 +26,22 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Times each network at 10 ms more than the one before it; `darts-imagenet` fails. Returns what was asked for."""
     asked: list[str] = []
 
-    def time_models(models: Sequence[Model], **options: Any) -> list[Timed]:
+    def compare_models(models: Sequence[ModelRef], **options: Any) -> list[ModelTiming]:
         asked.extend(model.name for model in models)
         return [
-            Timed(name=model.name, failure="tuning: gone")
+            ModelTiming(name=model.name, failure="tuning: gone")
             if model.name == "darts-imagenet"
-            else Timed(
+            else ModelTiming(
                 name=model.name,
                 latencies=(make_latency(10.0 * number, emulated=options["device"] != "local"),)
                 * options["rounds"],
                 kernels=10,
-                trials=320,
+                schedules=320,
             )
             for number, model in enumerate(models, 1)
         ]
 
-    monkeypatch.setattr(lineup, "time_models", time_models)
+    monkeypatch.setattr(lineup, "compare_models", compare_models)
     return asked
 
 
@@ -88,7 +88,7 @@ def test_a_checkpoints_accuracy_stands_beside_the_papers(
     measured = CheckpointAccuracy(file="net.safetensors", data="embedded", top1=0.7, samples=50000)
     asked = []
 
-    def measure(models: Sequence[Model], *arguments: Any, observer: object) -> dict[str, Any]:
+    def measure(models: Sequence[ModelRef], *arguments: Any, observer: object) -> dict[str, Any]:
         asked.append(([model.name for model in models], *arguments))
         return {"mnasnet": measured}
 
@@ -163,7 +163,9 @@ def test_layers_prints_both_ways(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pair = LayerPair(size=14, channels=80, tuned_us=(10.0, 20.0), untuned_us=(300.0, None))
-    timed = Timed(name="14x14x80 one 5x5", latencies=(make_latency(1.0),), kernels=1, trials=32)
+    timed = ModelTiming(
+        name="14x14x80 one 5x5", latencies=(make_latency(1.0),), kernels=1, schedules=32
+    )
     monkeypatch.setattr(search_layers, "compare_layers", lambda *_, **__: ([pair], [timed]))
     paper.layers()
     out = capsys.readouterr().out

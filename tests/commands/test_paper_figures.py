@@ -15,8 +15,8 @@ from tvm_mnas.config import SearchConfig
 from tvm_mnas.errors import ConfigError, RunError
 from tvm_mnas.search.run import RunDirectory
 from tvm_mnas.workflows import compare as lineup
-from tvm_mnas.workflows.compare import Timed
-from tvm_mnas.workflows.model_ref import Model
+from tvm_mnas.workflows.compare import ModelTiming
+from tvm_mnas.workflows.model_ref import ModelRef
 
 
 @pytest.fixture
@@ -24,11 +24,11 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Times every network at 5 ms; returns the names of those that were asked for."""
     names: list[str] = []
 
-    def time_models(models: Sequence[Model], **_: Any) -> list[Timed]:
+    def compare_models(models: Sequence[ModelRef], **_: Any) -> list[ModelTiming]:
         names.extend(model.name for model in models)
-        return [Timed(name=model.name, latencies=(make_latency(5.0),)) for model in models]
+        return [ModelTiming(name=model.name, latencies=(make_latency(5.0),)) for model in models]
 
-    monkeypatch.setattr(lineup, "time_models", time_models)
+    monkeypatch.setattr(lineup, "compare_models", compare_models)
     return names
 
 

@@ -186,7 +186,7 @@ def test_stores_are_merged(logs: Path, console: Console) -> None:
     assert row == {"from": str(logs / BOARD), "kernels": 1, "schedules": 3}
     merged = RecordStore.read(logs / "shipped" / BOARD)
     assert merged.best_us(ONE.key) == pytest.approx(2.0)
-    assert "Merged into new" in console("records", "merge", logs / BOARD, "new")
+    assert "MergeResult into new" in console("records", "merge", logs / BOARD, "new")
     assert contents(logs / BOARD) == contents(Path("new"))
 
 

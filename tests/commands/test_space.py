@@ -14,7 +14,7 @@ from tvm_mnas.errors import SpaceError, TvmMnasError
 from tvm_mnas.space.architecture import Architecture
 from tvm_mnas.space.files import load_space, parse_space, space_names
 from tvm_mnas.space.kernels import count_kernels
-from tvm_mnas.workflows.model_ref import find_architecture
+from tvm_mnas.workflows.model_ref import resolve_architecture
 
 
 def test_json_has_the_counts_of_the_space(capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,7 +52,7 @@ def test_the_space_around_a_network_is_printed_and_written(
     assert capsys.readouterr().out == f"{path}\n"
     assert path.read_text() == printed
     made = load_space(str(path))
-    architecture = find_architecture("mnasnet-b1")
+    architecture = resolve_architecture("mnasnet-b1")
     assert made.decode(made.encode(architecture)) == architecture
     # What was written is a space as any other.
     space(str(path), sample=2, as_json=True)
@@ -63,7 +63,7 @@ def test_the_space_around_a_network_is_printed_and_written(
 
 
 def test_json_of_the_space_around_a_network(capsys: pytest.CaptureFixture[str]) -> None:
-    notation = find_architecture("mnasnet-small@1,96").notation
+    notation = resolve_architecture("mnasnet-small@1,96").notation
     space("around", notation, as_json=True)
     printed = json.loads(capsys.readouterr().out)
     made = parse_space(printed["text"], Path("around.toml"))

@@ -190,7 +190,7 @@ def tuned(
         target=target,
         builder=builder,
         runner=runner,
-        budget=TuningBudget(trials_per_kernel=TRIALS),
+        budget=TuningBudget(schedules_per_kernel=TRIALS),
         seed=0,
     )
     return Tuned(store, report, runner.runs)

@@ -16,6 +16,7 @@ from tvm_mnas.space.architecture import Architecture
 from tvm_mnas.training.accuracy import Accuracy
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "evaluation.json"
+FIRST_FORMAT = GOLDEN.with_name("evaluation-format-1.json")
 """What runs on people's disks look like: must be read for ever, and written like this."""
 
 NOTATION = (
@@ -33,7 +34,7 @@ LATENCY = Latency(
     measured_at="2025-01-02T03:04:05+00:00",
     emulated=False,
     max_spread=0.5,
-    coverage=Coverage(kernels=12, tuned_kernels=11, trials=96, tuned_share=0.97),
+    coverage=Coverage(kernels=12, tuned_kernels=11, schedules=96, tuned_share=0.97),
 )
 EFFORT = Effort(
     training_s=4.25,
@@ -42,7 +43,7 @@ EFFORT = Effort(
     measuring_s=0.75,
     kernels=12,
     kernels_tuned=3,
-    tuning_trials=24,
+    schedules_measured=24,
 )
 FAILURE = Failure("training", "TrainingError", "the loss is NaN at step 3")
 
@@ -69,6 +70,8 @@ def test_what_is_stored_is_what_it_was_and_will_be(name: str) -> None:
     golden = json.loads(GOLDEN.read_text(encoding="utf-8"))
     assert json.loads(json.dumps(EVALUATIONS[name].to_json(), allow_nan=False)) == golden[name]
     assert Evaluation.from_json(golden[name]) == EVALUATIONS[name]
+    first_format = json.loads(FIRST_FORMAT.read_text(encoding="utf-8"))
+    assert Evaluation.from_json(first_format[name]) == EVALUATIONS[name]
 
 
 def test_any_architecture_comes_back() -> None:

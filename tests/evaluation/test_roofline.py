@@ -97,13 +97,13 @@ def test_probes_that_fail_on_the_device_do_not_count(
         return [3e-3, 1e-3, 2e-3]
 
     monkeypatch.setattr(runner, "measure_kernel", measure)
-    workbench: Any = SimpleNamespace(
+    toolchain: Any = SimpleNamespace(
         profile=SimpleNamespace(target='{"kind": "llvm", "num-cores": 1}'), farm=None
     )
-    peak = measure_peak(workbench, tmp_path)
+    peak = measure_peak(toolchain, tmp_path)
     # 20,000 steps of 24 sums of 8 lanes, in the best of the three times.
     assert peak.flops_per_s == pytest.approx(2 * 20_000 * 24 * 8 / 1e-3)
     assert peak.bandwidths[0] == (16 * KIB, pytest.approx(16 * KIB / 1e-3))
     monkeypatch.setattr(runner, "measure_kernel", lambda *a, **b: "crash: signal 4")
     with pytest.raises(MeasurementError, match="signal 4"):
-        measure_peak(workbench, tmp_path)
+        measure_peak(toolchain, tmp_path)

@@ -1,4 +1,4 @@
-"""What a workbench adds up from the records, and which records it has."""
+"""What a toolchain adds up from the records, and which records it has."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from tvm_mnas.compiler.tuning import build_workers as workers
 from tvm_mnas.devices.core.profile import load_profile
 from tvm_mnas.devices.farm import farm
 from tvm_mnas.evaluation import toolchain as module
-from tvm_mnas.evaluation.toolchain import Workbench, open_workbench
+from tvm_mnas.evaluation.toolchain import Toolchain, open_toolchain
 
 
 def test_kernels_count_as_often_as_they_are_called_and_one_without_record_makes_no_sum() -> None:
     best_us = {"a": 10.0, "b": 2.5}
     absent: Any = None
     store: Any = SimpleNamespace(best_us=best_us.get)
-    workbench = Workbench(absent, absent, store, absent, 8, 0, Path("objects"))
+    toolchain = Toolchain(absent, absent, store, absent, 8, 0, Path("objects"))
 
     def network(**calls: int) -> Any:
         return SimpleNamespace(
             kernels=[SimpleNamespace(key=key, calls=count) for key, count in calls.items()]
         )
 
-    assert workbench.kernels_us(network(a=3, b=2)) == 35.0
-    assert workbench.kernels_us(network(a=3, c=1)) is None
+    assert toolchain.kernels_us(network(a=3, b=2)) == 35.0
+    assert toolchain.kernels_us(network(a=3, c=1)) is None
 
 
 @pytest.mark.parametrize(("with_shipped", "known"), [(True, 3.0), (False, None)])
@@ -49,12 +49,12 @@ def test_records_that_ship_lie_below_unless_a_comparison_begins_with_none(
     monkeypatch.setattr(module, "_reference", lambda *_: None)
     for place, name in ((farm, "open_farm"), (workers, "WarmBuilder")):
         monkeypatch.setattr(place, name, lambda *_, **__: contextlib.nullcontext())
-    with open_workbench(
+    with open_toolchain(
         profile,
         records=tmp_path / "mine",
         logs=tmp_path,
         scratch=tmp_path,
-        trials_per_kernel=8,
+        schedules_per_kernel=8,
         seed=0,
         with_shipped=with_shipped,
     ) as opened:

@@ -20,7 +20,7 @@ from tvm_mnas.compiler.records.store import RecordStore
 from tvm_mnas.devices.core.profile import DeviceProfile, load_profile
 from tvm_mnas.errors import ConfigError, DeviceError, UntunedKernelError
 from tvm_mnas.evaluation import toolchain as module
-from tvm_mnas.evaluation.toolchain import AGREEMENT, Workbench, open_workbench
+from tvm_mnas.evaluation.toolchain import AGREEMENT, Toolchain, open_toolchain
 from tvm_mnas.models.inference import predict
 from tvm_mnas.models.network import Network, build_network
 from tvm_mnas.space.architecture import Architecture
@@ -62,7 +62,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     network = build_network(Architecture.parse(NETWORK), seed=0).eval()
     lowered = lower_network(network, SHAPE, profile.target)
     pool = next(kernel for kernel in lowered.kernels if "pool" in kernel.name)
-    directory = tmp_path_factory.mktemp("workbench")
+    directory = tmp_path_factory.mktemp("toolchain")
     (directory / "unshipped.toml").write_text(profile.to_toml())
     store = RecordStore.open(
         directory / "records" / store_name(profile.key, profile.target), target=profile.target
@@ -73,43 +73,43 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 
 
 @pytest.fixture(scope="module")
-def workbench(place: Place) -> Iterator[Workbench]:
-    """Yield a workbench that refuses untuned kernels; all but the pooling are tuned."""
-    with open_workbench(
+def toolchain(place: Place) -> Iterator[Toolchain]:
+    """Yield a toolchain that refuses untuned kernels; all but the pooling are tuned."""
+    with open_toolchain(
         place.profile,
         records=place.records,
         logs=place.directory,
         scratch=place.directory,
-        trials_per_kernel=2,
+        schedules_per_kernel=2,
         seed=0,
     ) as opened:
         opened.tune([place.lowered], on_progress=lambda done, total: None)
         yield opened
 
 
-def allowing(workbench: Workbench, share: float) -> Workbench:
-    return replace(workbench, max_untuned_share=share, _untuned_us={})
+def allowing(toolchain: Toolchain, share: float) -> Toolchain:
+    return replace(toolchain, max_untuned_share=share, _untuned_us={})
 
 
 def test_by_default_it_is_refused_and_nothing_is_timed_for_it(
-    place: Place, workbench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Place, toolchain: Toolchain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert untuned_kernels(place.lowered.kernels, workbench.store) == [place.pool]
+    assert untuned_kernels(place.lowered.kernels, toolchain.store) == [place.pool]
     monkeypatch.setattr(module, "measure_untuned", lambda *_, **__: pytest.fail("nobody asked"))
     with pytest.raises(UntunedKernelError, match=place.pool.key):
-        workbench.compile(place.lowered, tmp_path / "net.so")
+        toolchain.compile(place.lowered, tmp_path / "net.so")
 
 
 def test_by_choice_its_measured_time_is_the_share_that_the_latency_tells(
-    place: Place, workbench: Workbench, tmp_path: Path
+    place: Place, toolchain: Toolchain, tmp_path: Path
 ) -> None:
-    allowed = allowing(workbench, 0.99)
+    allowed = allowing(toolchain, 0.99)
     artifact = allowed.compile(place.lowered, tmp_path / "net.so")
     ((key, time_us),) = allowed.untuned_us(place.lowered).items()
     assert key == place.pool.key
     assert 0 < time_us < 1e4
     tuned_us = sum(
-        (workbench.store.best_us(kernel.key) or 0.0) * kernel.calls
+        (toolchain.store.best_us(kernel.key) or 0.0) * kernel.calls
         for kernel in place.lowered.kernels
     )
     expected = tuned_us / (tuned_us + time_us * place.pool.calls)
@@ -124,16 +124,16 @@ def test_by_choice_its_measured_time_is_the_share_that_the_latency_tells(
 
 
 def test_above_the_limit_it_is_refused(
-    place: Place, workbench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Place, toolchain: Toolchain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "measure_untuned", lambda *_, **__: 1e6)
     with pytest.raises(UntunedKernelError, match=f"at most 5%.*{place.pool.key}.*tvm-mnas tune"):
-        allowing(workbench, 0.05).compile(place.lowered, tmp_path / "net.so")
+        allowing(toolchain, 0.05).compile(place.lowered, tmp_path / "net.so")
     assert not (tmp_path / "net.so").exists()
 
 
 def test_a_kernel_is_timed_once_for_all_networks(
-    place: Place, workbench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Place, toolchain: Toolchain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     timed: list[str] = []
 
@@ -143,7 +143,7 @@ def test_a_kernel_is_timed_once_for_all_networks(
         return None
 
     monkeypatch.setattr(module, "measure_untuned", measure)
-    allowed = allowing(workbench, 0.5)
+    allowed = allowing(toolchain, 0.5)
     for name in ("one.so", "two.so"):
         with pytest.raises(UntunedKernelError, match="could not be timed"):
             allowed.compile(place.lowered, tmp_path / name)
@@ -151,12 +151,12 @@ def test_a_kernel_is_timed_once_for_all_networks(
 
 
 def test_a_device_that_was_gone_is_asked_again(
-    place: Place, workbench: Workbench, monkeypatch: pytest.MonkeyPatch
+    place: Place, toolchain: Toolchain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def gone(*_: Any, **__: Any) -> float | None:
         raise DeviceError("no-device: gone")
 
-    allowed = allowing(workbench, 0.5)
+    allowed = allowing(toolchain, 0.5)
     monkeypatch.setattr(module, "measure_untuned", gone)
     with pytest.raises(DeviceError, match="gone"):
         allowed.untuned_us(place.lowered)
@@ -165,9 +165,9 @@ def test_a_device_that_was_gone_is_asked_again(
 
 
 @pytest.mark.parametrize("share", [-0.01, 1.0, 5.0, float("nan")])
-def test_a_limit_that_is_none_is_refused(workbench: Workbench, share: float) -> None:
+def test_a_limit_that_is_none_is_refused(toolchain: Toolchain, share: float) -> None:
     with pytest.raises(ConfigError, match="max_untuned_share"):
-        allowing(workbench, share)
+        allowing(toolchain, share)
 
 
 def bench(place: Place, max_untuned_share: float, *, untuned: bool = False) -> BenchResult:
@@ -175,7 +175,7 @@ def bench(place: Place, max_untuned_share: float, *, untuned: bool = False) -> B
         NETWORK,
         device=str(place.directory / "unshipped.toml"),
         records=place.records,
-        trials_per_kernel=2,
+        schedules_per_kernel=2,
         seed=0,
         observer=Silent(),
         max_untuned_share=max_untuned_share,
@@ -184,7 +184,7 @@ def bench(place: Place, max_untuned_share: float, *, untuned: bool = False) -> B
 
 
 def test_a_bench_shows_which_kernel_is_untuned_and_how_much_of_the_time_it_is(
-    place: Place, workbench: Workbench
+    place: Place, toolchain: Toolchain
 ) -> None:
     with pytest.raises(UntunedKernelError, match=place.pool.key):
         bench(place, 0.0)
@@ -197,7 +197,7 @@ def test_a_bench_shows_which_kernel_is_untuned_and_how_much_of_the_time_it_is(
     assert all(row["speed_up"] > 0 for row in result.kernels if row["tuned"])
     assert f"), {result.latency.untuned_flag};" in result.line
     moved = replace(result, latency=replace(result.latency, reference_change=0.9))
-    assert "; DOUBTFUL: the device's reference kernel takes 90.0% longer" in moved.line
+    assert "; UNSTABLE DEVICE: the device's reference kernel takes 90.0% longer" in moved.line
     assert "untuned, their own times" in result.line
     share = result.latency.tuned_share
     assert share is not None

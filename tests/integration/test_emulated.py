@@ -18,7 +18,7 @@ import pytest
 
 from tvm_mnas.compiler.lowering.lower import lower_network
 from tvm_mnas.devices.core.profile import load_profile
-from tvm_mnas.evaluation.toolchain import open_workbench
+from tvm_mnas.evaluation.toolchain import open_toolchain
 from tvm_mnas.models.inference import predict
 from tvm_mnas.models.network import build_network
 from tvm_mnas.models.zoo.registry import ZOO
@@ -54,25 +54,25 @@ def test_mnasnet_b1_computes_there_what_torch_does(tmp_path: Path) -> None:
     network = build_network(architecture, seed=1)
     shape = architecture.image_shape
     profile = load_profile(KEY)
-    with open_workbench(
+    with open_toolchain(
         profile,
         records=tmp_path / "records",
         logs=tmp_path,
         scratch=tmp_path,
-        trials_per_kernel=1,
+        schedules_per_kernel=1,
         seed=0,
-    ) as workbench:
+    ) as toolchain:
         lowered = lower_network(network, shape, profile.target)
-        workbench.tune([lowered], on_progress=lambda done, total: None)
-        artifact = workbench.compile(lowered, tmp_path / "net.so")
+        toolchain.tune([lowered], on_progress=lambda done, total: None)
+        artifact = toolchain.compile(lowered, tmp_path / "net.so")
         assert _machine_of(artifact.path) == "AArch64"
         images = np.random.default_rng(2).standard_normal((2, *shape[1:]), dtype=np.float32)
         expected = predict(network, images)
         # Different for each image, and across classes: a network that is all bias proves nothing.
         assert np.abs(expected[0] - expected[1]).max() > 0.01 * np.abs(expected).max()
         assert expected.std(axis=1).min() > 0.01
-        assert workbench.check(artifact, images, expected) < 1e-4
-        latency = workbench.measure(artifact, shape)
+        assert toolchain.check(artifact, images, expected) < 1e-4
+        latency = toolchain.measure(artifact, shape)
     assert latency.emulated
 
 
@@ -95,7 +95,7 @@ def test_a_search_there_says_everywhere_that_its_times_are_no_latencies(tmp_path
     done = _run(
         tmp_path,
         *("search", "--device", KEY, "--trials", str(TRIALS), "--batch", "1", "--run", "run"),
-        *("--train-steps", "4", "--final-steps", "4", "--trials-per-kernel", "1"),
+        *("--train-steps", "4", "--final-steps", "4", "--schedules-per-kernel", "1"),
         *("--records", "records", "--target-latency", "20ms", "--json"),
     )
     assert json.loads(done.stdout)["trials"] == TRIALS

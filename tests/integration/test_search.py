@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TRIALS = 6
 SETTINGS = (
     *("--trials", str(TRIALS), "--batch", "2", "--train-steps", "12", "--final-steps", "20"),
-    *("--trials-per-kernel", "2", "--target-latency", "0.2ms", "--seed", "3"),
+    *("--schedules-per-kernel", "2", "--target-latency", "0.2ms", "--seed", "3"),
 )
 INTERRUPTIONS = 4
 DEADLINE_S = 280
@@ -146,7 +146,7 @@ def test_every_candidate_was_trained_tuned_and_measured(finished: Finished) -> N
         assert evaluation.accuracy.split == "validation"
         assert evaluation.latency.method == "rpc time_evaluator"
         assert evaluation.latency.coverage.tuned_kernels == evaluation.effort.kernels > 10
-        assert evaluation.latency.coverage.trials >= evaluation.effort.kernels
+        assert evaluation.latency.coverage.schedules >= evaluation.effort.kernels
         assert len(evaluation.latency.samples_ms) >= 10
 
 
@@ -230,7 +230,7 @@ def test_a_second_search_with_the_records_there_tunes_nothing_again(finished: Fi
     )
     assert output["candidates"] == 2
     assert output["kernels_tuned"] == 0
-    assert output["tuning_trials"] == 0
+    assert output["schedules_measured"] == 0
 
 
 def test_a_trial_can_be_exported_later(finished: Finished) -> None:
@@ -251,7 +251,7 @@ def test_a_trial_can_be_exported_later(finished: Finished) -> None:
 def test_bench_shows_a_network_and_its_kernels(finished: Finished) -> None:
     done = subprocess.run(
         _command(
-            *("bench", "run:0", "--records", "records", "--trials-per-kernel", "2", "--json"),
+            *("bench", "run:0", "--records", "records", "--schedules-per-kernel", "2", "--json"),
             "--untuned",
         ),
         cwd=finished.directory,

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.timeout(600)
 def _command(*arguments: str) -> list[str]:
     return [
         *(sys.executable, "-m", "tvm_mnas", "tune", NETWORK, "--records", "records"),
-        *("--trials-per-kernel", str(TRIALS), *arguments),
+        *("--schedules-per-kernel", str(TRIALS), *arguments),
     ]
 
 

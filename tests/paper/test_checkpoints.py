@@ -15,7 +15,7 @@ from tvm_mnas.paper.checkpoints import CheckpointAccuracy, measure_checkpoints, 
 from tvm_mnas.space.architecture import Architecture
 from tvm_mnas.training.data import load_data
 from tvm_mnas.training.proxy import ProxyRecipe, train_proxy
-from tvm_mnas.workflows.model_ref import Model
+from tvm_mnas.workflows.model_ref import ModelRef
 
 TINY = Architecture.parse("i16_c3_w1:stem8_s22:r1_k3_s11_e3_i8_o8:head16:n2")
 
@@ -53,7 +53,7 @@ def test_the_accuracy_is_that_of_the_weights_in_the_file(colours: str, tmp_path:
         wrong[name] = right[name].flip(0).contiguous()
     models, files = [], {}
     for key, state in (("right", right), ("untrained", None), ("wrong", wrong)):
-        models.append(Model(name=key, architecture=TINY))
+        models.append(ModelRef(name=key, architecture=TINY))
         if state is not None:
             files[key] = tmp_path / f"{key}.safetensors"
             save_file(state, files[key])
@@ -72,16 +72,16 @@ def test_weights_of_another_network_and_data_of_other_classes_are_refused(
 ) -> None:
     file = tmp_path / "net.safetensors"
     three = replace(TINY, classes=3)
-    network = Model(name="three", architecture=three).build(seed=0)
+    network = ModelRef(name="three", architecture=three).build(seed=0)
     assert network is not None
     save_file(network.state_dict(), file)
     with pytest.raises(RunError, match="names and shapes of the network's state_dict"):
         measure_checkpoints(
-            [Model(name="two", architecture=TINY)], {"two": file}, colours, observer=Heard()
+            [ModelRef(name="two", architecture=TINY)], {"two": file}, colours, observer=Heard()
         )
     with pytest.raises(DataError, match=r"three has 3 of them, .*colours 2"):
         measure_checkpoints(
-            [Model(name="three", architecture=three)], {"three": file}, colours, observer=Heard()
+            [ModelRef(name="three", architecture=three)], {"three": file}, colours, observer=Heard()
         )
 
 

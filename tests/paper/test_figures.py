@@ -21,8 +21,8 @@ from tvm_mnas.paper.figures import (
 from tvm_mnas.report.drawing import render_png
 from tvm_mnas.report.tables import measured, pareto_records
 from tvm_mnas.search.reward import Reward
-from tvm_mnas.workflows.compare import Timed
-from tvm_mnas.workflows.model_ref import find_architecture
+from tvm_mnas.workflows.compare import ModelTiming
+from tvm_mnas.workflows.model_ref import resolve_architecture
 
 
 def test_the_objectives_meet_at_the_target() -> None:
@@ -49,10 +49,10 @@ def test_only_the_figures_networks_are_scaled() -> None:
 @pytest.mark.parametrize("emulated", [False, True])
 def test_a_failed_network_has_a_row_and_no_dot(emulated: bool) -> None:
     points = figure4_points()
-    costs = [count_cost(find_architecture(point.model)) for point in points]
-    timed = [Timed(name=points[0].model, failure="tuning: gone")]
+    costs = [count_cost(resolve_architecture(point.model)) for point in points]
+    timed = [ModelTiming(name=points[0].model, failure="tuning: gone")]
     timed += [
-        Timed(name=point.model, latencies=(make_latency(5.0 + i, emulated=emulated),))
+        ModelTiming(name=point.model, latencies=(make_latency(5.0 + i, emulated=emulated),))
         for i, point in enumerate(points[1:])
     ]
     rows = scaled_rows(points, costs, timed)
@@ -89,8 +89,8 @@ def test_models_near_the_target_are_counted() -> None:
 
 def test_figure_6_says_that_a_proxys_accuracy_is_not_imagenets() -> None:
     points = figure6_points()
-    costs = [count_cost(find_architecture(point.model)) for point in points]
-    timed = [Timed(name=p.model, latencies=(make_latency(5.0),)) for p in points]
+    costs = [count_cost(resolve_architecture(point.model)) for point in points]
+    timed = [ModelTiming(name=p.model, latencies=(make_latency(5.0),)) for p in points]
     rows = scaled_rows(points, costs, timed)
     (alone,) = scale_or_search_figure(rows, "phone").axes
     (both,) = scale_or_search_figure(rows, "phone", pareto_records(make_run(30))).axes

@@ -9,7 +9,7 @@ from tvm_mnas.errors import ConfigError
 from tvm_mnas.models.cost import count_module
 from tvm_mnas.models.zoo.separable import build_separable
 from tvm_mnas.paper.separable import LayerPair, _models, make_pair
-from tvm_mnas.workflows.compare import Timed
+from tvm_mnas.workflows.compare import ModelTiming
 
 
 @pytest.mark.parametrize(("size", "channels"), [(14, 8), (7, 192)])
@@ -37,10 +37,10 @@ def test_equation_6_one_5x5_has_fewer_mult_adds_above_seven_channels(
     assert (one < two) == fewer
 
 
-def _timed(latency_ms: float | None) -> Timed:
+def _timed(latency_ms: float | None) -> ModelTiming:
     if latency_ms is None:
-        return Timed(name="net", failure="tuning: gone")
-    return Timed(name="net", latencies=(make_latency(latency_ms),))
+        return ModelTiming(name="net", failure="tuning: gone")
+    return ModelTiming(name="net", latencies=(make_latency(latency_ms),))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from tvm_mnas.errors import ConfigError
 from tvm_mnas.models.cost import Cost
 from tvm_mnas.paper.checkpoints import CheckpointAccuracy
 from tvm_mnas.paper.tables import PaperRow, comparison_rows, provenance
-from tvm_mnas.workflows.compare import Timed
+from tvm_mnas.workflows.compare import ModelTiming
 
 ROWS = [
     PaperRow(
@@ -25,11 +25,11 @@ ROWS = [
 ]
 
 
-def _timed(*times_ms: float | None) -> list[Timed]:
+def _timed(*times_ms: float | None) -> list[ModelTiming]:
     return [
-        Timed(name=row.key, failure="gone")
+        ModelTiming(name=row.key, failure="gone")
         if time_ms is None
-        else Timed(name=row.key, latencies=(make_latency(time_ms),), kernels=2, trials=16)
+        else ModelTiming(name=row.key, latencies=(make_latency(time_ms),), kernels=2, schedules=16)
         for row, time_ms in zip(ROWS, times_ms, strict=True)
     ]
 
@@ -66,19 +66,21 @@ def test_times_of_other_networks_are_refused() -> None:
 
 
 def test_a_doubtful_time_is_called_that() -> None:
-    calm = Timed(name="a", latencies=(make_latency(4.0),), kernels=2, trials=16)
-    assert "DOUBTFUL" not in provenance([calm])
+    calm = ModelTiming(name="a", latencies=(make_latency(4.0),), kernels=2, schedules=16)
+    assert "UNSTABLE DEVICE" not in provenance([calm])
     assert "8 schedules a kernel; 0 of 1 measurements above a spread of 5%" in provenance([calm])
-    slowed = Timed(name="b", latencies=(make_latency(4.0, reference_change=0.5), make_latency(4.0)))
-    assert provenance([calm, slowed]).endswith(
-        "; 1 DOUBTFUL, the first since the device's reference kernel takes 50.0% longer than at first"
+    slowed = ModelTiming(
+        name="b", latencies=(make_latency(4.0, reference_change=0.5), make_latency(4.0))
     )
-    assert provenance([Timed(name="a", failure="gone")]) == "nothing was timed"
+    assert provenance([calm, slowed]).endswith(
+        "; 1 UNSTABLE DEVICE, the first since the device's reference kernel takes 50.0% longer than at first"
+    )
+    assert provenance([ModelTiming(name="a", failure="gone")]) == "nothing was timed"
 
 
 def test_how_far_the_rounds_of_a_network_lie_apart_is_told() -> None:
-    def timed(*times_ms: float) -> Timed:
-        return Timed(name="a", latencies=tuple(make_latency(time_ms) for time_ms in times_ms))
+    def timed(*times_ms: float) -> ModelTiming:
+        return ModelTiming(name="a", latencies=tuple(make_latency(time_ms) for time_ms in times_ms))
 
     assert "; one round, " in provenance([timed(4.0), timed(5.0)])
     assert "; median of 3 rounds in turn (a network's lie 25% apart, 50% at most), " in provenance(

@@ -36,7 +36,7 @@ def make_latency(
         measured_at="2025-01-02T03:04:05+00:00",
         emulated=emulated,
         max_spread=0.05,
-        coverage=Coverage(kernels=12, tuned_kernels=12, trials=96, tuned_share=tuned_share),
+        coverage=Coverage(kernels=12, tuned_kernels=12, schedules=96, tuned_share=tuned_share),
         reference_ms=None if reference_change is None else 0.2 * (1.0 + reference_change),
         reference_change=reference_change,
     )
@@ -132,7 +132,7 @@ def make_run(
                 measuring_s=0.8,
                 kernels=12,
                 kernels_tuned=min(12, tuned),
-                tuning_trials=8 * min(12, tuned),
+                schedules_measured=8 * min(12, tuned),
             )
             if kernel_times:
                 kernels_us = 1e3 * (latency_ms - 0.01) / 1.25

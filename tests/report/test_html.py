@@ -85,7 +85,7 @@ def test_the_page_has_every_part() -> None:
         '{"kind": "llvm", "mcpu": "znver3"}',
         "0.27.0",
         "schedules per tuned kernel",
-        "trials_per_kernel",
+        "schedules_per_kernel",
         "kernels per candidate",
     ):
         assert expected in page.text

@@ -22,8 +22,8 @@ from tvm_mnas.report.tables import (
     best_record,
     candidate_row,
     candidate_rows,
-    count_doubtful,
     count_trials,
+    count_unstable,
     effort_rows,
     effort_summary,
     failure_rows,
@@ -157,7 +157,7 @@ def test_failures_are_grouped_by_stage_and_reason_with_counts() -> None:
 def test_effort_adds_up_over_distinct_candidates() -> None:
     a, b = sample_architectures(2)
     latency = make_latency(0.05)
-    first = Effort(training_s=3.0, tuning_s=5.0, kernels=10, kernels_tuned=8, tuning_trials=64)
+    first = Effort(training_s=3.0, tuning_s=5.0, kernels=10, kernels_tuned=8, schedules_measured=64)
     second = Effort(training_s=1.0, measuring_s=1.0, kernels=10)
     records = [
         make_success(0, a, 0.7, latency, effort=first),
@@ -176,7 +176,7 @@ def test_effort_adds_up_over_distinct_candidates() -> None:
         "kernels_tuned_per_candidate": 4.0,
         "tuning_s_per_candidate": 2.5,
         "kernels_reused_percent": 60.0,
-        "tuning_trials": 64,
+        "schedules_measured": 64,
     }
     assert [row["kernels_tuned"] for row in kernel_rows(records)] == [8, 0]
 
@@ -191,7 +191,7 @@ def test_provenance_keeps_what_must_not_be_compared_apart() -> None:
     here, there = provenance_rows(records)
     assert (here["device"], here["latencies"], here["noisy"]) == ("local", 2, 1)
     assert here["samples"] == [5, 5]
-    assert here["trials_per_kernel"] == [8.0, 8.0]
+    assert here["schedules_per_kernel"] == [8.0, 8.0]
     assert here["tuned_share_percent"] == [97.0, 97.0]
     assert here["worst_spread_percent"] == pytest.approx(50.0)
     assert (there["device"], there["emulated"]) == ("pixel1", True)
@@ -205,12 +205,12 @@ def test_latencies_of_a_device_that_changed_are_counted_and_told() -> None:
         make_success(2, c, 0.7, make_latency(0.06)),
     ]
     (row,) = provenance_rows(records)
-    assert (row["doubtful"], count_doubtful(records)) == (1, 1)
+    assert (row["unstable"], count_unstable(records)) == (1, 1)
     assert row["reference_ms"] == pytest.approx([0.202, 0.3])
     assert provenance_rows(records[2:])[0]["reference_ms"] is None
-    doubts = [candidate_row(record)["doubts"] for record in records]
-    assert doubts == [[], ["the device's reference kernel takes 50.0% longer than at first"], []]
-    assert json.loads(json.dumps(doubts)) == doubts
+    warnings = [candidate_row(record)["warnings"] for record in records]
+    assert warnings == [[], ["the device's reference kernel takes 50.0% longer than at first"], []]
+    assert json.loads(json.dumps(warnings)) == warnings
 
 
 def test_a_forecast_finds_what_made_the_latencies_and_says_how_far_it_is_off() -> None:

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from tvm_mnas.errors import ConfigError
-from tvm_mnas.search.pareto import Point, dominates, hypervolume, pareto_set
+from tvm_mnas.search.pareto import Point, dominates, hypervolume, pareto_front
 
 
 def _random_points(seed: int, count: int) -> list[Point]:
@@ -22,7 +22,7 @@ def test_the_set_is_what_no_other_point_dominates(seed: int) -> None:
     naive = {
         i for i, point in enumerate(points) if not any(dominates(other, point) for other in points)
     }
-    found = pareto_set(points)
+    found = pareto_front(points)
     assert set(found) == naive
     assert len(found) == len(naive)
     assert [points[i].latency_ms for i in found] == sorted(points[i].latency_ms for i in found)
@@ -36,7 +36,7 @@ def test_dominating_takes_one_strict_advantage() -> None:
 
 
 def test_no_points_have_an_empty_set() -> None:
-    assert pareto_set([]) == []
+    assert pareto_front([]) == []
     assert hypervolume([], reference=Point(0.0, 10.0)) == 0.0
 
 

@@ -28,5 +28,5 @@ def test_the_best_ones_latency_says_what_makes_it_doubtful(
     }
     lines = SearchResult((record,), record, Path("run/best"), manifest).lines()
     (line,) = (line for line in lines if "0.05 ms" in line)
-    doubt = ", DOUBTFUL: the device's reference kernel takes 50.0% longer than at first"
-    assert line.endswith(f"{shown.removesuffix(')')}{doubt if change > 0.1 else ''})")
+    warning = ", UNSTABLE DEVICE: the device's reference kernel takes 50.0% longer than at first"
+    assert line.endswith(f"{shown.removesuffix(')')}{warning if change > 0.1 else ''})")

@@ -12,21 +12,21 @@ from tests.space.test_architecture import random_architecture
 from tvm_mnas.errors import SpaceError
 from tvm_mnas.models.zoo.registry import ZOO
 from tvm_mnas.space.architecture import Architecture, ConvOp
-from tvm_mnas.space.derive import EXPANSIONS, space_around
+from tvm_mnas.space.derive import EXPANSIONS, derive_space
 from tvm_mnas.space.files import parse_space
 from tvm_mnas.space.space import SearchSpace
-from tvm_mnas.workflows.model_ref import find_architecture
+from tvm_mnas.workflows.model_ref import resolve_architecture
 
 KEYS = [entry.key for entry in ZOO if entry.architecture is not None]
 
 
 def _around(architecture: Architecture, model: str = "it") -> SearchSpace:
-    return parse_space(space_around(architecture, model), Path("around.toml"))
+    return parse_space(derive_space(architecture, model), Path("around.toml"))
 
 
 @pytest.mark.parametrize("model", [*KEYS, "mnasnet-b1@0.5,96", "mobilenet-v2@1.4"])
 def test_a_network_of_the_zoo_is_in_the_space_around_it(model: str) -> None:
-    architecture = find_architecture(model)
+    architecture = resolve_architecture(model)
     space = _around(architecture, model)
     assert space.decode(space.encode(architecture)) == architecture
     assert len(space.blocks) == len(architecture.blocks)
@@ -36,7 +36,7 @@ def test_the_size_around_mnasnet_b1_is_the_product_by_hand() -> None:
     # Operations * kernels * filters * layers. The first block is separable, with nothing below it, and it and the
     # last have one layer; 16 and 24 have two filters, as three quarters of them round back to 16 and to 24.
     first, second, last, others = 2 * 2 * 2 * 2, 3 * 2 * 2 * 3, 3 * 2 * 3 * 2, 3 * 2 * 3 * 3
-    assert _around(find_architecture("mnasnet-b1")).size == first * second * others**4 * last
+    assert _around(resolve_architecture("mnasnet-b1")).size == first * second * others**4 * last
 
 
 def test_any_network_is_in_the_space_around_it_and_its_networks_read_back() -> None:
@@ -72,8 +72,8 @@ def test_the_values_are_those_next_to_the_blocks_own() -> None:
 
 
 def test_the_header_has_the_network_and_the_size_by_hand() -> None:
-    architecture = find_architecture("mnasnet-a1")
-    text = space_around(architecture, "mnasnet-a1")
+    architecture = resolve_architecture("mnasnet-a1")
+    text = derive_space(architecture, "mnasnet-a1")
     header = [line.removeprefix("# ") for line in text.splitlines() if line.startswith("# ")]
     assert header[0].startswith("Around mnasnet-a1:")
     assert Architecture.parse(header[1]) == architecture
@@ -95,7 +95,7 @@ def test_the_header_has_the_network_and_the_size_by_hand() -> None:
     ],
 )
 def test_a_name_is_a_word_whatever_the_network_is_called(model: str, name: str) -> None:
-    architecture = find_architecture("mnasnet-b1")
+    architecture = resolve_architecture("mnasnet-b1")
     space = _around(architecture, model)
     assert space.name == name.format(id=architecture.id)
     assert space.fingerprint == _around(architecture, "it").fingerprint
@@ -106,5 +106,5 @@ def test_an_expansion_beyond_those_of_spaces_is_refused() -> None:
     with pytest.raises(
         SpaceError, match=f"up to {EXPANSIONS[-1]}, and block 2 .* has 12"
     ) as caught:
-        space_around(Architecture.parse(text), "it")
+        derive_space(Architecture.parse(text), "it")
     assert "\n" not in str(caught.value)

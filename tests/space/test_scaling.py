@@ -13,7 +13,7 @@ from tvm_mnas.models.zoo.registry import ZOO, zoo_entry
 from tvm_mnas.space.architecture import Architecture, ConvOp, scale_filters
 from tvm_mnas.space.files import load_space
 from tvm_mnas.space.scaling import Scaling, split_scaling
-from tvm_mnas.workflows.model_ref import find_architecture
+from tvm_mnas.workflows.model_ref import resolve_architecture
 
 # github.com/tensorflow/models, research/slim/nets/mobilenet/README.md: depth multiplier, input size, MACs in
 # millions, parameters in millions.
@@ -87,7 +87,7 @@ def _batch_norm_parameters(architecture: Architecture) -> int:
 def test_mobilenet_v2_has_the_published_counts(
     width: float, size: int, macs: int, parameters: float
 ) -> None:
-    architecture = find_architecture(f"mobilenet-v2@{width},{size}")
+    architecture = resolve_architecture(f"mobilenet-v2@{width},{size}")
     cost = count_cost(architecture)
     # The table cuts mult-adds off at the million and rounds parameters.
     assert cost.mult_adds // 1_000_000 == macs
@@ -98,7 +98,7 @@ def test_mobilenet_v2_has_the_published_counts(
 def test_mnasnet_a1_has_the_published_counts(
     width: float, size: int, macs: float, parameters: float
 ) -> None:
-    cost = count_cost(find_architecture(f"mnasnet-a1@{width},{size}"))
+    cost = count_cost(resolve_architecture(f"mnasnet-a1@{width},{size}"))
     assert round(cost.parameters / 1e6, 1) == parameters
     # What else is counted in the table is not public: its mult-adds are all 1 to 3% above ours. In its text the README
     # has 312M for the network of 315.2M, and so have we.
@@ -106,23 +106,23 @@ def test_mnasnet_a1_has_the_published_counts(
 
 
 def test_mnasnet_a1_has_the_mult_adds_of_the_readmes_text() -> None:
-    assert round(count_cost(find_architecture("mnasnet-a1@1,224")).mult_adds / 1e6) == 312
+    assert round(count_cost(resolve_architecture("mnasnet-a1@1,224")).mult_adds / 1e6) == 312
 
 
 def test_a_scaled_key_is_the_zoos_own_scaled_network() -> None:
-    assert find_architecture("mobilenet-v2@1.4") == zoo_entry("mobilenet-v2-1.4").architecture
+    assert resolve_architecture("mobilenet-v2@1.4") == zoo_entry("mobilenet-v2-1.4").architecture
 
 
 def test_only_mobilenets_head_grows_with_the_network() -> None:
-    assert find_architecture("mobilenet-v2@0.5").head_filters == 1280
-    assert find_architecture("mobilenet-v2@1.3").head_filters == 1664
-    assert find_architecture("mnasnet-b1@1.4").head_filters == 1280
+    assert resolve_architecture("mobilenet-v2@0.5").head_filters == 1280
+    assert resolve_architecture("mobilenet-v2@1.3").head_filters == 1664
+    assert resolve_architecture("mnasnet-b1@1.4").head_filters == 1280
 
 
 def test_a_multiplier_of_one_and_no_size_change_nothing() -> None:
     for entry in ZOO:
         if entry.architecture is not None:
-            assert find_architecture(f"{entry.key}@1") == entry.architecture
+            assert resolve_architecture(f"{entry.key}@1") == entry.architecture
 
 
 def test_every_architecture_scales_by_the_rule() -> None:
@@ -165,13 +165,13 @@ def test_a_suffix_reads_back() -> None:
 
 def test_a_notation_scales_as_its_key() -> None:
     assert B1 is not None
-    scaled = find_architecture(f"{B1.notation}@0.75,192")
-    assert scaled == find_architecture("mnasnet-b1@0.75,192")
+    scaled = resolve_architecture(f"{B1.notation}@0.75,192")
+    assert scaled == resolve_architecture("mnasnet-b1@0.75,192")
     assert scaled.notation == B1.notation.replace("i224_c3_w1:", "i192_c3_w0.75:")
 
 
 def test_a_size_alone_leaves_a_scaled_network_its_multiplier() -> None:
-    smaller = find_architecture("mobilenet-v2-1.4@1,96")
+    smaller = resolve_architecture("mobilenet-v2-1.4@1,96")
     assert (smaller.depth_multiplier, smaller.input_size) == (1.4, 96)
 
 
@@ -196,7 +196,7 @@ def test_a_size_alone_leaves_a_scaled_network_its_multiplier() -> None:
 )
 def test_a_wrong_suffix_gets_one_line(model: str, error: type[TvmMnasError], words: str) -> None:
     with pytest.raises(error, match=words) as caught:
-        find_architecture(model)
+        resolve_architecture(model)
     assert "\n" not in str(caught.value)
 
 
@@ -207,6 +207,6 @@ def test_a_trial_scales_and_a_directory_may_have_the_sign(
     Path("run@1").mkdir()
     # It is looked for in the run, not read as a scaling.
     with pytest.raises(TvmMnasError, match="run@1"):
-        find_architecture("run@1:3")
+        resolve_architecture("run@1:3")
     with pytest.raises(TvmMnasError, match="run@1"):
-        find_architecture("run@1:3@0.5")
+        resolve_architecture("run@1:3@0.5")

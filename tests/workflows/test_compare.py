@@ -10,14 +10,14 @@ import pytest
 from tests.report.runs import make_latency
 from tvm_mnas.compiler.build.artifact import CompiledArtifact
 from tvm_mnas.errors import ConfigError, MeasurementError
-from tvm_mnas.workflows.compare import Timed, _Entrant
+from tvm_mnas.workflows.compare import ModelTiming, _Entrant
 
 ARTIFACT = CompiledArtifact(Path("net.so"), 3, 3, 24, 1.0, 1000)
 
 
 @dataclass
 class Bench:
-    """A workbench that answers these times in turn; None is a measurement that fails."""
+    """A toolchain that answers these times in turn; None is a measurement that fails."""
 
     answers: list[float | None]
     measured: list[tuple[int, ...]] = field(default_factory=list)
@@ -39,7 +39,7 @@ def test_a_latency_is_the_median_of_the_rounds() -> None:
     assert timed.latency_ms == 5.0
     assert timed.round_spread == 1.0
     assert timed.failure is None
-    assert (timed.kernels, timed.trials) == (3, 24)
+    assert (timed.kernels, timed.schedules) == (3, 24)
     assert bench.measured == [(1, 3, 8, 8)] * 3
 
 
@@ -59,12 +59,12 @@ def test_what_did_not_compile_is_never_timed() -> None:
     bench = Bench([])
     entrant = _Entrant("one", None, failure="lowering: no such operator")
     entrant.time(bench)  # type: ignore[arg-type]
-    assert entrant.result() == Timed(name="one", failure="lowering: no such operator")
+    assert entrant.result() == ModelTiming(name="one", failure="lowering: no such operator")
 
 
 def test_json_has_every_sample() -> None:
     latency = make_latency(2.0)
-    timed = Timed(name="one", latencies=(latency, replace(latency)), kernels=1, trials=8)
+    timed = ModelTiming(name="one", latencies=(latency, replace(latency)), kernels=1, schedules=8)
     values = timed.to_json()
     assert values["latency_ms"] == 2.0
     assert values["round_spread"] == 0.0
@@ -76,4 +76,4 @@ def test_json_has_every_sample() -> None:
 def test_a_result_is_a_latency_or_a_failure(failure: str | None) -> None:
     latencies = () if failure is None else (make_latency(2.0),)
     with pytest.raises(ConfigError, match="latencies or a failure"):
-        Timed(name="one", latencies=latencies, failure=failure)
+        ModelTiming(name="one", latencies=latencies, failure=failure)

@@ -8,29 +8,29 @@ from tvm_mnas.devices.core.profile import DeviceProfile, load_profile
 from tvm_mnas.devices.core.tracker import TrackerAddress
 from tvm_mnas.devices.servers.local_main import free_port
 from tvm_mnas.devices.servers.reach import Ssh
-from tvm_mnas.workflows.doctor import Verdict, examine, judge_state
+from tvm_mnas.workflows.doctor import Finding, diagnose, judge_state
 
 FREE = {"frequency_khz": "2000000", "limit_khz": "2400000", "max_khz": "2400000"}
 COOL = {"temperature_mc": "45000"}
 
 
 def test_this_machine_is_usable() -> None:
-    steps = list(examine(load_profile("local")))
+    steps = list(diagnose(load_profile("local")))
     assert [step.name for step in steps] == [
         *("answers", "runs kernels", "computes right", "steady times", "clock", "heat")
     ]
     by_name = {step.name: step for step in steps}
     for name in ("answers", "runs kernels", "computes right"):
-        assert by_name[name].verdict is Verdict.GOOD, by_name[name]
+        assert by_name[name].verdict is Finding.GOOD, by_name[name]
     # Clocks and heat may be unreadable, and a busy machine unsteady, but each says what to do then.
-    assert all(step.remedy for step in steps if step.verdict is not Verdict.GOOD)
+    assert all(step.remedy for step in steps if step.verdict is not Finding.GOOD)
 
 
 def test_a_tracker_that_is_not_there_ends_it() -> None:
     tracker = TrackerAddress("127.0.0.1", free_port("127.0.0.1"))
     profile = DeviceProfile(key="x", target='{"kind": "llvm", "num-cores": 1}', tracker=tracker)
-    (step,) = examine(profile)
-    assert (step.name, step.verdict) == ("registered", Verdict.FAILED)
+    (step,) = diagnose(profile)
+    assert (step.name, step.verdict) == ("registered", Finding.FAILED)
     assert "python -m tvm.exec.rpc_tracker" in step.finding
 
 
@@ -39,8 +39,8 @@ def test_a_device_of_another_architecture_ends_it(
 ) -> None:
     monkeypatch.setattr("tvm_mnas.devices.servers.reach.run_there", lambda reach, text: "mips")
     profile = load_profile("local")
-    (step,) = examine(profile, reach=Ssh("board"))
-    assert step.verdict is Verdict.FAILED
+    (step,) = diagnose(profile, reach=Ssh("board"))
+    assert step.verdict is Finding.FAILED
     assert "it is a mips" in step.finding
 
 
@@ -60,11 +60,11 @@ def test_clocks_and_heat_are_judged(state: dict[str, str], clock: str, heat: str
     assert steps[0].finding.startswith(clock)
     assert steps[1].finding.startswith(heat)
     good = state.get("governor") is None and state.get("limit_khz") == "2400000"
-    assert (steps[0].verdict is Verdict.GOOD) == good
-    assert (steps[1].verdict is Verdict.GOOD) == (state.get("temperature_mc") == "45000")
+    assert (steps[0].verdict is Finding.GOOD) == good
+    assert (steps[1].verdict is Finding.GOOD) == (state.get("temperature_mc") == "45000")
 
 
 def test_the_heat_that_a_profile_allows_is_what_counts() -> None:
     warm = FREE | {"temperature_mc": "70000"}
-    for hot_c, verdict in ((80.0, Verdict.GOOD), (65.0, Verdict.WARNING)):
+    for hot_c, verdict in ((80.0, Finding.GOOD), (65.0, Finding.WARNING)):
         assert list(judge_state(warm, warm, hot_c=hot_c))[1].verdict is verdict

@@ -70,7 +70,7 @@ def test_a_forecast_counts_what_is_still_to_measure(store: RecordStore) -> None:
     kernels = [_kernel(1), _kernel(2), _kernel(3)]
     _add(store, kernels[0], [1e-6, 2e-6], duration_s=4.0)
     _add(store, kernels[1], [1e-6] * 8, duration_s=8.0)
-    forecast = make_forecast(kernels, store, directory=store.directory, trials_per_kernel=8)
+    forecast = make_forecast(kernels, store, directory=store.directory, schedules_per_kernel=8)
     # The first has two of eight, the second all, the third none; kernels took 2 s and 1 s a schedule.
     assert forecast == Forecast(3, 2, 6 + 8, pytest.approx(1.5))
     assert forecast.expected_s == pytest.approx(14 * 1.5)
@@ -80,7 +80,7 @@ def test_a_forecast_counts_what_is_still_to_measure(store: RecordStore) -> None:
 
 
 def test_without_a_history_the_time_is_not_guessed(store: RecordStore) -> None:
-    forecast = make_forecast([_kernel(1)], store, directory=store.directory, trials_per_kernel=8)
+    forecast = make_forecast([_kernel(1)], store, directory=store.directory, schedules_per_kernel=8)
     assert forecast.expected_s is None
     assert "known after the first kernels" in forecast.line
 
@@ -166,7 +166,7 @@ def _tune(model: str | None, space: str | None, directory: Path) -> TuneResult:
         space=space,
         device="local",
         records=directory / "records",
-        trials_per_kernel=2,
+        schedules_per_kernel=2,
         seed=0,
         observer=Heard(),
     )

@@ -21,7 +21,7 @@ def bench(
         ),
     ],
     device: Annotated[str, typer.Option(help="A device profile by name, or a file.")] = "local",
-    trials_per_kernel: Annotated[
+    schedules_per_kernel: Annotated[
         int, typer.Option(help="Schedules to measure for a kernel without records.")
     ] = 32,
     allow_untuned: Annotated[str, typer.Option(help=ALLOW_UNTUNED, metavar="PERCENT")] = "0%",
@@ -41,7 +41,7 @@ def bench(
             model,
             device=device,
             records=Path(records),
-            trials_per_kernel=trials_per_kernel,
+            schedules_per_kernel=schedules_per_kernel,
             seed=seed,
             observer=display,
             untuned=untuned,

@@ -64,12 +64,12 @@ def add(
 ) -> None:
     """Write a profile for a device by looking at it."""
     from tvm_mnas.devices.core.profile import parse_tracker
-    from tvm_mnas.devices.servers.describe import look_at
+    from tvm_mnas.devices.servers.describe import inspect_device
 
     path = output if output is not None else Path(f"{key}.toml")
     if path.exists():
         raise ConfigError(f"{path} is there already; name another file with -o, or remove it")
-    profile = look_at(_reach(ssh, adb), key=key, tracker=parse_tracker(tracker))
+    profile = inspect_device(_reach(ssh, adb), key=key, tracker=parse_tracker(tracker))
     try:
         path.write_text(profile.to_toml(), encoding="utf-8")
     except OSError as error:
@@ -120,11 +120,11 @@ def doctor(
 ) -> None:
     """Look at a device step by step, and say what to do about what is wrong; fails if something is."""
     from tvm_mnas.devices.core.profile import load_profile
-    from tvm_mnas.workflows.doctor import Verdict, examine
+    from tvm_mnas.workflows.doctor import Finding, diagnose
 
     chosen = load_profile(profile)
     reach = None if ssh is None and adb is None else _reach(ssh, adb)
-    steps = list(examine(chosen, reach=reach))
+    steps = list(diagnose(chosen, reach=reach))
     columns = (
         Column("step", "name", number=False),
         Column("", "verdict", number=False),
@@ -133,7 +133,7 @@ def doctor(
     )
     rows = [asdict(step) for step in steps]
     print_table(f"Device {chosen.key}", columns, rows, as_json=as_json)
-    if steps[-1].verdict is Verdict.FAILED:
+    if steps[-1].verdict is Finding.FAILED:
         raise typer.Exit(1)
 
 

@@ -9,28 +9,28 @@ from typing import TYPE_CHECKING
 from tvm_mnas.console import OUTPUT, SearchDisplay
 
 if TYPE_CHECKING:
-    from tvm_mnas.workflows.compare import Timed
-    from tvm_mnas.workflows.model_ref import Model
+    from tvm_mnas.workflows.compare import ModelTiming
+    from tvm_mnas.workflows.model_ref import ModelRef
 
 
 def time_networks(
-    models: Sequence[Model],
+    models: Sequence[ModelRef],
     *,
     device: str,
     records: str,
-    trials_per_kernel: int,
+    schedules_per_kernel: int,
     rounds: int,
     seed: int,
-) -> list[Timed]:
-    """Return what `lineup.time_models` does, and raise what it raises; progress is shown meanwhile."""
-    from tvm_mnas.workflows.compare import time_models
+) -> list[ModelTiming]:
+    """Return what `lineup.compare_models` does, and raise what it raises; progress is shown meanwhile."""
+    from tvm_mnas.workflows.compare import compare_models
 
     with SearchDisplay(1) as display:
-        return time_models(
+        return compare_models(
             models,
             device=device,
             records=Path(records),
-            trials_per_kernel=trials_per_kernel,
+            schedules_per_kernel=schedules_per_kernel,
             seed=seed,
             rounds=rounds,
             observer=display,

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from tvm_mnas.models.zoo.entry import ZooEntry
     from tvm_mnas.paper.checkpoints import CheckpointAccuracy
     from tvm_mnas.paper.tables import PaperRow
-    from tvm_mnas.workflows.compare import Timed
-    from tvm_mnas.workflows.model_ref import Model
+    from tvm_mnas.workflows.compare import ModelTiming
+    from tvm_mnas.workflows.model_ref import ModelRef
 
 paper_app = typer.Typer(
     no_args_is_help=True,
@@ -54,7 +54,7 @@ def table1(
     counts_only: _CountsOnly = False,
     checkpoint: _Checkpoint = None,
     data: _CheckpointData = None,
-    trials_per_kernel: Trials = 32,
+    schedules_per_kernel: Trials = 32,
     rounds: Rounds = 5,
     records: Records = DEFAULTS.records,
     seed: Seed = 0,
@@ -62,12 +62,12 @@ def table1(
 ) -> None:
     """Classification on ImageNet: parameters, mult-adds, and latency relative to MobileNetV2."""
     from tvm_mnas.models.zoo.registry import ZOO
-    from tvm_mnas.workflows.model_ref import find_model
+    from tvm_mnas.workflows.model_ref import resolve_model
 
     rows = _zoo_rows(ZOO, only)
-    models = [find_model(row.key) for row in rows]
+    models = [resolve_model(row.key) for row in rows]
     accuracies = _accuracies(models, checkpoint or [], data)
-    timed = _timed(models, counts_only, device, records, trials_per_kernel, rounds, seed)
+    timed = _timed(models, counts_only, device, records, schedules_per_kernel, rounds, seed)
     _print_table(
         "Table 1", "top-1 %", rows, timed, accuracies, baseline="mobilenet-v2", as_json=as_json
     )
@@ -78,7 +78,7 @@ def table2(
     device: Device = "local",
     only: _Only = None,
     counts_only: _CountsOnly = False,
-    trials_per_kernel: Trials = 32,
+    schedules_per_kernel: Trials = 32,
     rounds: Rounds = 5,
     records: Records = DEFAULTS.records,
     seed: Seed = 0,
@@ -86,11 +86,11 @@ def table2(
 ) -> None:
     """Detection on COCO, up to the raw predictions: counts, and latency relative to MobileNetV2 + SSDLite."""
     from tvm_mnas.models.zoo.detectors import DETECTORS
-    from tvm_mnas.workflows.model_ref import find_model
+    from tvm_mnas.workflows.model_ref import resolve_model
 
     rows = _zoo_rows(DETECTORS, only)
-    models = [find_model(row.key) for row in rows]
-    timed = _timed(models, counts_only, device, records, trials_per_kernel, rounds, seed)
+    models = [resolve_model(row.key) for row in rows]
+    timed = _timed(models, counts_only, device, records, schedules_per_kernel, rounds, seed)
     _print_table(
         "Table 2", "mAP %", rows, timed, {}, baseline="mobilenet-v2-ssdlite", as_json=as_json
     )
@@ -103,7 +103,7 @@ def table3(
     counts_only: _CountsOnly = False,
     checkpoint: _Checkpoint = None,
     data: _CheckpointData = None,
-    trials_per_kernel: Trials = 32,
+    schedules_per_kernel: Trials = 32,
     rounds: Rounds = 5,
     records: Records = DEFAULTS.records,
     seed: Seed = 0,
@@ -113,7 +113,7 @@ def table3(
     from tvm_mnas.models.cost import count_cost
     from tvm_mnas.models.zoo.variants import table_3
     from tvm_mnas.paper.tables import PaperRow
-    from tvm_mnas.workflows.model_ref import Model
+    from tvm_mnas.workflows.model_ref import ModelRef
 
     variants = _chosen({variant.key: variant for variant in table_3()}, only)
     rows = [
@@ -126,16 +126,16 @@ def table3(
         )
         for variant in variants
     ]
-    models = [Model(name=variant.key, architecture=variant.architecture) for variant in variants]
+    models = [ModelRef(name=variant.key, architecture=variant.architecture) for variant in variants]
     accuracies = _accuracies(models, checkpoint or [], data)
-    timed = _timed(models, counts_only, device, records, trials_per_kernel, rounds, seed)
+    timed = _timed(models, counts_only, device, records, schedules_per_kernel, rounds, seed)
     _print_table("Table 3", "top-1 %", rows, timed, accuracies, baseline="mnasnet", as_json=as_json)
 
 
 @paper_app.command()
 def layers(
     device: Device = "local",
-    trials_per_kernel: Trials = 32,
+    schedules_per_kernel: Trials = 32,
     rounds: Rounds = 5,
     records: Records = DEFAULTS.records,
     seed: Seed = 0,
@@ -150,7 +150,7 @@ def layers(
             SHAPES,
             device=device,
             records=Path(records),
-            trials_per_kernel=trials_per_kernel,
+            schedules_per_kernel=schedules_per_kernel,
             seed=seed,
             rounds=rounds,
             observer=display,
@@ -212,7 +212,7 @@ def _chosen(networks: Mapping[str, _Network], only: list[str] | None) -> list[_N
 
 
 def _accuracies(
-    models: Sequence[Model], texts: Sequence[str], data: str | None
+    models: Sequence[ModelRef], texts: Sequence[str], data: str | None
 ) -> dict[str, CheckpointAccuracy]:
     from tvm_mnas.paper.checkpoints import measure_checkpoints, parse_checkpoints
 
@@ -224,21 +224,21 @@ def _accuracies(
 
 
 def _timed(
-    models: Sequence[Model],
+    models: Sequence[ModelRef],
     counts_only: bool,
     device: str,
     records: str,
-    trials_per_kernel: int,
+    schedules_per_kernel: int,
     rounds: int,
     seed: int,
-) -> list[Timed]:
+) -> list[ModelTiming]:
     if counts_only:
         return []
     return time_networks(
         models,
         device=device,
         records=records,
-        trials_per_kernel=trials_per_kernel,
+        schedules_per_kernel=schedules_per_kernel,
         rounds=rounds,
         seed=seed,
     )
@@ -248,7 +248,7 @@ def _print_table(
     title: str,
     accuracy: str,
     rows: Sequence[PaperRow],
-    timed: Sequence[Timed],
+    timed: Sequence[ModelTiming],
     accuracies: Mapping[str, CheckpointAccuracy],
     *,
     baseline: str,

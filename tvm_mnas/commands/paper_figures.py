@@ -44,7 +44,7 @@ def figure2(output: _Output = Path("figure2.png"), as_json: AsJson = False) -> N
 def figure4(
     output: _Output = Path("figure4.png"),
     device: Device = "local",
-    trials_per_kernel: Trials = 32,
+    schedules_per_kernel: Trials = 32,
     rounds: Rounds = 5,
     records: Records = DEFAULTS.records,
     seed: Seed = 0,
@@ -54,7 +54,7 @@ def figure4(
     _check_output(output)
     from tvm_mnas.paper.figures import figure4_points, scaling_figure
 
-    rows, line = _time_scaled(figure4_points(), device, records, trials_per_kernel, rounds, seed)
+    rows, line = _time_scaled(figure4_points(), device, records, schedules_per_kernel, rounds, seed)
     _write(output, scaling_figure(rows, device))
     if as_json:
         print_json({"networks": rows, "file": str(output)})
@@ -104,7 +104,7 @@ def figure6(
         Path | None, typer.Option(help="The directory of a finished new search.")
     ] = None,
     device: Device = "local",
-    trials_per_kernel: Trials = 32,
+    schedules_per_kernel: Trials = 32,
     rounds: Rounds = 5,
     records: Records = DEFAULTS.records,
     seed: Seed = 0,
@@ -118,7 +118,7 @@ def figure6(
 
     trials = [] if run is None else RunDirectory.open(run).finished_trials()
     _check_device(trials, device)
-    rows, line = _time_scaled(figure6_points(), device, records, trials_per_kernel, rounds, seed)
+    rows, line = _time_scaled(figure6_points(), device, records, schedules_per_kernel, rounds, seed)
     _write(output, scale_or_search_figure(rows, device, pareto_records(trials)))
     if as_json:
         print_json({"networks": rows, "new_search": pareto_rows(trials), "file": str(output)})
@@ -171,7 +171,7 @@ def _time_scaled(
     points: Sequence[ScaledPoint],
     device: str,
     records: str,
-    trials_per_kernel: int,
+    schedules_per_kernel: int,
     rounds: int,
     seed: int,
 ) -> tuple[list[dict[str, Any]], str]:
@@ -179,15 +179,15 @@ def _time_scaled(
     from tvm_mnas.models.cost import count_cost
     from tvm_mnas.paper.figures import scaled_rows
     from tvm_mnas.paper.tables import provenance
-    from tvm_mnas.workflows.model_ref import find_model
+    from tvm_mnas.workflows.model_ref import resolve_model
 
-    models = [find_model(point.model) for point in points]
+    models = [resolve_model(point.model) for point in points]
     costs = [count_cost(model.architecture) for model in models if model.architecture is not None]
     timed = time_networks(
         models,
         device=device,
         records=records,
-        trials_per_kernel=trials_per_kernel,
+        schedules_per_kernel=schedules_per_kernel,
         rounds=rounds,
         seed=seed,
     )

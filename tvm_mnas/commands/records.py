@@ -223,7 +223,7 @@ def merge_records(
         Column("new kernels", "kernels"),
         Column("new schedules", "schedules"),
     )
-    print_table(f"Merged into {into}", columns, rows, as_json=as_json)
+    print_table(f"MergeResult into {into}", columns, rows, as_json=as_json)
 
 
 @records_app.command("prune")
@@ -256,7 +256,7 @@ def prune_records(
         Column("dropped", "dropped"),
         Column("freed", "freed"),
     )
-    print_table(f"Pruned to {keep} schedules a kernel", columns, rows, as_json=as_json)
+    print_table(f"PruneResult to {keep} schedules a kernel", columns, rows, as_json=as_json)
 
 
 def _describe_target(manifest: Manifest) -> str:

@@ -166,17 +166,17 @@ def _print_kernels(chosen: SearchSpace, *, as_json: bool) -> None:
 
 def _print_around(model: str | None, output: Path | None, *, as_json: bool) -> None:
     """Write the space around `model` to `output`, or print it."""
-    from tvm_mnas.space.derive import space_around
+    from tvm_mnas.space.derive import derive_space
     from tvm_mnas.space.files import parse_space
-    from tvm_mnas.workflows.model_ref import find_architecture
+    from tvm_mnas.workflows.model_ref import resolve_architecture
 
     if model is None:
         raise SpaceError(
             "`space around` takes the network that the space is around, and there is none; type "
             "`tvm-mnas space around mnasnet-b1`"
         )
-    architecture = find_architecture(model)
-    text = space_around(architecture, model)
+    architecture = resolve_architecture(model)
+    text = derive_space(architecture, model)
     if output is not None:
         _write_new(output, text)
     if as_json:

@@ -26,7 +26,7 @@ def tune(
         str | None, typer.Option(help="Instead, every kernel of this space (a name or TOML file).")
     ] = None,
     device: Annotated[str, typer.Option(help="A device profile by name, or a file.")] = "local",
-    trials_per_kernel: Annotated[
+    schedules_per_kernel: Annotated[
         int, typer.Option(min=1, help="Schedules that a kernel gets, with those it has.")
     ] = 32,
     records: Records = DEFAULTS.records,
@@ -42,7 +42,7 @@ def tune(
             space=space,
             device=device,
             records=Path(records),
-            trials_per_kernel=trials_per_kernel,
+            schedules_per_kernel=schedules_per_kernel,
             seed=seed,
             observer=display,
         )

@@ -18,7 +18,7 @@ from tvm_mnas.errors import CandidateError
 from tvm_mnas.evaluation.executor import LocalExecutor
 from tvm_mnas.evaluation.proxy_trainer import TrainTask, train, training_seed
 from tvm_mnas.evaluation.results import Effort, Evaluation, Failure, Observer
-from tvm_mnas.evaluation.toolchain import Workbench
+from tvm_mnas.evaluation.toolchain import Toolchain
 from tvm_mnas.space.architecture import Architecture
 
 if TYPE_CHECKING:
@@ -45,10 +45,10 @@ class _Candidate:
 
 @dataclass(frozen=True)
 class CandidatePipeline:
-    """Evaluates candidates with a workbench and an executor; `artifacts` is a directory for passing files."""
+    """Evaluates candidates with a toolchain and an executor; `artifacts` is a directory for passing files."""
 
     config: SearchConfig
-    workbench: Workbench
+    toolchain: Toolchain
     executor: LocalExecutor
     artifacts: Path
     observer: Observer
@@ -117,7 +117,7 @@ class CandidatePipeline:
         started = time.perf_counter()
         # Kernels do not depend on weights: random ones measure the same network.
         candidate.network = build_network(candidate.architecture, seed=self.config.seed).eval()
-        candidate.lowered = self.workbench.lower(
+        candidate.lowered = self.toolchain.lower(
             candidate.network, candidate.architecture.image_shape
         )
         candidate.effort = replace(
@@ -131,12 +131,12 @@ class CandidatePipeline:
         owners: dict[str, _Candidate] = {}
         for candidate in candidates:
             assert candidate.lowered is not None
-            for kernel in self.workbench.missing(candidate.lowered):
+            for kernel in self.toolchain.missing(candidate.lowered):
                 owners.setdefault(kernel.key, candidate)
         if not owners:
             return
         self.observer.stage("tuning", 0, 1)
-        report = self.workbench.tune(
+        report = self.toolchain.tune(
             networks, on_progress=lambda done, total: self.observer.stage("tuning", done, total)
         )
         for tuned in report.kernels:
@@ -146,7 +146,7 @@ class CandidatePipeline:
             owner.effort = replace(
                 owner.effort,
                 kernels_tuned=owner.effort.kernels_tuned + 1,
-                tuning_trials=owner.effort.tuning_trials + tuned.trials,
+                schedules_measured=owner.effort.schedules_measured + tuned.schedules,
                 tuning_s=owner.effort.tuning_s + report.duration_s / len(owners),
             )
 
@@ -160,14 +160,14 @@ class CandidatePipeline:
         stage = "compiling"
         started = time.perf_counter()
         try:
-            kernels_us = self.workbench.kernels_us(candidate.lowered)
-            artifact = self.workbench.compile(candidate.lowered, path)
+            kernels_us = self.toolchain.kernels_us(candidate.lowered)
+            artifact = self.toolchain.compile(candidate.lowered, path)
             compiled = time.perf_counter()
             stage = "measuring"
-            self.workbench.check_network(
+            self.toolchain.check_network(
                 artifact, partial(predict, candidate.network), shape, seed=self.config.seed
             )
-            latency = self.workbench.measure(artifact, shape)
+            latency = self.toolchain.measure(artifact, shape)
         except CandidateError as error:
             return candidate.failed(stage, error)
         finally:

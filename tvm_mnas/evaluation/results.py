@@ -18,6 +18,9 @@ from tvm_mnas.training.accuracy import Accuracy
 STAGES = ("training", "lowering", "tuning", "compiling", "measuring")
 """The stages of an evaluation, in order."""
 
+_RENAMED = {"tuning_trials": "schedules_measured"}
+"""What evaluations stored by version 0.1 call a field of `Effort`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
@@ -44,7 +47,7 @@ class Effort:
     """What an evaluation cost: wall seconds per stage, and the kernels and trials that tuning took.
 
     `kernels` is the number of distinct kernels of the candidate, `kernels_tuned` how many of them no record
-    existed for, `tuning_trials` the schedules measured for those. Where several candidates share a tuning
+    existed for, `schedules_measured` the schedules measured for those. Where several candidates share a tuning
     round, its seconds are split by the kernels that each brought.
 
     `kernel_calls` is how many kernels one run of the network calls, `kernels_us` what they take one by one by the
@@ -58,7 +61,7 @@ class Effort:
     measuring_s: float = 0.0
     kernels: int = 0
     kernels_tuned: int = 0
-    tuning_trials: int = 0
+    schedules_measured: int = 0
     kernel_calls: int | None = None
     kernels_us: float | None = None
     moved_bytes: int | None = None
@@ -132,7 +135,7 @@ class Evaluation:
             accuracy=Accuracy.from_json(accuracy) if accuracy else None,
             latency=Latency.from_dict(latency) if latency else None,
             failure=Failure(**failure) if failure else None,
-            effort=Effort(**values["effort"]),
+            effort=Effort(**{_RENAMED.get(k, k): v for k, v in values["effort"].items()}),
         )
 
 

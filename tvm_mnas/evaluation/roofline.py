@@ -16,7 +16,7 @@ from tvm_mnas.errors import MeasurementError
 
 if TYPE_CHECKING:
     from tvm_mnas.compiler.build.probes import Probe
-    from tvm_mnas.evaluation.toolchain import Workbench
+    from tvm_mnas.evaluation.toolchain import Toolchain
 
 _DEADLINE_S = 20.0
 _LEASE_DEADLINE_S = 60.0
@@ -75,7 +75,7 @@ class DevicePeak:
         }
 
 
-def measure_peak(workbench: Workbench, directory: Path) -> DevicePeak:
+def measure_peak(toolchain: Toolchain, directory: Path) -> DevicePeak:
     """Return what the device's core can do at most; `directory` takes the probes.
 
     Raises:
@@ -87,14 +87,14 @@ def measure_peak(workbench: Workbench, directory: Path) -> DevicePeak:
     from tvm_mnas.devices.core.profile import Timing
     from tvm_mnas.devices.farm.runner import measure_kernel
 
-    target = workbench.profile.target
+    target = toolchain.profile.target
     probes = build_probes(target, directory, linker=find_linker(target))
     timing = Timing(repeat=10, min_repeat_ms=5, warmup=0, attempts=1)
     timed: list[tuple[Probe, float]] = []
     failure = "none was built"
     for probe in probes:
         seconds = measure_kernel(
-            workbench.farm,
+            toolchain.farm,
             probe.path,
             probe.arguments,
             timing=timing,

@@ -1,7 +1,7 @@
 """Compiler and device together: what it takes to get from a torch network to its measured latency.
 
 The rooms below do not know each other; this is where a kernel's tuning meets the device that times it. The
-search, the export and `tvm-mnas bench` all go through one :class:`Workbench`, so that each latency is obtained
+search, the export and `tvm-mnas bench` all go through one :class:`Toolchain`, so that each latency is obtained
 in the same way: every kernel tuned, the outputs compared with torch's, then timed with nothing else running. Untuned
 kernels are let in by choice alone, up to a part of the run time that the latency then tells.
 """
@@ -55,14 +55,14 @@ Outputs = Callable[["NDArray[np.float32]"], "NDArray[np.float32]"]
 
 
 @dataclass(frozen=True)
-class Workbench:
-    """A farm, a builder and a store of records for one device profile. Made by `open_workbench`."""
+class Toolchain:
+    """A farm, a builder and a store of records for one device profile. Made by `open_toolchain`."""
 
     profile: DeviceProfile
     farm: Farm
     store: TuningRecords
     builder: WarmBuilder
-    trials_per_kernel: int
+    schedules_per_kernel: int
     seed: int
     objects: Path
     """Where compiled kernels are kept."""
@@ -90,7 +90,7 @@ class Workbench:
 
     def missing(self, lowered: LoweredNetwork) -> list[Kernel]:
         """Return the kernels of `lowered` on which less than the budget was spent."""
-        return self.store.missing(lowered.kernels, trials_per_kernel=self.trials_per_kernel)
+        return self.store.missing(lowered.kernels, schedules_per_kernel=self.schedules_per_kernel)
 
     def tune(
         self,
@@ -119,8 +119,8 @@ class Workbench:
             builder=self.builder,
             runner=KernelRunner(self.farm, overlap=self.overlap),
             budget=TuningBudget(
-                trials_per_kernel=self.trials_per_kernel,
-                trials_per_round=min(MOST_PER_ROUND, -(-self.trials_per_kernel // 2)),
+                schedules_per_kernel=self.schedules_per_kernel,
+                schedules_per_round=min(MOST_PER_ROUND, -(-self.schedules_per_kernel // 2)),
                 by_importance=by_importance,
             ),
             seed=self.seed,
@@ -203,7 +203,7 @@ class Workbench:
         coverage = Coverage(
             kernels=artifact.kernels,
             tuned_kernels=artifact.tuned_kernels,
-            trials=artifact.trials,
+            schedules=artifact.schedules,
             tuned_share=artifact.tuned_share,
         )
         return _retried(lambda: measure(artifact.path, shape, self.farm, coverage=coverage))
@@ -252,19 +252,19 @@ class Workbench:
 
 
 @contextlib.contextmanager
-def open_workbench(
+def open_toolchain(
     profile: DeviceProfile,
     *,
     records: Path,
     logs: Path,
     scratch: Path,
-    trials_per_kernel: int,
+    schedules_per_kernel: int,
     seed: int,
     max_untuned_share: float = 0.0,
     with_shipped: bool = True,
     on_warning: Callable[[str], None] = lambda text: None,
-) -> Iterator[Workbench]:
-    """Yield a workbench for `profile`; its processes end with the context.
+) -> Iterator[Toolchain]:
+    """Yield a toolchain for `profile`; its processes end with the context.
 
     `records` is the directory under which each profile and target has its store, above the one that ships if
     `with_shipped`; `scratch` is for files that nobody needs afterwards. `max_untuned_share` (0..1) of a network's run
@@ -301,39 +301,39 @@ def open_workbench(
         open_farm(profile, work_directory=logs, reference=reference, on_warning=on_warning) as farm,
     ):
         objects = records / store_name(profile.key, profile.target) / "objects"
-        yield Workbench(
-            profile, farm, store, builder, trials_per_kernel, seed, objects, max_untuned_share
+        yield Toolchain(
+            profile, farm, store, builder, schedules_per_kernel, seed, objects, max_untuned_share
         )
 
 
 @contextlib.contextmanager
-def open_scratch_workbench(
+def open_scratch_toolchain(
     profile: DeviceProfile,
     *,
     records: Path,
-    trials_per_kernel: int,
+    schedules_per_kernel: int,
     seed: int,
     max_untuned_share: float = 0.0,
     on_warning: Callable[[str], None] = lambda text: None,
-) -> Iterator[tuple[Workbench, Path]]:
-    """Yield what `open_workbench` does, and a directory that is gone afterwards, with the logs in it.
+) -> Iterator[tuple[Toolchain, Path]]:
+    """Yield what `open_toolchain` does, and a directory that is gone afterwards, with the logs in it.
 
-    Raises what `open_workbench` raises.
+    Raises what `open_toolchain` raises.
     """
     with (
         tempfile.TemporaryDirectory(prefix="tvm-mnas-") as name,
-        open_workbench(
+        open_toolchain(
             profile,
             records=records,
             logs=Path(name),
             scratch=Path(name),
-            trials_per_kernel=trials_per_kernel,
+            schedules_per_kernel=schedules_per_kernel,
             seed=seed,
             max_untuned_share=max_untuned_share,
             on_warning=on_warning,
-        ) as workbench,
+        ) as toolchain,
     ):
-        yield workbench, Path(name)
+        yield toolchain, Path(name)
 
 
 def _reference(target: str, linker: Linker, scratch: Path) -> Reference:

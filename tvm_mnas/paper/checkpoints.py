@@ -11,7 +11,7 @@ import numpy as np
 
 from tvm_mnas.errors import ConfigError, DataError
 from tvm_mnas.evaluation.results import Observer
-from tvm_mnas.workflows.model_ref import Model
+from tvm_mnas.workflows.model_ref import ModelRef
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +83,7 @@ def parse_checkpoints(
 
 
 def measure_checkpoints(
-    models: Sequence[Model], files: Mapping[str, Path], data: str, *, observer: Observer
+    models: Sequence[ModelRef], files: Mapping[str, Path], data: str, *, observer: Observer
 ) -> dict[str, CheckpointAccuracy]:
     """Return the accuracy of each of `models` that has a file, by its name.
 

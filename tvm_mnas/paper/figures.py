@@ -34,7 +34,7 @@ from tvm_mnas.report.tables import (
 )
 from tvm_mnas.search.reward import Reward
 from tvm_mnas.search.run import TrialRecord
-from tvm_mnas.workflows.compare import Timed
+from tvm_mnas.workflows.compare import ModelTiming
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -105,7 +105,7 @@ def figure6_points() -> list[ScaledPoint]:
 
 
 def scaled_rows(
-    points: Sequence[ScaledPoint], costs: Sequence[Cost], timed: Sequence[Timed]
+    points: Sequence[ScaledPoint], costs: Sequence[Cost], timed: Sequence[ModelTiming]
 ) -> list[dict[str, Any]]:
     """Return a row for each of `points`: its counts, its latency here, and its published accuracy with the source."""
     return [

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from tvm_mnas.errors import ConfigError
 from tvm_mnas.evaluation.results import Observer
-from tvm_mnas.evaluation.toolchain import Workbench, open_scratch_workbench
+from tvm_mnas.evaluation.toolchain import Toolchain, open_scratch_toolchain
 from tvm_mnas.models.zoo.entry import ZooEntry
-from tvm_mnas.workflows.compare import Timed, time_on
-from tvm_mnas.workflows.model_ref import Model
+from tvm_mnas.workflows.compare import ModelTiming, time_on_toolchain
+from tvm_mnas.workflows.model_ref import ModelRef
 
 if TYPE_CHECKING:
     from torch import nn
@@ -73,11 +73,11 @@ def compare_layers(
     *,
     device: str,
     records: Path,
-    trials_per_kernel: int,
+    schedules_per_kernel: int,
     seed: int,
     rounds: int,
     observer: Observer,
-) -> tuple[list[LayerPair], list[Timed]]:
+) -> tuple[list[LayerPair], list[ModelTiming]]:
     """Return both ways at each of `shapes`, tuned and untuned on `device`, and the networks timed for it in `rounds`.
 
     Raises:
@@ -86,20 +86,22 @@ def compare_layers(
     """
     from tvm_mnas.devices.core.profile import load_profile
 
-    with open_scratch_workbench(
+    with open_scratch_toolchain(
         load_profile(device),
         records=records,
-        trials_per_kernel=trials_per_kernel,
+        schedules_per_kernel=schedules_per_kernel,
         seed=seed,
         on_warning=observer.note,
-    ) as (workbench, directory):
+    ) as (toolchain, directory):
         models = [model for size, channels in shapes for model in _models(size, channels)]
-        timed = time_on(workbench, models, directory, seed=seed, observer=observer, rounds=rounds)
+        timed = time_on_toolchain(
+            toolchain, models, directory, seed=seed, observer=observer, rounds=rounds
+        )
         pairs = []
         for number, (size, channels) in enumerate(shapes):
             observer.stage("untuned kernels", number, len(shapes))
             at = 3 * number
-            untuned = _untuned_us(workbench, models[at : at + 3], seed)
+            untuned = _untuned_us(toolchain, models[at : at + 3], seed)
             pairs.append(make_pair(size, channels, timed[at : at + 3], untuned))
     return pairs, timed
 
@@ -107,7 +109,7 @@ def compare_layers(
 def make_pair(
     size: int,
     channels: int,
-    timed: Sequence[Timed],
+    timed: Sequence[ModelTiming],
     untuned_us: tuple[float | None, float | None],
 ) -> LayerPair:
     """Return the pair from its three networks: without the layers, with one 5x5, with two 3x3."""
@@ -128,18 +130,18 @@ def make_pair(
 
 
 def _untuned_us(
-    workbench: Workbench, models: Sequence[Model], seed: int
+    toolchain: Toolchain, models: Sequence[ModelRef], seed: int
 ) -> tuple[float | None, float | None]:
     bare, one, two = (
-        model.lower(model.build(seed=seed), workbench.profile.target) for model in models
+        model.lower(model.build(seed=seed), toolchain.profile.target) for model in models
     )
     return tuple(  # type: ignore[return-value]
-        _sum_untuned_us(workbench, bare, network) for network in (one, two)
+        _sum_untuned_us(toolchain, bare, network) for network in (one, two)
     )
 
 
 def _sum_untuned_us(
-    workbench: Workbench, bare: LoweredNetwork, network: LoweredNetwork
+    toolchain: Toolchain, bare: LoweredNetwork, network: LoweredNetwork
 ) -> float | None:
     """Return the untuned time of the kernels that `network` calls more often than `bare`, None if one has none."""
     calls = Counter({kernel.key: kernel.calls for kernel in network.kernels})
@@ -148,16 +150,16 @@ def _sum_untuned_us(
     for kernel in network.kernels:
         if calls[kernel.key] <= 0:
             continue
-        time_us = workbench.time_untuned(kernel)
+        time_us = toolchain.time_untuned(kernel)
         if time_us is None:
             return None
         total += calls[kernel.key] * time_us
     return total
 
 
-def _models(size: int, channels: int) -> list[Model]:
+def _models(size: int, channels: int) -> list[ModelRef]:
     return [
-        Model(
+        ModelRef(
             name=f"{size}x{size}x{channels} {name}",
             entry=ZooEntry(
                 key=f"layers-{size}-{channels}-{kernel_size}-{repeats}",

@@ -14,7 +14,7 @@ from typing import Any
 from tvm_mnas.errors import ConfigError
 from tvm_mnas.models.cost import Cost
 from tvm_mnas.paper.checkpoints import CheckpointAccuracy
-from tvm_mnas.workflows.compare import Timed
+from tvm_mnas.workflows.compare import ModelTiming
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,7 @@ class PaperRow:
 
 def comparison_rows(
     rows: Sequence[PaperRow],
-    timed: Sequence[Timed],
+    timed: Sequence[ModelTiming],
     *,
     accuracies: Mapping[str, CheckpointAccuracy],
     baseline: str,
@@ -53,7 +53,7 @@ def comparison_rows(
     """
     if timed and len(timed) != len(rows):
         raise ConfigError(f"{len(rows)} networks have {len(rows)} times, not {len(timed)}")
-    times: list[Timed | None] = list(timed) if timed else [None] * len(rows)
+    times: list[ModelTiming | None] = list(timed) if timed else [None] * len(rows)
     ours = {row.key: None if time is None else time.latency_ms for row, time in _pair(rows, times)}
     theirs = {row.key: row.latency_ms for row in rows}
     values = []
@@ -87,8 +87,8 @@ def comparison_rows(
 
 
 def _pair(
-    rows: Sequence[PaperRow], times: Sequence[Timed | None]
-) -> list[tuple[PaperRow, Timed | None]]:
+    rows: Sequence[PaperRow], times: Sequence[ModelTiming | None]
+) -> list[tuple[PaperRow, ModelTiming | None]]:
     return list(zip(rows, times, strict=True))
 
 
@@ -96,7 +96,7 @@ def _ratio(above: float | None, below: float | None) -> float | None:
     return None if above is None or not below else above / below
 
 
-def provenance(timed: Sequence[Timed]) -> str:
+def provenance(timed: Sequence[ModelTiming]) -> str:
     """Return where the times of a table come from, in a line; what failed is not in it."""
     latencies = [latency for entry in timed for latency in entry.latencies]
     if not latencies:
@@ -104,20 +104,20 @@ def provenance(timed: Sequence[Timed]) -> str:
     first = latencies[0]
     days = sorted({latency.measured_at[:10] for latency in latencies})
     kernels = sum(entry.kernels for entry in timed)
-    trials = sum(entry.trials for entry in timed)
+    trials = sum(entry.schedules for entry in timed)
     noisy = sum(latency.noisy for latency in latencies)
     text = (
         f"{first.device_key} ({first.fingerprint}), TVM {first.tvm_version}, {' to '.join(days[:1] + days[1:][-1:])}; "
         f"{_rounds_text(timed)}, {trials / max(kernels, 1):.0f} schedules a kernel; "
         f"{noisy} of {len(latencies)} measurements above a spread of {first.max_spread:.0%}"
     )
-    doubtful = [latency.doubts for latency in latencies if latency.doubts]
-    if doubtful:
-        text += f"; {len(doubtful)} DOUBTFUL, the first since {doubtful[0][0]}"
+    unstable = [latency.warnings for latency in latencies if latency.warnings]
+    if unstable:
+        text += f"; {len(unstable)} UNSTABLE DEVICE, the first since {unstable[0][0]}"
     return f"EMULATED, not latencies: {text}" if first.emulated else text
 
 
-def _rounds_text(timed: Sequence[Timed]) -> str:
+def _rounds_text(timed: Sequence[ModelTiming]) -> str:
     rounds = max(len(entry.latencies) for entry in timed)
     if rounds == 1:
         return "one round"

@@ -23,8 +23,8 @@ from tvm_mnas.report.tables import (
     best_record,
     candidate_row,
     candidate_rows,
-    count_doubtful,
     count_trials,
+    count_unstable,
     effort_rows,
     effort_summary,
     failure_rows,
@@ -126,9 +126,9 @@ def _warning(records: Sequence[TrialRecord]) -> Markup:
     flag = untuned_flag(worst_untuned_percent(records))
     if flag is not None:
         texts.append(f"Latency on this page: up to {flag}, which have no tuning record.")
-    if doubtful := count_doubtful(records):
+    if unstable := count_unstable(records):
         texts.append(
-            f"Latencies on this page measured while the device's clock, heat or speed changed: {doubtful}."
+            f"Latencies on this page measured while the device's clock, heat or speed changed: {unstable}."
         )
     return join(element("p", text, attributes={"class": "warning"}) for text in texts)
 
@@ -192,7 +192,7 @@ def _export_section(manifest: Mapping[str, Any]) -> Markup:
         ("largest difference from torch", ("agreement", "largest_relative_difference"), _show_tiny),
         ("size", ("artifact", "size_bytes"), lambda v: f"{v / 1e6:.2f} MB"),
         ("kernels", ("artifact", "kernels"), str),
-        ("schedules measured for them", ("artifact", "tuning_trials"), str),
+        ("schedules measured for them", ("artifact", "schedules_measured"), str),
         ("created", ("created",), str),
     ]
     shown: list[tuple[str, str]] = []
@@ -291,7 +291,7 @@ def _effort_section(records: Sequence[TrialRecord]) -> Markup:
     )
     reused = summary["kernels_reused_percent"]
     text = (
-        f"{summary['kernels_tuned']:,} kernels tuned with {summary['tuning_trials']:,} measured "
+        f"{summary['kernels_tuned']:,} kernels tuned with {summary['schedules_measured']:,} measured "
         f"schedules: {summary['kernels_tuned_per_candidate']:.2f} kernels per candidate"
     )
     if reused is not None:
@@ -330,9 +330,9 @@ def _provenance(row: Row) -> Markup:
         ("latencies", f"{row['latencies']:,}"),
         ("samples per latency", _show_range(row["samples"], "")),
         ("spread (IQR / median)", spread),
-        ("schedules per tuned kernel", _show_range(row["trials_per_kernel"], "")),
+        ("schedules per tuned kernel", _show_range(row["schedules_per_kernel"], "")),
         ("run time in tuned kernels", _show_range(row["tuned_share_percent"], "%")),
-        ("measured while the device changed", f"{row['doubtful']:,}"),
+        ("measured while the device changed", f"{row['unstable']:,}"),
         ("reference kernel", _show_range(row["reference_ms"], " ms")),
         ("measured", first if first == last else f"{first} to {last}"),
     ]
@@ -387,8 +387,8 @@ def _show_accuracy(row: Row) -> str:
 
 
 def _show_spread(row: Row) -> str:
-    doubts = "".join(f", {doubt}" for doubt in row["doubts"])
-    return f"{row['spread_percent']:.1f}%{' noisy' if row['noisy'] else ''}{doubts}"
+    warnings = "".join(f", {warning}" for warning in row["warnings"])
+    return f"{row['spread_percent']:.1f}%{' noisy' if row['noisy'] else ''}{warnings}"
 
 
 def _show_untuned(row: Row) -> str:

@@ -18,7 +18,7 @@ from tvm_mnas.errors import DataError
 from tvm_mnas.evaluation.predictor import MeasuredNetwork, fit_predictor, leave_one_out_error
 from tvm_mnas.evaluation.results import STAGES, Failure
 from tvm_mnas.models.cost import count_cost
-from tvm_mnas.search.pareto import Point, pareto_set
+from tvm_mnas.search.pareto import Point, pareto_front
 from tvm_mnas.search.run import TrialRecord
 
 Row: TypeAlias = dict[str, Any]
@@ -58,7 +58,7 @@ def pareto_records(records: Iterable[TrialRecord]) -> list[TrialRecord]:
         for record in candidates
         if record.evaluation.objectives
     ]
-    return [candidates[index] for index in pareto_set(points)]
+    return [candidates[index] for index in pareto_front(points)]
 
 
 def best_record(records: Sequence[TrialRecord], best: int | None = None) -> TrialRecord | None:
@@ -85,9 +85,9 @@ def is_emulated(records: Iterable[TrialRecord]) -> bool:
     return any(latency.emulated for latency in _latencies(records))
 
 
-def count_doubtful(records: Iterable[TrialRecord]) -> int:
+def count_unstable(records: Iterable[TrialRecord]) -> int:
     """Return how many latencies among `records` were measured while the device's clock, heat or speed changed."""
-    return sum(bool(latency.doubts) for latency in _latencies(records))
+    return sum(bool(latency.warnings) for latency in _latencies(records))
 
 
 def worst_untuned_percent(records: Iterable[TrialRecord]) -> float:
@@ -120,7 +120,7 @@ def candidate_row(record: TrialRecord) -> Row:
 
     `accuracy_error_percent` is the standard error from the number of images alone, `spread_percent` the
     interquartile range of the samples over their median; `noisy` says that it stayed beyond the profile's bound,
-    `untuned_percent` how much of the run time is in kernels without a record, None where unknown, `doubts` why the
+    `untuned_percent` how much of the run time is in kernels without a record, None where unknown, `warnings` why the
     latency may not be the device's usual one: its clock, its heat, its reference kernel.
 
     Raises:
@@ -144,7 +144,7 @@ def candidate_row(record: TrialRecord) -> Row:
         "spread_percent": 100.0 * latency.spread,
         "noisy": latency.noisy,
         "emulated": latency.emulated,
-        "doubts": list(latency.doubts),
+        "warnings": list(latency.warnings),
         "untuned_percent": latency.coverage.untuned_percent,
         "reward": record.reward,
         "parameters": cost.parameters,
@@ -197,7 +197,7 @@ def kernel_rows(records: Iterable[TrialRecord]) -> list[Row]:
             "trial": record.number,
             "kernels": record.evaluation.effort.kernels,
             "kernels_tuned": record.evaluation.effort.kernels_tuned,
-            "tuning_trials": record.evaluation.effort.tuning_trials,
+            "schedules_measured": record.evaluation.effort.schedules_measured,
             "tuning_s": record.evaluation.effort.tuning_s,
         }
         for record in distinct(records)
@@ -219,7 +219,7 @@ def effort_summary(records: Sequence[TrialRecord]) -> Row:
         "kernels_tuned_per_candidate": tuned / len(rows) if rows else 0.0,
         "tuning_s_per_candidate": sum(row["tuning_s"] for row in rows) / len(rows) if rows else 0.0,
         "kernels_reused_percent": 100.0 * (kernels - tuned) / kernels if kernels else None,
-        "tuning_trials": sum(row["tuning_trials"] for row in rows),
+        "schedules_measured": sum(row["schedules_measured"] for row in rows),
     }
 
 
@@ -227,7 +227,7 @@ def provenance_rows(records: Iterable[TrialRecord]) -> list[Row]:
     """Return how the latencies were measured, a row for each device, fingerprint, target, version and method.
 
     More than one row means that latencies were compared that should not be. Ranges are `[least, most]`;
-    `trials_per_kernel` are measured schedules per tuned kernel, `tuned_share_percent` the part of the run time
+    `schedules_per_kernel` are measured schedules per tuned kernel, `tuned_share_percent` the part of the run time
     that is spent in tuned kernels, `reference_ms` what the device's reference kernel took right after each latency;
     they are None where no latency of the row knows. `doubtful` counts the latencies after which the device had changed.
     """
@@ -310,7 +310,7 @@ def _provenance(latencies: Sequence[Latency]) -> Row:
     first = latencies[0]
     spreads = [100.0 * latency.spread for latency in latencies]
     coverages = [latency.coverage for latency in latencies]
-    per_kernel = [c.trials / c.tuned_kernels for c in coverages if c.tuned_kernels]
+    per_kernel = [c.schedules / c.tuned_kernels for c in coverages if c.tuned_kernels]
     shares = [100.0 * c.tuned_share for c in coverages if c.tuned_share is not None]
     moments = sorted(latency.measured_at for latency in latencies)
     return {
@@ -325,9 +325,9 @@ def _provenance(latencies: Sequence[Latency]) -> Row:
         "median_spread_percent": statistics.median(spreads),
         "worst_spread_percent": max(spreads),
         "noisy": sum(latency.noisy for latency in latencies),
-        "doubtful": sum(bool(latency.doubts) for latency in latencies),
+        "unstable": sum(bool(latency.warnings) for latency in latencies),
         "reference_ms": _range([x.reference_ms for x in latencies if x.reference_ms is not None]),
-        "trials_per_kernel": _range(per_kernel),
+        "schedules_per_kernel": _range(per_kernel),
         "tuned_share_percent": _range(shares),
         "measured_at": [moments[0], moments[-1]],
     }

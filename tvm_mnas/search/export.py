@@ -27,7 +27,7 @@ from tvm_mnas.config import SearchConfig
 from tvm_mnas.errors import RunError
 from tvm_mnas.evaluation.proxy_trainer import load_splits, read_accuracy
 from tvm_mnas.evaluation.results import Observer
-from tvm_mnas.evaluation.toolchain import Workbench
+from tvm_mnas.evaluation.toolchain import Toolchain
 from tvm_mnas.models.cost import count_cost
 from tvm_mnas.training.images import DataSource, class_names
 
@@ -46,7 +46,7 @@ def export_network(
     directory: Path,
     *,
     config: SearchConfig,
-    workbench: Workbench,
+    toolchain: Toolchain,
     origin: dict[str, Any],
     observer: Observer,
 ) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def export_network(
     shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir(parents=True)
-        manifest = _write_files(weights, part, config, workbench, origin, observer)
+        manifest = _write_files(weights, part, config, toolchain, origin, observer)
         os.replace(part, directory)
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -80,7 +80,7 @@ def _write_files(
     weights: Path,
     directory: Path,
     config: SearchConfig,
-    workbench: Workbench,
+    toolchain: Toolchain,
     origin: dict[str, Any],
     observer: Observer,
 ) -> dict[str, Any]:
@@ -100,17 +100,17 @@ def _write_files(
     validation = read_accuracy(weights)
     save_weights(network, directory / "weights.safetensors")
     shape = architecture.image_shape
-    lowered = workbench.lower(network, shape)
-    if workbench.missing(lowered):
-        workbench.tune([lowered], on_progress=lambda done, total: None)
-    artifact = workbench.compile(lowered, directory / "net.so")
-    workbench.store.subset(lowered.kernels, directory / "records")
+    lowered = toolchain.lower(network, shape)
+    if toolchain.missing(lowered):
+        toolchain.tune([lowered], on_progress=lambda done, total: None)
+    artifact = toolchain.compile(lowered, directory / "net.so")
+    toolchain.store.subset(lowered.kernels, directory / "records")
     step("export: ONNX")
     export_onnx(network, shape, directory / "net.onnx")
     step("export: checking")
     splits = load_splits(config.data, architecture.input_size, config.seed)
     images = next(iter(splits.test.eval_batches(batch_size=CHECKED_IMAGES)))[0].numpy()
-    difference = workbench.check(artifact, images, predict(network, images))
+    difference = toolchain.check(artifact, images, predict(network, images))
     step("export: testing")
     top1 = evaluate(network, splits.test)
     test = Accuracy(
@@ -123,7 +123,7 @@ def _write_files(
         split="test",
     )
     step("export: measuring")
-    latency = workbench.measure(artifact, shape)
+    latency = toolchain.measure(artifact, shape)
     cost = count_cost(architecture)
     manifest: dict[str, Any] = {
         "format": MANIFEST_FORMAT,
@@ -153,8 +153,8 @@ def _write_files(
             "file": "net.so",
             "size_bytes": artifact.size_bytes,
             "kernels": artifact.kernels,
-            "tuning_trials": artifact.trials,
-            "target": workbench.profile.target,
+            "schedules_measured": artifact.schedules,
+            "target": toolchain.profile.target,
         },
         "versions": {
             "tvm-mnas": __version__,

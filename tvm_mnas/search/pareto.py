@@ -24,7 +24,7 @@ def dominates(first: Point, second: Point) -> bool:
     )
 
 
-def pareto_set(points: Sequence[Point]) -> list[int]:
+def pareto_front(points: Sequence[Point]) -> list[int]:
     """Return the indices of the points that no other point dominates, the fastest first.
 
     Equal points don't dominate each other: all of them are in the set, in their given order.
@@ -48,7 +48,7 @@ def hypervolume(points: Sequence[Point], *, reference: Point) -> float:
         raise ConfigError(f"a reference latency is positive, not {reference.latency_ms} ms")
     area = 0.0
     floor = reference.accuracy
-    for index in pareto_set(points):
+    for index in pareto_front(points):
         point = points[index]
         if point.latency_ms < reference.latency_ms and point.accuracy > floor:
             area += (reference.latency_ms - point.latency_ms) * (point.accuracy - floor)

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     import optuna
 
 STUDY_NAME = "tvm-mnas"
+_RENAMED = {"trials_per_kernel": "schedules_per_kernel"}
+"""What the configuration of a run of version 0.1 calls a setting."""
 EVALUATION_ATTRIBUTE = "evaluation"
 SPACE_ATTRIBUTE = "space_fingerprint"
 REPEATS_ATTRIBUTE = "repeats_trial"
@@ -97,7 +99,8 @@ class RunDirectory:
                 f"a run directory holds config.toml, and {path} does not; "
                 f"`ls {path.parent}` shows what is there, `tvm-mnas search` starts a new run"
             )
-        return cls(path, SearchConfig.from_mapping(read_settings(file), source=str(file)))
+        settings = {_RENAMED.get(key, key): value for key, value in read_settings(file).items()}
+        return cls(path, SearchConfig.from_mapping(settings, source=str(file)))
 
     def changed(self, settings: Mapping[str, object]) -> RunDirectory:
         """Return this run with `settings` changed in its configuration, on disk too.

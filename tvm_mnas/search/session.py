@@ -20,7 +20,7 @@ from tvm_mnas.evaluation.executor import LocalExecutor
 from tvm_mnas.evaluation.pipeline import CandidatePipeline
 from tvm_mnas.evaluation.proxy_trainer import TrainTask, train, training_seed
 from tvm_mnas.evaluation.results import Observer
-from tvm_mnas.evaluation.toolchain import Workbench, open_workbench
+from tvm_mnas.evaluation.toolchain import Toolchain, open_toolchain
 from tvm_mnas.search.algorithms import make_sampler
 from tvm_mnas.search.export import export_network
 from tvm_mnas.search.loop import run_trials
@@ -68,7 +68,7 @@ class SearchResult:
             "tuning_s_per_candidate": sum(effort.tuning_s for effort in efforts)
             / max(1, len(fresh)),
             "kernels_tuned": sum(effort.kernels_tuned for effort in efforts),
-            "tuning_trials": sum(effort.tuning_trials for effort in efforts),
+            "schedules_measured": sum(effort.schedules_measured for effort in efforts),
             "compiling_s": sum(effort.compiling_s for effort in efforts),
             "measuring_s": sum(effort.measuring_s for effort in efforts),
             "best_trial": None if self.best is None else self.best.number,
@@ -82,7 +82,7 @@ class SearchResult:
         lines = [
             f"{counts['trials']} trials, {counts['candidates']} different candidates, "
             f"{counts['failed']} failed; {counts['kernels_tuned']} kernels tuned with "
-            f"{counts['tuning_trials']} schedules, {counts['tuning_s_per_candidate']:.1f} s of tuning "
+            f"{counts['schedules_measured']} schedules, {counts['tuning_s_per_candidate']:.1f} s of tuning "
             f"per candidate"
         ]
         if self.best is None or self.manifest is None:
@@ -93,7 +93,7 @@ class SearchResult:
             Coverage(tuned_share=latency.get("coverage", {}).get("tuned_share")).untuned_percent
         )
         flag = f", {untuned}" if untuned else ""
-        flag += "".join(f", DOUBTFUL: {doubt}" for doubt in latency.get("doubts", ()))
+        flag += "".join(f", UNSTABLE DEVICE: {warning}" for warning in latency.get("warnings", ()))
         lines += [
             f"best: trial {self.best.number}, {self.manifest['architecture']}",
             f"      validation {accuracy['validation']['top1']:.2%}, test {accuracy['test']['top1']:.2%} "
@@ -151,18 +151,18 @@ class Session:
         """
         config = self.directory.config
         with (
-            self._bench(config.trials_per_kernel, observer) as workbench,
+            self._bench(config.schedules_per_kernel, observer) as toolchain,
             self._executor() as executor,
         ):
             pipeline = CandidatePipeline(
-                config, workbench, executor, self.directory.path / _SCRATCH, observer
+                config, toolchain, executor, self.directory.path / _SCRATCH, observer
             )
             run_trials(self.directory, self.space, self.study, pipeline, on_trial=observer.trial)
             records = self.directory.trials(self.study)
             finished = self._finished_export(records)
             if finished is not None:
                 return finished
-            return self._finish(records, workbench, executor, observer)
+            return self._finish(records, toolchain, executor, observer)
 
     def pick(self, trial: int | None) -> TrialRecord:
         """Return the finished trial with this number, or the one with the highest reward.
@@ -208,18 +208,18 @@ class Session:
             raise RunError(f"an export makes a new directory, and {directory} exists; name another")
         config = self.directory.config
         with (
-            self._bench(config.trials_per_kernel, observer) as workbench,
+            self._bench(config.schedules_per_kernel, observer) as toolchain,
             self._executor() as executor,
         ):
             ((_, outcome),) = self._retrain([record], steps, executor, observer)
             if outcome is not None:
                 raise outcome
-            return self._export(record, directory, steps, workbench, observer)
+            return self._export(record, directory, steps, toolchain, observer)
 
     def _finish(
         self,
         records: tuple[TrialRecord, ...],
-        workbench: Workbench,
+        toolchain: Toolchain,
         executor: LocalExecutor,
         observer: SearchObserver,
     ) -> SearchResult:
@@ -234,7 +234,7 @@ class Session:
             best = self.directory.path / "best"
             shutil.rmtree(best, ignore_errors=True)
             try:
-                manifest = self._export(record, best, None, workbench, observer)
+                manifest = self._export(record, best, None, toolchain, observer)
             except CandidateError as error:
                 observer.note(f"finalist of trial {record.number} failed: {error}")
                 continue
@@ -291,7 +291,7 @@ class Session:
         record: TrialRecord,
         directory: Path,
         steps: int | None,
-        workbench: Workbench,
+        toolchain: Toolchain,
         observer: Observer,
     ) -> dict[str, Any]:
         weights = self._weights(record, steps)
@@ -299,7 +299,7 @@ class Session:
             weights,
             directory,
             config=self.directory.config,
-            workbench=workbench,
+            toolchain=toolchain,
             origin={
                 "run": self.directory.path.name,
                 "trial": record.number,
@@ -326,7 +326,7 @@ class Session:
         return finalists / f"{record.evaluation.architecture.id}-{chosen}.safetensors"
 
     @contextmanager
-    def _bench(self, trials_per_kernel: int, observer: Observer) -> Iterator[Workbench]:
+    def _bench(self, schedules_per_kernel: int, observer: Observer) -> Iterator[Toolchain]:
         from tvm_mnas.devices.core.profile import load_profile
 
         config = self.directory.config
@@ -334,17 +334,17 @@ class Session:
         # A process that was killed leaves files there; we hold the run's lock, so nobody needs them.
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
-        with open_workbench(
+        with open_toolchain(
             load_profile(config.device),
             records=Path(config.records),
             logs=self.directory.logs,
             scratch=scratch,
-            trials_per_kernel=trials_per_kernel,
+            schedules_per_kernel=schedules_per_kernel,
             seed=config.seed,
             max_untuned_share=config.max_untuned_share,
             on_warning=observer.note,
-        ) as workbench:
-            yield workbench
+        ) as toolchain:
+            yield toolchain
         shutil.rmtree(scratch, ignore_errors=True)
 
     def _executor(self) -> LocalExecutor:

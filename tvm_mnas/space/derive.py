@@ -28,7 +28,7 @@ LAYER_DELTAS = (-1, 0, 1)
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
 
 
-def space_around(architecture: Architecture, model: str) -> str:
+def derive_space(architecture: Architecture, model: str) -> str:
     """Return a space file, as TOML text, in which `architecture` is; `model` is what people call it.
 
     Raises:

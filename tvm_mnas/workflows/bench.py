@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from tvm_mnas.errors import BuildError, DeviceError, LoweringError, MeasurementError
 from tvm_mnas.evaluation.results import Observer
 from tvm_mnas.evaluation.roofline import DevicePeak, measure_peak
-from tvm_mnas.evaluation.toolchain import Workbench, open_scratch_workbench
+from tvm_mnas.evaluation.toolchain import Toolchain, open_scratch_toolchain
 from tvm_mnas.evaluation.untuned import measure_untuned
-from tvm_mnas.workflows.model_ref import find_model
+from tvm_mnas.workflows.model_ref import resolve_model
 
 if TYPE_CHECKING:
     from tvm_mnas.compiler.core.kernel import LoweredNetwork
@@ -77,7 +77,7 @@ class BenchResult:
             text += f"; untuned they are {total_ms:.4g} ms"
         if self.unchecked is not None:
             text += f"; outputs NOT CHECKED: {self.unchecked}"
-        text += "".join(f"; DOUBTFUL: {doubt}" for doubt in latency.doubts)
+        text += "".join(f"; UNSTABLE DEVICE: {warning}" for warning in latency.warnings)
         return f"{text}; EMULATED, not a latency" if latency.emulated else text
 
     def to_json(self) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def bench_model(
     *,
     device: str,
     records: Path,
-    trials_per_kernel: int,
+    schedules_per_kernel: int,
     seed: int,
     observer: Observer,
     untuned: bool = False,
@@ -118,57 +118,57 @@ def bench_model(
     """
     from tvm_mnas.devices.core.profile import load_profile
 
-    subject = find_model(model)
+    subject = resolve_model(model)
     profile = load_profile(device)
-    with open_scratch_workbench(
+    with open_scratch_toolchain(
         profile,
         records=records,
-        trials_per_kernel=trials_per_kernel,
+        schedules_per_kernel=schedules_per_kernel,
         seed=seed,
         max_untuned_share=max_untuned_share,
         on_warning=observer.note,
-    ) as (workbench, directory):
+    ) as (toolchain, directory):
         observer.stage("lowering", 0, 1)
         network = subject.build(seed=seed)
         lowered = subject.lower(network, profile.target)
-        workbench.tune(
+        toolchain.tune(
             [lowered], on_progress=lambda done, total: observer.stage("tuning", done, total)
         )
         observer.stage("compiling", 0, 1)
-        artifact = workbench.compile(lowered, directory / "net.so")
+        artifact = toolchain.compile(lowered, directory / "net.so")
         observer.stage("measuring", 0, 1)
         difference, unchecked = None, None
         try:
-            difference = workbench.check_network(
+            difference = toolchain.check_network(
                 artifact, partial(subject.outputs, network), lowered.input_shape, seed=seed
             )
         except LoweringError as error:
             # Nothing to compare with is no reason to keep the time back; the result says so.
             unchecked = str(error)
-        latency = workbench.measure(artifact, lowered.input_shape)
-        peak, failure = _peak(workbench, directory)
-        rows = _kernel_rows(lowered, workbench, peak)
+        latency = toolchain.measure(artifact, lowered.input_shape)
+        peak, failure = _peak(toolchain, directory)
+        rows = _kernel_rows(lowered, toolchain, peak)
         if untuned:
-            _add_untuned(rows, lowered, workbench, directory, observer)
+            _add_untuned(rows, lowered, toolchain, directory, observer)
         return BenchResult(model, latency, rows, difference, peak, failure, unchecked)
 
 
-def _peak(workbench: Workbench, directory: Path) -> tuple[DevicePeak | None, str | None]:
+def _peak(toolchain: Toolchain, directory: Path) -> tuple[DevicePeak | None, str | None]:
     """Return the core's peak, or why there is none: a latency that was measured is worth showing without it."""
     try:
-        return measure_peak(workbench, directory), None
+        return measure_peak(toolchain, directory), None
     except (BuildError, MeasurementError) as error:
         return None, str(error)
 
 
 def _kernel_rows(
-    lowered: LoweredNetwork, workbench: Workbench, peak: DevicePeak | None
+    lowered: LoweredNetwork, toolchain: Toolchain, peak: DevicePeak | None
 ) -> list[dict[str, Any]]:
     """Return a row per kernel, the costliest first; times are those of the best records, or measured without."""
-    untuned_us = workbench.untuned_us(lowered)
+    untuned_us = toolchain.untuned_us(lowered)
     rows: list[dict[str, Any]] = []
     for kernel in lowered.kernels:
-        recorded_us = workbench.store.best_us(kernel.key)
+        recorded_us = toolchain.store.best_us(kernel.key)
         # compile_network refuses a network with a kernel that has neither.
         best_us = untuned_us[kernel.key] if recorded_us is None else recorded_us
         rows.append(
@@ -180,7 +180,7 @@ def _kernel_rows(
                 "best_us": best_us,
                 "gflops": kernel.flops / best_us / 1e3,
                 **_limit(kernel.flops, kernel.moved_bytes, best_us, peak),
-                "trials": workbench.store.trials(kernel.key),
+                "trials": toolchain.store.schedules(kernel.key),
                 "untuned_us": None,
                 "speed_up": None,
             }
@@ -219,7 +219,7 @@ def _limit(flops: int, size: int, best_us: float, peak: DevicePeak | None) -> di
 def _add_untuned(
     rows: list[dict[str, Any]],
     lowered: LoweredNetwork,
-    workbench: Workbench,
+    toolchain: Toolchain,
     directory: Path,
     observer: Observer,
 ) -> None:
@@ -232,7 +232,7 @@ def _add_untuned(
             continue
         with contextlib.suppress(DeviceError):
             row["untuned_us"] = measure_untuned(
-                kernels[row["key"]], directory, profile=workbench.profile, farm=workbench.farm
+                kernels[row["key"]], directory, profile=toolchain.profile, farm=toolchain.farm
             )
         if row["untuned_us"] is not None:
             row["speed_up"] = row["untuned_us"] / row["best_us"]

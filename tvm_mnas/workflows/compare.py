@@ -15,26 +15,26 @@ from typing import TYPE_CHECKING, Any
 
 from tvm_mnas.errors import CandidateError, ConfigError
 from tvm_mnas.evaluation.results import Observer
-from tvm_mnas.evaluation.toolchain import Workbench, open_scratch_workbench
+from tvm_mnas.evaluation.toolchain import Toolchain, open_scratch_toolchain
 
 if TYPE_CHECKING:
     from tvm_mnas.compiler.build.artifact import CompiledArtifact
     from tvm_mnas.devices.core.latency import Latency
-    from tvm_mnas.workflows.model_ref import Model
+    from tvm_mnas.workflows.model_ref import ModelRef
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Timed:
+class ModelTiming:
     """One network's latencies, one of each round, or the `failure` that it has instead.
 
-    `kernels` and `trials` are the distinct kernels that it was compiled from and the schedules measured for them.
+    `kernels` and `schedules` are the distinct kernels that it was compiled from and the schedules measured for them.
     """
 
     name: str
     latencies: tuple[Latency, ...] = ()
     failure: str | None = None
     kernels: int = 0
-    trials: int = 0
+    schedules: int = 0
 
     def __post_init__(self) -> None:
         if (not self.latencies) == (self.failure is None):
@@ -72,21 +72,21 @@ class Timed:
             "emulated": self.emulated,
             "failure": self.failure,
             "kernels": self.kernels,
-            "trials": self.trials,
+            "schedules": self.schedules,
             "latencies": [latency.to_dict() for latency in self.latencies],
         }
 
 
-def time_models(
-    models: Sequence[Model],
+def compare_models(
+    models: Sequence[ModelRef],
     *,
     device: str,
     records: Path,
-    trials_per_kernel: int,
+    schedules_per_kernel: int,
     seed: int,
     observer: Observer,
     rounds: int,
-) -> list[Timed]:
+) -> list[ModelTiming]:
     """Tune what lacks records, compile every one of `models`, check it against torch, and time all in `rounds`.
 
     The records keep what was tuned: after an interruption the same call goes on where it was.
@@ -97,34 +97,36 @@ def time_models(
     """
     from tvm_mnas.devices.core.profile import load_profile
 
-    with open_scratch_workbench(
+    with open_scratch_toolchain(
         load_profile(device),
         records=records,
-        trials_per_kernel=trials_per_kernel,
+        schedules_per_kernel=schedules_per_kernel,
         seed=seed,
         on_warning=observer.note,
-    ) as (workbench, directory):
-        return time_on(workbench, models, directory, seed=seed, observer=observer, rounds=rounds)
+    ) as (toolchain, directory):
+        return time_on_toolchain(
+            toolchain, models, directory, seed=seed, observer=observer, rounds=rounds
+        )
 
 
-def time_on(
-    workbench: Workbench,
-    models: Sequence[Model],
+def time_on_toolchain(
+    toolchain: Toolchain,
+    models: Sequence[ModelRef],
     directory: Path,
     *,
     seed: int,
     observer: Observer,
     rounds: int,
-) -> list[Timed]:
-    """Return what `time_models` returns, on a workbench that is open; `directory` takes the libraries."""
+) -> list[ModelTiming]:
+    """Return what `compare_models` returns, on a toolchain that is open; `directory` takes the libraries."""
     entrants = [
-        _prepare(model, workbench, directory / f"{number}.so", seed, observer)
+        _prepare(model, toolchain, directory / f"{number}.so", seed, observer)
         for number, model in enumerate(models)
     ]
     for number in range(rounds):
         for done, entrant in enumerate(entrants):
             observer.stage("measuring", number * len(entrants) + done, rounds * len(entrants))
-            entrant.time(workbench)
+            entrant.time(toolchain)
     return [entrant.result() for entrant in entrants]
 
 
@@ -138,44 +140,44 @@ class _Entrant:
     failure: str | None = None
     latencies: tuple[Latency, ...] = ()
 
-    def time(self, workbench: Workbench) -> None:
+    def time(self, toolchain: Toolchain) -> None:
         if self.artifact is None or self.failure is not None:
             return
         try:
-            self.latencies += (workbench.measure(self.artifact, self.input_shape),)
+            self.latencies += (toolchain.measure(self.artifact, self.input_shape),)
         except CandidateError as error:
             self.failure, self.latencies = f"measuring: {error}", ()
 
-    def result(self) -> Timed:
-        return Timed(
+    def result(self) -> ModelTiming:
+        return ModelTiming(
             name=self.name,
             latencies=self.latencies,
             failure=self.failure,
             kernels=0 if self.artifact is None else self.artifact.kernels,
-            trials=0 if self.artifact is None else self.artifact.trials,
+            schedules=0 if self.artifact is None else self.artifact.schedules,
         )
 
 
 def _prepare(
-    model: Model, workbench: Workbench, path: Path, seed: int, observer: Observer
+    model: ModelRef, toolchain: Toolchain, path: Path, seed: int, observer: Observer
 ) -> _Entrant:
     """Tune, compile and check one network."""
     stage = "lowering"
     try:
         observer.stage(f"{model.name}: {stage}", 0, 1)
         network = model.build(seed=seed)
-        lowered = model.lower(network, workbench.profile.target)
+        lowered = model.lower(network, toolchain.profile.target)
         stage = "tuning"
-        missing = len(workbench.missing(lowered))
+        missing = len(toolchain.missing(lowered))
         observer.note(f"{model.name}: {len(lowered.kernels)} kernels, {missing} of them to tune")
-        workbench.tune(
+        toolchain.tune(
             [lowered],
             on_progress=lambda done, total: observer.stage(f"{model.name}: tuning", done, total),
         )
         stage = "compiling"
-        artifact = workbench.compile(lowered, path)
+        artifact = toolchain.compile(lowered, path)
         stage = "checking"
-        workbench.check_network(
+        toolchain.check_network(
             artifact, partial(model.outputs, network), lowered.input_shape, seed=seed
         )
     except CandidateError as error:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tvm_mnas.errors import BuildError, BundleError, CandidateError, DeviceError
-from tvm_mnas.evaluation.toolchain import Workbench, open_workbench
+from tvm_mnas.evaluation.toolchain import Toolchain, open_toolchain
 from tvm_mnas.space.architecture import Architecture
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ HOT_C = 80.0
 """Above this many degrees Celsius most boards slow down."""
 
 
-class Verdict(StrEnum):
+class Finding(StrEnum):
     """How a step ended."""
 
     GOOD = "good"
@@ -46,41 +46,43 @@ class Step:
     """One step: what was looked at, how it ended, what was found, and what to do where it is not good."""
 
     name: str
-    verdict: Verdict
+    verdict: Finding
     finding: str
     remedy: str = ""
 
 
-def examine(profile: DeviceProfile, *, reach: Reach | None = None, seed: int = 0) -> Iterator[Step]:
+def diagnose(
+    profile: DeviceProfile, *, reach: Reach | None = None, seed: int = 0
+) -> Iterator[Step]:
     """Yield the steps of an examination of the device of `profile`; the last one may have failed, and then ends it."""
     if reach is not None:
         step = _reached(profile, reach)
         yield step
-        if step.verdict is Verdict.FAILED:
+        if step.verdict is Finding.FAILED:
             return
     if profile.tracker is not None:
         step = _registered(profile)
         yield step
-        if step.verdict is Verdict.FAILED:
+        if step.verdict is Finding.FAILED:
             return
     with tempfile.TemporaryDirectory(prefix="tvm-mnas-doctor-") as scratch:
         directory = Path(scratch)
         warnings: list[str] = []
         try:
-            with open_workbench(
+            with open_toolchain(
                 profile,
                 records=directory / "records",
                 logs=directory,
                 scratch=directory,
-                trials_per_kernel=1,
+                schedules_per_kernel=1,
                 seed=seed,
                 on_warning=warnings.append,
-            ) as workbench:
+            ) as toolchain:
                 # Later ones tell of a change between two latencies: that is what "steady times" shows.
                 yield from [_slow(warning) for warning in warnings]
-                yield from _used(workbench, directory, seed)
+                yield from _used(toolchain, directory, seed)
         except (DeviceError, BundleError, BuildError) as error:
-            yield Step("answers", Verdict.FAILED, str(error), "see rpc/README.md")
+            yield Step("answers", Finding.FAILED, str(error), "see rpc/README.md")
 
 
 def _reached(profile: DeviceProfile, reach: Reach) -> Step:
@@ -90,16 +92,16 @@ def _reached(profile: DeviceProfile, reach: Reach) -> Step:
         machine = run_there(reach, "uname -m")
     except DeviceError as error:
         return Step(
-            "reached", Verdict.FAILED, str(error), "connect it, then try the command by hand"
+            "reached", Finding.FAILED, str(error), "connect it, then try the command by hand"
         )
     if not machine.startswith(profile.architecture[:3]):
         return Step(
             "reached",
-            Verdict.FAILED,
+            Finding.FAILED,
             f"it is a {machine}, and the profile's target is for {profile.architecture}",
             "write a profile for it: tvm-mnas device add",
         )
-    return Step("reached", Verdict.GOOD, f"{machine} by {reach.name}")
+    return Step("reached", Finding.GOOD, f"{machine} by {reach.name}")
 
 
 def _registered(profile: DeviceProfile) -> Step:
@@ -110,75 +112,75 @@ def _registered(profile: DeviceProfile) -> Step:
         with TrackerClient(profile.tracker) as tracker:
             count = len(tracker.devices(profile.key))
     except DeviceError as error:
-        return Step("registered", Verdict.FAILED, str(error), "start the tracker")
+        return Step("registered", Finding.FAILED, str(error), "start the tracker")
     if count == 0:
         return Step(
             "registered",
-            Verdict.FAILED,
+            Finding.FAILED,
             f"tracker {profile.tracker} knows no {profile.key}",
             f"start its server: tvm-mnas device push {profile.key} --ssh HOST",
         )
-    return Step("registered", Verdict.GOOD, f"{count} at tracker {profile.tracker}")
+    return Step("registered", Finding.GOOD, f"{count} at tracker {profile.tracker}")
 
 
-def _used(workbench: Workbench, directory: Path, seed: int) -> Iterator[Step]:
+def _used(toolchain: Toolchain, directory: Path, seed: int) -> Iterator[Step]:
     from tvm_mnas.models.inference import predict
     from tvm_mnas.models.network import build_network
 
-    with workbench.farm.lease() as lease:
+    with toolchain.farm.lease() as lease:
         facts = lease.fingerprint.to_dict()
     about = ", ".join(
         f"{name} {facts[name]}" for name in ("cpu", "machine", "tvm") if name in facts
     )
-    yield Step("answers", Verdict.GOOD, about or "its server tells nothing of the device")
+    yield Step("answers", Finding.GOOD, about or "its server tells nothing of the device")
 
     network = build_network(NETWORK, seed=seed)
     shape = NETWORK.image_shape
     try:
-        lowered = workbench.lower(network, shape)
-        report = workbench.tune([lowered], on_progress=lambda done, total: None)
+        lowered = toolchain.lower(network, shape)
+        report = toolchain.tune([lowered], on_progress=lambda done, total: None)
         failures = [reason for kernel in report.kernels for reason in kernel.failures]
-        artifact = workbench.compile(lowered, directory / "net.so")
+        artifact = toolchain.compile(lowered, directory / "net.so")
     except CandidateError as error:
         yield Step(
             "runs kernels",
-            Verdict.FAILED,
+            Finding.FAILED,
             str(error),
             "compare mcpu and mattr of the profile's target with the device: tvm-mnas device add",
         )
         return
     yield Step(
         "runs kernels",
-        Verdict.WARNING if failures else Verdict.GOOD,
+        Finding.WARNING if failures else Finding.GOOD,
         f"{len(report.kernels)} kernels tuned and run"
         + (f", with failures: {', '.join(sorted(set(failures)))}" if failures else ""),
         "look at its log" if failures else "",
     )
     try:
-        difference = workbench.check_network(artifact, partial(predict, network), shape, seed=seed)
+        difference = toolchain.check_network(artifact, partial(predict, network), shape, seed=seed)
     except CandidateError as error:
         yield Step(
             "computes right",
-            Verdict.FAILED,
+            Finding.FAILED,
             str(error),
             "use the same TVM there as here, and report this",
         )
         return
-    yield Step("computes right", Verdict.GOOD, f"within {difference:.1e} of torch")
-    if workbench.profile.emulated:
-        yield Step("times", Verdict.GOOD, "not looked at: an emulator's times are no latencies")
+    yield Step("computes right", Finding.GOOD, f"within {difference:.1e} of torch")
+    if toolchain.profile.emulated:
+        yield Step("times", Finding.GOOD, "not looked at: an emulator's times are no latencies")
         return
-    before = _state(workbench.farm)
-    latencies = [workbench.measure(artifact, shape) for _ in range(MEASUREMENTS)]
+    before = _state(toolchain.farm)
+    latencies = [toolchain.measure(artifact, shape) for _ in range(MEASUREMENTS)]
     yield _steady([latency.latency_ms for latency in latencies])
-    hot_c = workbench.profile.max_temperature_c or HOT_C
-    yield from judge_state(before, _state(workbench.farm), hot_c=hot_c)
+    hot_c = toolchain.profile.max_temperature_c or HOT_C
+    yield from judge_state(before, _state(toolchain.farm), hot_c=hot_c)
 
 
 def _slow(warning: str) -> Step:
     return Step(
         "speed",
-        Verdict.WARNING,
+        Finding.WARNING,
         warning,
         "let it cool and end what else runs there, or give it a key and a profile of its own",
     )
@@ -189,10 +191,10 @@ def _steady(medians_ms: list[float]) -> Step:
     span = (max(medians_ms) - min(medians_ms)) / middle_ms
     finding = f"{MEASUREMENTS} latencies around {middle_ms:.3g} ms lie within {span:.1%}"
     if span <= STEADY:
-        return Step("steady times", Verdict.GOOD, finding)
+        return Step("steady times", Finding.GOOD, finding)
     return Step(
         "steady times",
-        Verdict.WARNING,
+        Finding.WARNING,
         finding,
         "end what else runs there, let it cool, raise cooldown_s in its profile",
     )
@@ -204,33 +206,33 @@ def judge_state(
     """Yield what the device's clocks and heat say, read before and after it was timed; `hot_c` degrees are too many."""
     limit, most = _number(after, "limit_khz"), _number(after, "max_khz")
     if limit is None or most is None:
-        yield Step("clock", Verdict.WARNING, "not readable there", "watch it by other means")
+        yield Step("clock", Finding.WARNING, "not readable there", "watch it by other means")
     elif limit < most:
         yield Step(
             "clock",
-            Verdict.WARNING,
+            Finding.WARNING,
             f"held to {limit / 1e6:.2f} of {most / 1e6:.2f} GHz",
             "let it cool, or lift the limit",
         )
     elif after.get("governor", "performance") not in ("performance", "userspace"):
         yield Step(
             "clock",
-            Verdict.WARNING,
+            Finding.WARNING,
             f"the governor {after['governor']} changes it",
             "as root there: echo performance > /sys/devices/system/cpu/cpuN/cpufreq/scaling_governor; "
             "on Android: adb shell cmd power set-fixed-performance-mode-enabled true",
         )
     else:
-        yield Step("clock", Verdict.GOOD, f"{most / 1e6:.2f} GHz, not held back")
+        yield Step("clock", Finding.GOOD, f"{most / 1e6:.2f} GHz, not held back")
     heat = [_number(state, "temperature_mc") for state in (before, after)]
     if heat[0] is None or heat[1] is None:
-        yield Step("heat", Verdict.WARNING, "not readable there", "watch it by other means")
+        yield Step("heat", Finding.WARNING, "not readable there", "watch it by other means")
         return
     finding = f"{heat[0] / 1e3:.0f} degrees Celsius before, {heat[1] / 1e3:.0f} after"
     if heat[1] / 1e3 < hot_c:
-        yield Step("heat", Verdict.GOOD, finding)
+        yield Step("heat", Finding.GOOD, finding)
     else:
-        yield Step("heat", Verdict.WARNING, finding, "cool it, raise cooldown_s in its profile")
+        yield Step("heat", Finding.WARNING, finding, "cool it, raise cooldown_s in its profile")
 
 
 def _state(farm: Farm) -> Mapping[str, str]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
+class ModelRef:
     """One network by the `name` that was typed; exactly one of the three says where it comes from."""
 
     name: str
@@ -73,7 +73,7 @@ class Model:
         return self.entry.input_shape
 
 
-def find_model(text: str) -> Model:
+def resolve_model(text: str) -> ModelRef:
     """Return the network that `text` names: a key of the zoo, a notation, an .onnx file, or RUN:TRIAL.
 
     All but the file may be scaled: `mobilenet-v2@0.5` has half the filters, `mobilenet-v2@0.5,160` also takes 160
@@ -87,33 +87,33 @@ def find_model(text: str) -> Model:
     if path.suffix == ".onnx":
         if not path.is_file():
             raise ConfigError(f"{text}: an ONNX model is a file that is there; check the path")
-        return Model(name=text, onnx_file=path)
+        return ModelRef(name=text, onnx_file=path)
     run, colon, trial = text.rpartition(":")
     if colon and trial.isdecimal() and Path(run).is_dir():
-        return Model(name=text, architecture=_trial(Path(run), int(trial)))
+        return ModelRef(name=text, architecture=_trial(Path(run), int(trial)))
     from tvm_mnas.models.zoo.registry import zoo_entry
 
     base, scaling = split_scaling(text)
     if scaling is not None:
         widens_head = ":" not in base and zoo_entry(base).widens_head
-        return Model(
+        return ModelRef(
             name=text,
-            architecture=scaling.apply(find_architecture(base), widens_head=widens_head),
+            architecture=scaling.apply(resolve_architecture(base), widens_head=widens_head),
         )
     if ":" in text:
-        return Model(name=text, architecture=Architecture.parse(text))
+        return ModelRef(name=text, architecture=Architecture.parse(text))
     entry = zoo_entry(text)
     if entry.architecture is not None:
-        return Model(name=text, architecture=entry.architecture)
-    return Model(name=text, entry=entry)
+        return ModelRef(name=text, architecture=entry.architecture)
+    return ModelRef(name=text, entry=entry)
 
 
-def find_architecture(text: str) -> Architecture:
-    """Return the sequence of blocks that `text` names: what `find_model` takes, but no file and no other network.
+def resolve_architecture(text: str) -> Architecture:
+    """Return the sequence of blocks that `text` names: what `resolve_model` takes, but no file and no other network.
 
-    Raises what `find_model` raises.
+    Raises what `resolve_model` raises.
     """
-    architecture = find_model(text).architecture
+    architecture = resolve_model(text).architecture
     if architecture is None:
         raise ConfigError(
             f"{text!r} is no sequence of blocks; name a network that `tvm-mnas zoo --json` has a notation of"

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from tvm_mnas.errors import BuildError, ConfigError
 from tvm_mnas.evaluation.results import Observer
-from tvm_mnas.evaluation.toolchain import open_scratch_workbench
-from tvm_mnas.workflows.model_ref import Model, find_model
+from tvm_mnas.evaluation.toolchain import open_scratch_toolchain
+from tvm_mnas.workflows.model_ref import ModelRef, resolve_model
 
 if TYPE_CHECKING:
     from tvm_mnas.compiler.core.kernel import Kernel, LoweredNetwork
@@ -125,7 +125,7 @@ def tune_model(
     space: str | None,
     device: str,
     records: Path,
-    trials_per_kernel: int,
+    schedules_per_kernel: int,
     seed: int,
     observer: Observer,
 ) -> TuneResult:
@@ -174,22 +174,22 @@ def tune_model(
         kernels,
         store,
         directory=records / store_name(profile.key, profile.target),
-        trials_per_kernel=trials_per_kernel,
+        schedules_per_kernel=schedules_per_kernel,
     )
     if not forecast.lacking:
         rows = kernel_rows(kernels, store, None)
         return TuneResult(len(networks), forecast, rows, 0, time.monotonic() - started)
     observer.note(forecast.line)
-    with open_scratch_workbench(
+    with open_scratch_toolchain(
         profile,
         records=records,
-        trials_per_kernel=trials_per_kernel,
+        schedules_per_kernel=schedules_per_kernel,
         seed=seed,
         on_warning=observer.note,
-    ) as (workbench, _):
-        pace = _Pace(observer, trials_per_kernel, known=forecast.expected_s is not None)
-        report = workbench.tune(networks, on_progress=pace.show)
-        rows = kernel_rows(kernels, workbench.store, report)
+    ) as (toolchain, _):
+        pace = _Pace(observer, schedules_per_kernel, known=forecast.expected_s is not None)
+        report = toolchain.tune(networks, on_progress=pace.show)
+        rows = kernel_rows(kernels, toolchain.store, report)
     result = TuneResult(
         len(networks), forecast, rows, len(report.kernels), time.monotonic() - started
     )
@@ -206,7 +206,7 @@ def make_forecast(
     store: TuningRecords,
     *,
     directory: Path,
-    trials_per_kernel: int,
+    schedules_per_kernel: int,
 ) -> Forecast:
     """Return what tuning `kernels` will take; `directory` is that of the store whose history tells the pace.
 
@@ -217,8 +217,8 @@ def make_forecast(
 
     return Forecast(
         kernels=len(kernels),
-        lacking=len(store.missing(kernels, trials_per_kernel=trials_per_kernel)),
-        schedules=count_planned(kernels, store, trials=trials_per_kernel),
+        lacking=len(store.missing(kernels, schedules_per_kernel=schedules_per_kernel)),
+        schedules=count_planned(kernels, store, schedules=schedules_per_kernel),
         seconds_per_schedule=seconds_per_schedule(directory),
     )
 
@@ -237,8 +237,8 @@ def kernel_rows(
                 "key": kernel.key,
                 "times": kernel.calls,
                 "best_us": store.best_us(kernel.key),
-                "schedules": store.trials(kernel.key),
-                "measured": 0 if done is None else done.trials,
+                "schedules": store.schedules(kernel.key),
+                "measured": 0 if done is None else done.schedules,
                 "failures": {} if done is None else dict(done.failures),
             }
         )
@@ -254,7 +254,7 @@ class _Pace:
     """Shows a tuning's progress and, where the forecast could not, once what it is going to take."""
 
     observer: Observer
-    trials_per_kernel: int
+    schedules_per_kernel: int
     known: bool
     started: float | None = None
 
@@ -262,7 +262,7 @@ class _Pace:
         if self.started is None:
             self.started = time.monotonic()
         self.observer.stage("tuning", done, total)
-        if not self.known and 2 * self.trials_per_kernel <= done < total:
+        if not self.known and 2 * self.schedules_per_kernel <= done < total:
             self.known = True
             each_s = (time.monotonic() - self.started) / done
             self.observer.note(
@@ -270,14 +270,14 @@ class _Pace:
             )
 
 
-def _sources(model: str | None, space: str | None, seed: int) -> Sequence[Model]:
+def _sources(model: str | None, space: str | None, seed: int) -> Sequence[ModelRef]:
     if model is not None:
-        return (find_model(model),)
+        return (resolve_model(model),)
     from tvm_mnas.space.files import load_space
     from tvm_mnas.space.kernels import cover
 
     assert space is not None
     return [
-        Model(name=architecture.notation, architecture=architecture)
+        ModelRef(name=architecture.notation, architecture=architecture)
         for architecture in cover(load_space(space), seed)
     ]

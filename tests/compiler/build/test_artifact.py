@@ -70,7 +70,7 @@ def test_an_artifact_says_what_it_is(
     artifact: CompiledArtifact, lowered: LoweredNetwork, tuned: Tuned
 ) -> None:
     assert artifact.kernels == artifact.tuned_kernels == len(lowered.kernels)
-    assert artifact.trials == sum(kernel.trials for kernel in tuned.report.kernels)
+    assert artifact.schedules == sum(kernel.schedules for kernel in tuned.report.kernels)
     assert artifact.tuned_share == 1.0
     assert artifact.size_bytes == artifact.path.stat().st_size > 0
     assert [path.name for path in artifact.path.parent.iterdir()] == ["net.so"]
@@ -133,7 +133,7 @@ def test_a_record_made_in_one_network_fits_another(
             target=target,
             builder=builder,
             runner=runner,
-            budget=TuningBudget(trials_per_kernel=2),
+            budget=TuningBudget(schedules_per_kernel=2),
             seed=0,
         )
         tuned.append(report.kernels)
@@ -177,10 +177,10 @@ def half_tuned(
         target=target,
         builder=builder,
         runner=FixedRunner(lambda run: "crash: signal 11"),
-        budget=TuningBudget(trials_per_kernel=2),
+        budget=TuningBudget(schedules_per_kernel=2),
         seed=0,
     )
-    assert store.trials(mean.key) == 2
+    assert store.schedules(mean.key) == 2
     return store, mean
 
 
@@ -289,7 +289,7 @@ def test_a_network_for_another_machine_is_compiled_here(
             target=target,
             builder=cross,
             runner=FixedRunner(lambda run: run * 1e-6),
-            budget=TuningBudget(trials_per_kernel=2),
+            budget=TuningBudget(schedules_per_kernel=2),
             seed=0,
         )
     assert all(kernel.failures == {} for kernel in report.kernels)

@@ -79,7 +79,7 @@ def test_a_refusal_names_the_share_the_costliest_and_what_to_type(store: RecordS
     assert FAILED.key in text
     assert UNKNOWN.key not in text
     assert "50 of 140 us" in text
-    assert "`tvm-mnas tune MODEL --trials-per-kernel N`" in text
+    assert "`tvm-mnas tune MODEL --schedules-per-kernel N`" in text
 
 
 @pytest.mark.parametrize("time_us", [None, 0.0, -1.0, math.nan, math.inf])

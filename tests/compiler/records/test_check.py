@@ -182,7 +182,7 @@ def test_a_repair_drops_damaged_records_and_keeps_a_copy(store: RecordStore) -> 
     assert again.best_us(FOUR.key) == pytest.approx(40.0)
     assert again.best_us(TWO.key) == pytest.approx(2.0)
     # The history of kernel one is lost, so that it is tuned again; the others are not.
-    assert again.missing(KERNELS, trials_per_kernel=4) == [ONE]
+    assert again.missing(KERNELS, schedules_per_kernel=4) == [ONE]
 
 
 def test_a_second_repair_keeps_the_copy_of_the_first(store: RecordStore) -> None:
@@ -207,7 +207,7 @@ def test_repairing_kernels_brings_no_record_under_another(
             assert not again.has(kernel.key)
         else:
             assert again.best_us(kernel.key) == pytest.approx(number)
-            assert again.trials(kernel.key) == 2
+            assert again.schedules(kernel.key) == 2
     # What was lost can be tuned again.
     for number, kernel in enumerate(KERNELS, 1):
         add(again, kernel, [make_record(number * 1e-7)])

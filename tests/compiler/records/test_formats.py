@@ -234,7 +234,7 @@ def test_a_large_store_opens_quickly_and_as_read_naively(large: RecordStore) -> 
         assert len(store) == len(best) == 400
         for key, (mean, record) in best.items():
             assert store.best_us(key) == mean * 1e6
-            assert store.trials(key) == len(schedules[key])
+            assert store.schedules(key) == len(schedules[key])
             assert json.loads(store.best_record(key) or "") == record
         some = make_kernel(7).key
         found = [mean_s(json.loads(record)[1]) for record in store.records_of(some)]

@@ -51,9 +51,9 @@ def test_what_ships_is_known_and_left_as_it_is(tmp_path: Path, shipped: Path) ->
     assert len(records) == 2
     assert records.has(ONE.key) and not records.has(THREE.key)
     assert records.best_us(ONE.key) == pytest.approx(3.0)
-    assert records.trials(ONE.key) == 2
-    assert records.missing([ONE, TWO, THREE], trials_per_kernel=8) == [THREE]
-    assert records.missing([ONE, TWO, THREE], trials_per_kernel=9) == [ONE, TWO, THREE]
+    assert records.schedules(ONE.key) == 2
+    assert records.missing([ONE, TWO, THREE], schedules_per_kernel=8) == [THREE]
+    assert records.missing([ONE, TWO, THREE], schedules_per_kernel=9) == [ONE, TWO, THREE]
     assert [json.loads(record)[1] for record in records.records_of(ONE.key)] == [[3e-6], [4e-6]]
     assert contents(shipped) == before
     assert not (shipped / NAME / ".lock").exists()
@@ -73,7 +73,7 @@ def test_the_best_record_wins_whichever_layer_has_it(tmp_path: Path, shipped: Pa
         assert not known.has(THREE.key)
         assert known.best_record(THREE.key) is None
         assert len(known) == 2
-        assert known.trials(ONE.key) == 3
+        assert known.schedules(ONE.key) == 3
         assert len(known.records_of(ONE.key)) == 3
     assert contents(shipped) == before
 
@@ -90,9 +90,9 @@ def test_what_is_added_goes_to_the_users_store(tmp_path: Path, shipped: Path) ->
 def test_a_record_that_both_layers_hold_counts_once(tmp_path: Path, shipped: Path) -> None:
     records = _open(tmp_path, shipped)
     add(records, ONE, [make_record(3e-6), make_record(7e-6)])
-    assert records.trials(ONE.key) == 3
+    assert records.schedules(ONE.key) == 3
     add(records, ONE, [make_record(4e-6), make_record(8e-6)])
-    assert records.trials(ONE.key) == 4
+    assert records.schedules(ONE.key) == 4
     assert len(records.records_of(ONE.key)) == 4
 
 
@@ -103,7 +103,7 @@ def test_a_subset_takes_the_best_of_all_layers(tmp_path: Path, shipped: Path) ->
     subset = RecordStore.open(tmp_path / "subset", target=TARGET)
     assert subset.best_us(ONE.key) == pytest.approx(3.0)
     assert subset.best_us(TWO.key) == pytest.approx(1.0)
-    assert subset.trials(ONE.key) == subset.trials(TWO.key) == 1
+    assert subset.schedules(ONE.key) == subset.schedules(TWO.key) == 1
     assert subset.budget(ONE.key) == 8
 
 
@@ -157,7 +157,7 @@ def test_no_store_ships_for_this_device(tmp_path: Path, shipped: Path) -> None:
 def test_one_directory_is_one_layer(shipped: Path) -> None:
     records = open_records(shipped, profile_key="board", target=TARGET, shipped=shipped)
     assert isinstance(records, RecordStore)
-    assert records.trials(ONE.key) == 2
+    assert records.schedules(ONE.key) == 2
 
 
 def test_a_store_that_is_only_read_takes_nothing(shipped: Path) -> None:
@@ -221,5 +221,5 @@ def test_what_this_repository_ships_is_whole_and_of_the_networks_that_it_names()
     for key in ("mnasnet-b1", "mobilenet-v2"):
         entry = zoo_entry(key)
         lowered = lower_network(entry.build().eval(), entry.input_shape, records.target)
-        assert records.missing(lowered.kernels, trials_per_kernel=32) == []
+        assert records.missing(lowered.kernels, schedules_per_kernel=32) == []
         assert all(records.has(kernel.key) for kernel in lowered.kernels)

@@ -106,7 +106,7 @@ def test_merging_adds_what_is_lacking(first: RecordStore, second: RecordStore) -
     assert into.best_us(TWO.key) == pytest.approx(2.0)
     assert into.records_of(ONE.key) == first.records_of(ONE.key)
     assert into.budget(ONE.key) == 4 and into.budget(TWO.key) == 8
-    assert into.trials(ONE.key) == 4 and into.trials(TWO.key) == 2
+    assert into.schedules(ONE.key) == 4 and into.schedules(TWO.key) == 2
     assert {kernel.key: kernel.failures for kernel in into.summaries()}[ONE.key] == {"timeout": 2}
     assert check_store(second.directory) == ()
     assert contents(first.directory) == before
@@ -128,7 +128,7 @@ def test_the_order_of_a_merge_changes_no_result(first: RecordStore, second: Reco
     for key in (ONE.key, TWO.key, THREE.key):
         assert sorted(forth.records_of(key)) == sorted(back.records_of(key))
         assert forth.budget(key) == back.budget(key)
-        assert forth.trials(key) == back.trials(key)
+        assert forth.schedules(key) == back.schedules(key)
 
 
 def test_a_larger_budget_is_merged_with_no_schedule_new(
@@ -139,7 +139,7 @@ def test_a_larger_budget_is_merged_with_no_schedule_new(
     assert (merged.kernels, merged.schedules) == (1, 1)
     into = reopened(first)
     assert into.budget(TWO.key) == 8
-    assert into.trials(TWO.key) == 2
+    assert into.schedules(TWO.key) == 2
 
 
 def test_a_schedule_that_is_there_twice_is_merged_once(first: RecordStore, tmp_path: Path) -> None:
@@ -200,8 +200,8 @@ def test_pruning_keeps_the_best(first: RecordStore, second: RecordStore) -> None
     assert [json.loads(record)[1] for record in store.records_of(ONE.key)] == [[3e-6]]
     assert len(store) == 2
     # What was measured and spent is still known, so that nothing is tuned again.
-    assert store.trials(ONE.key) == 4
-    assert store.missing([ONE], trials_per_kernel=4) == []
+    assert store.schedules(ONE.key) == 4
+    assert store.missing([ONE], schedules_per_kernel=4) == []
     assert check_store(first.directory) == ()
 
 
@@ -226,7 +226,7 @@ def test_a_kernel_that_never_ran_keeps_its_budget(first: RecordStore) -> None:
     prune_store(first.directory, keep=1)
     store = reopened(first)
     assert store.records_of(THREE.key) == []
-    assert store.missing([THREE], trials_per_kernel=4) == []
+    assert store.missing([THREE], schedules_per_kernel=4) == []
 
 
 def test_pruning_to_nothing_is_refused(first: RecordStore) -> None:
@@ -308,7 +308,7 @@ def test_pruning_while_another_process_appends_loses_no_best(first: RecordStore)
         runs = [json.loads(record)[1][0] for record in store.records_of(make_kernel(number).key)]
         last = 145 + number - 1
         assert runs == pytest.approx([(1005 - last) * 1e-6, (1000 - last) * 1e-6])
-        assert store.trials(make_kernel(number).key) == 30
+        assert store.schedules(make_kernel(number).key) == 30
 
 
 def test_a_network_is_compiled_from_merged_and_pruned_records(
@@ -319,7 +319,7 @@ def test_a_network_is_compiled_from_merged_and_pruned_records(
     store = _store(tmp_path / "merged", tuned.store.target)
     for kernel in lowered.kernels:
         assert store.best_us(kernel.key) == tuned.store.best_us(kernel.key)
-        assert store.trials(kernel.key) == tuned.store.trials(kernel.key)
+        assert store.schedules(kernel.key) == tuned.store.schedules(kernel.key)
     theirs = load_meta_schedule().database.JSONDatabase(
         work_dir=os.fspath(store.directory), module_equality=EQUALITY
     )

@@ -33,7 +33,7 @@ def store(tmp_path: Path) -> RecordStore:
 def test_a_new_store_knows_nothing(store: RecordStore) -> None:
     kernel = make_kernel()
     assert not store.has(kernel.key)
-    assert store.trials(kernel.key) == 0
+    assert store.schedules(kernel.key) == 0
     assert store.best_us(kernel.key) is None
     assert store.records_of(kernel.key) == []
     assert store.missing([kernel]) == [kernel]
@@ -46,7 +46,7 @@ def test_what_was_added_is_there_at_once_and_after_opening_again(store: RecordSt
     add(store, two, [make_record(7e-6)])
     add(store, one, [make_record(9e-6)])
     for known in (store, reopened(store)):
-        assert known.trials(one.key) == 3
+        assert known.schedules(one.key) == 3
         assert known.best_us(one.key) == pytest.approx(2.0)
         assert known.best_us(two.key) == pytest.approx(7.0)
         assert [json.loads(record)[1] for record in known.records_of(one.key)] == [
@@ -60,7 +60,7 @@ def test_what_was_added_is_there_at_once_and_after_opening_again(store: RecordSt
 def test_failed_schedules_count_as_trials_but_are_no_result(store: RecordStore) -> None:
     kernel = make_kernel()
     add(store, kernel, [make_record(FAILED_S), make_record(FAILED_S)])
-    assert store.trials(kernel.key) == 2
+    assert store.schedules(kernel.key) == 2
     assert not store.has(kernel.key)
     assert store.best_us(kernel.key) is None
     assert len(store) == 0
@@ -71,8 +71,8 @@ def test_a_kernel_is_missing_until_its_budget_was_spent(store: RecordStore) -> N
     add(store, kernel, [make_record(1e-6)], budget=8)
     for known in (store, reopened(store)):
         # It has fewer schedules than its budget: that is all there are.
-        assert known.missing([kernel], trials_per_kernel=8) == []
-        assert known.missing([kernel], trials_per_kernel=9) == [kernel]
+        assert known.missing([kernel], schedules_per_kernel=8) == []
+        assert known.missing([kernel], schedules_per_kernel=9) == [kernel]
 
 
 def test_a_smaller_budget_later_takes_nothing_from_a_larger_one(store: RecordStore) -> None:
@@ -120,7 +120,7 @@ def test_a_torn_last_line_is_dropped_with_a_warning(
     assert "torn" in caplog.text
     assert len(again.records_of(kernel.key)) == 1
     # Two were measured; that one of them is lost changes nothing of it.
-    assert again.trials(kernel.key) == 2
+    assert again.schedules(kernel.key) == 2
     assert again.best_us(kernel.key) == pytest.approx(3.0)
     # The next record starts on a line of its own.
     add(again, kernel, [make_record(1e-6)])
@@ -192,7 +192,7 @@ def test_parallel_writers_lose_nothing(store: RecordStore) -> None:
         assert writer.returncode == 0
     again = reopened(store)
     kernels = [make_kernel(number) for number in range(1, 8)]
-    assert sum(again.trials(kernel.key) for kernel in kernels) == len(writers) * rounds * 3
+    assert sum(again.schedules(kernel.key) for kernel in kernels) == len(writers) * rounds * 3
     assert len((store.directory / "database_workload.json").read_text().splitlines()) == 7
 
 
@@ -221,7 +221,7 @@ def test_a_killed_writer_loses_nothing_that_it_had_reported(store: RecordStore) 
     reported += len(writer.stdout.read().split())
     again = reopened(store)
     kernels = [make_kernel(number) for number in range(1, 8)]
-    assert sum(again.trials(kernel.key) for kernel in kernels) >= 3 * reported
+    assert sum(again.schedules(kernel.key) for kernel in kernels) >= 3 * reported
     add(again, kernels[0], [make_record(1e-9)])
     assert reopened(store).best_us(kernels[0].key) == pytest.approx(1e-3)
 
@@ -234,7 +234,7 @@ def test_a_subset_holds_the_best_record_of_each_kernel(
     subset = RecordStore.open(tmp_path / "subset", target=target)
     assert len(subset) == 3
     for kernel in some:
-        assert subset.trials(kernel.key) == 1
+        assert subset.schedules(kernel.key) == 1
         assert subset.best_us(kernel.key) == tuned.store.best_us(kernel.key)
     assert not subset.has(lowered.kernels[3].key)
 
@@ -246,7 +246,7 @@ def test_metaschedule_reads_the_files_and_finds_the_same_best(
     theirs = database.JSONDatabase(
         work_dir=os.fspath(tuned.store.directory), module_equality=EQUALITY
     )
-    assert len(theirs) == sum(tuned.store.trials(kernel.key) for kernel in lowered.kernels)
+    assert len(theirs) == sum(tuned.store.schedules(kernel.key) for kernel in lowered.kernels)
     for kernel in lowered.kernels:
         workload = database.Workload.from_json(json.loads(kernel.workload))
         assert theirs.has_workload(workload.mod)

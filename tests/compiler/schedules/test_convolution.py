@@ -15,7 +15,7 @@ from tests.compiler.scheduled import arguments_of, module_of, replayed, run_kern
 from tvm_mnas.compiler.core.kernel import Kernel
 from tvm_mnas.compiler.core.target import VectorUnit, load_target, vector_unit
 from tvm_mnas.compiler.lowering.lower import lower_network
-from tvm_mnas.compiler.schedules.convolution import conv_shape, propose_tiles, schedule_tile
+from tvm_mnas.compiler.schedules.convolution import conv_shape, propose_convolutions, schedule_tile
 from tvm_mnas.compiler.schedules.tiles import Order, Padding, rank_tiles
 
 TRIED = 6
@@ -80,7 +80,7 @@ def test_a_tile_computes_what_the_unscheduled_kernel_computes(
         module = module_of(kernel)
         arrays = arguments_of(module)
         expected = run_kernel(module, arrays, target)
-        schedules = list(islice(propose_tiles(module, load_target(target)), TRIED))
+        schedules = list(islice(propose_convolutions(module, load_target(target)), TRIED))
         assert schedules, f"no tile fits {kernel.name}"
         for schedule in schedules:
             # The packing of weights is part of the module as long as nothing takes it out.
@@ -135,13 +135,13 @@ def test_what_is_no_convolution_has_no_tiles(target: str) -> None:
     kernels = lower_network(network, (1, 4, 4, 4), target).kernels
     assert kernels
     for kernel in kernels:
-        assert list(propose_tiles(module_of(kernel), load_target(target))) == []
+        assert list(propose_convolutions(module_of(kernel), load_target(target))) == []
 
 
 def test_a_tile_is_a_record_that_replays(lowered: dict[str, list[Kernel]], target: str) -> None:
     (kernel,) = lowered["depthwise 3x3"]
     module = module_of(kernel)
-    schedule = next(propose_tiles(module, load_target(target)))
+    schedule = next(propose_convolutions(module, load_target(target)))
     assert tvm_ffi.structural_equal(replayed(schedule, module, target), schedule.mod)
 
 

@@ -12,7 +12,11 @@ from tests.compiler.scheduled import arguments_of, module_of, replayed, run_kern
 from tvm_mnas.compiler.core.kernel import Kernel
 from tvm_mnas.compiler.core.target import load_target
 from tvm_mnas.compiler.lowering.lower import lower_network
-from tvm_mnas.compiler.schedules.elementwise import propose_rows, schedule_rows, vector_widths
+from tvm_mnas.compiler.schedules.elementwise import (
+    propose_elementwise,
+    schedule_elementwise,
+    vector_widths,
+)
 
 SHAPE = (1, 3, 6, 6)
 
@@ -63,9 +67,9 @@ def test_it_computes_what_the_unscheduled_kernel_computes(
         module = module_of(kernel)
         arrays = arguments_of(module)
         expected = run_kernel(module, arrays, target)
-        proposed = list(propose_rows(module, load_target(target)))
+        proposed = list(propose_elementwise(module, load_target(target)))
         assert proposed, kernel.name
-        narrow = schedule_rows(module, 2, threads=threads)
+        narrow = schedule_elementwise(module, 2, threads=threads)
         for schedule in (*proposed, narrow):
             np.testing.assert_allclose(
                 run_kernel(schedule.mod, arrays, target), expected, rtol=1e-6, err_msg=kernel.name
@@ -76,13 +80,13 @@ def test_what_sums_has_no_rows(kernels: dict[str, Kernel], target: str) -> None:
     sums = [kernel for name, kernel in kernels.items() if name.startswith("conv2d")]
     assert sums
     for kernel in sums:
-        assert list(propose_rows(module_of(kernel), load_target(target))) == []
+        assert list(propose_elementwise(module_of(kernel), load_target(target))) == []
 
 
 def test_it_is_a_record_that_replays(passes: dict[str, Kernel], target: str) -> None:
     (kernel,) = (kernel for name, kernel in passes.items() if "multiply" in name)
     module = module_of(kernel)
-    schedule = next(propose_rows(module, load_target(target)))
+    schedule = next(propose_elementwise(module, load_target(target)))
     assert tvm_ffi.structural_equal(replayed(schedule, module, target), schedule.mod)
 
 

@@ -13,7 +13,11 @@ from tests.compiler.scheduled import arguments_of, module_of, replayed, run_kern
 from tvm_mnas.compiler.core.kernel import Kernel
 from tvm_mnas.compiler.core.target import VectorUnit, load_target
 from tvm_mnas.compiler.lowering.lower import lower_network
-from tvm_mnas.compiler.schedules.reduction import propose_sums, rank_vectors, schedule_sums
+from tvm_mnas.compiler.schedules.reduction import (
+    propose_reductions,
+    rank_vectors,
+    schedule_reduction,
+)
 
 SHAPE = (1, 3, 12, 12)
 TRIED = 3
@@ -49,7 +53,7 @@ def summed(kernels: list[Kernel], target: str) -> list[Kernel]:
     return [
         kernel
         for kernel in kernels
-        if next(propose_sums(module_of(kernel), load_target(target)), None)
+        if next(propose_reductions(module_of(kernel), load_target(target)), None)
     ]
 
 
@@ -81,8 +85,8 @@ def test_it_computes_what_the_unscheduled_kernel_computes(
         module = module_of(kernel)
         arrays = arguments_of(module)
         expected = run_kernel(module, arrays, target)
-        proposed = list(islice(propose_sums(module, load_target(target)), TRIED))
-        for schedule in (*proposed, schedule_sums(module, 1, 2, threads=threads)):
+        proposed = list(islice(propose_reductions(module, load_target(target)), TRIED))
+        for schedule in (*proposed, schedule_reduction(module, 1, 2, threads=threads)):
             np.testing.assert_allclose(
                 run_kernel(schedule.mod, arrays, target),
                 expected,
@@ -95,7 +99,7 @@ def test_it_computes_what_the_unscheduled_kernel_computes(
 def test_a_record_of_it_gives_the_same_code(summed: list[Kernel], target: str) -> None:
     for kernel in summed:
         module = module_of(kernel)
-        schedule = next(propose_sums(module, load_target(target)))
+        schedule = next(propose_reductions(module, load_target(target)))
         arrays = arguments_of(module)
         again = replayed(schedule, module, target)
         np.testing.assert_array_equal(
@@ -105,7 +109,7 @@ def test_a_record_of_it_gives_the_same_code(summed: list[Kernel], target: str) -
 
 def test_all_schedules_of_a_kernel_differ(summed: list[Kernel], target: str) -> None:
     for kernel in summed:
-        proposed = list(propose_sums(module_of(kernel), load_target(target)))
+        proposed = list(propose_reductions(module_of(kernel), load_target(target)))
         assert len(proposed) > 1, kernel.name
         assert len({tvm_ffi.structural_hash(schedule.mod) for schedule in proposed}) == len(
             proposed

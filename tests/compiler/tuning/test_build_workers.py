@@ -16,7 +16,7 @@ import pytest
 
 from tvm_mnas.compiler.core.kernel import Kernel, LoweredNetwork
 from tvm_mnas.compiler.core.linking import Linker, find_linker
-from tvm_mnas.compiler.tuning.build_workers import Round, RoundResult, WarmBuilder
+from tvm_mnas.compiler.tuning.build_workers import BuildRequest, BuildResult, WarmBuilder
 
 DEADLINE_S = 3.0
 ROUNDS = 4
@@ -58,11 +58,13 @@ def link_with(script: Path) -> Callable[[str], None]:
     return write
 
 
-def _round(kernel: Kernel, target: str, *, trials: int = 1, seed: int = 1) -> Round:
-    return Round(workload=kernel.workload, target=target, records=(), trials=trials, seed=seed)
+def _round(kernel: Kernel, target: str, *, schedules: int = 1, seed: int = 1) -> BuildRequest:
+    return BuildRequest(
+        workload=kernel.workload, target=target, records=(), schedules=schedules, seed=seed
+    )
 
 
-def _result(builder: WarmBuilder, ticket: int, *, within_s: float = 90.0) -> RoundResult:
+def _result(builder: WarmBuilder, ticket: int, *, within_s: float = 90.0) -> BuildResult:
     end = time.monotonic() + within_s
     while time.monotonic() < end:
         for result in builder.poll(0.05):
@@ -74,7 +76,7 @@ def _result(builder: WarmBuilder, ticket: int, *, within_s: float = 90.0) -> Rou
 def test_a_round_gives_libraries_of_different_schedules(
     builder: WarmBuilder, kernel: Kernel, target: str
 ) -> None:
-    result = _result(builder, builder.submit(_round(kernel, target, trials=3)))
+    result = _result(builder, builder.submit(_round(kernel, target, schedules=3)))
     assert result.error is None
     assert [built.failure for built in result.built] == [None] * 3
     assert len({built.record for built in result.built}) == 3
@@ -88,7 +90,7 @@ def test_schedules_follow_from_the_seed(builder: WarmBuilder, kernel: Kernel, ta
         [
             built.record
             for built in _result(
-                builder, builder.submit(_round(kernel, target, trials=3, seed=seed))
+                builder, builder.submit(_round(kernel, target, schedules=3, seed=seed))
             ).built
         ]
         for seed in (11, 11, 12)
@@ -102,7 +104,7 @@ def test_a_warm_build_takes_no_import(builder: WarmBuilder, kernel: Kernel, targ
     _result(builder, builder.submit(_round(kernel, target)))
     (worker,) = (psutil.Process(pid) for pid in builder.processes())
     before = worker.cpu_times()
-    _result(builder, builder.submit(_round(kernel, target, trials=2, seed=4)))
+    _result(builder, builder.submit(_round(kernel, target, schedules=2, seed=4)))
     after = worker.cpu_times()
     spent = sum(after[:4]) - sum(before[:4])
     assert spent < 2.0
@@ -155,7 +157,7 @@ def test_the_builds_after_one_that_fails_go_to_a_new_process(
     pids = tmp_path / "pids"
     link = " ".join(find_linker(target).command)
     link_with(f'echo $PPID >> {pids}\ncase "$*" in *-1.so*) {body};; *) exec {link} "$@";; esac')
-    result = _result(fragile, fragile.submit(_round(kernel, target, trials=4)))
+    result = _result(fragile, fragile.submit(_round(kernel, target, schedules=4)))
     failures = [built.failure for built in result.built]
     assert [failure is None for failure in failures] == [True, False, True, True]
     assert str(failures[1]).startswith(f"{reason}:")
@@ -242,7 +244,9 @@ def test_an_old_worker_is_replaced(
 
 
 def test_a_workload_that_tvm_cannot_read_is_an_answer(builder: WarmBuilder, target: str) -> None:
-    task = Round(workload='["1", "nonsense"]', target=target, records=(), trials=1, seed=1)
+    task = BuildRequest(
+        workload='["1", "nonsense"]', target=target, records=(), schedules=1, seed=1
+    )
     result = _result(builder, builder.submit(task))
     assert result.error
     assert result.built == ()
@@ -283,10 +287,10 @@ _BUILDING = """
 import sys, time
 from pathlib import Path
 from tvm_mnas.compiler.linking import Linker
-from tvm_mnas.compiler.workers import Round, WarmBuilder
+from tvm_mnas.compiler.workers import BuildRequest, WarmBuilder
 core, target, log, linker, workload = sys.argv[1:]
 with WarmBuilder(cores=[int(core)], linker=Linker((linker,)), log=Path(log), build_deadline_s=60) as b:
-    b.submit(Round(workload=workload, target=target, records=(), trials=1, seed=1))
+    b.submit(BuildRequest(workload=workload, target=target, records=(), schedules=1, seed=1))
     time.sleep(120)
 """
 
@@ -346,8 +350,10 @@ def test_a_relative_scratch_directory_is_the_callers(
     with WarmBuilder(
         cores=[core], linker=find_linker(target), log=Path("log"), scratch=Path("scratch")
     ) as opened:
-        opened.submit(Round(workload=kernel.workload, target=target, records=(), trials=1, seed=1))
-        results: list[RoundResult] = []
+        opened.submit(
+            BuildRequest(workload=kernel.workload, target=target, records=(), schedules=1, seed=1)
+        )
+        results: list[BuildResult] = []
         end = time.monotonic() + 90
         while not results and time.monotonic() < end:
             results = opened.poll(0.1)

@@ -21,7 +21,7 @@ LATENCY = Latency(
     measured_at="2026-01-02T03:04:05+00:00",
     emulated=False,
     max_spread=0.1,
-    coverage=Coverage(kernels=4, tuned_kernels=3, trials=96, tuned_share=0.97),
+    coverage=Coverage(kernels=4, tuned_kernels=3, schedules=96, tuned_share=0.97),
 )
 
 
@@ -150,20 +150,20 @@ def test_a_device_that_changed_is_told_and_stored_with_the_latency() -> None:
         reference_ms=0.5,
         reference_change=0.25,
     )
-    assert changed.doubts == (
+    assert changed.warnings == (
         "clock 2400 -> 1800 MHz",
         "85 degrees Celsius, above the profile's 80",
         "the device's reference kernel takes 25.0% longer than at first",
     )
-    assert json.loads(changed.to_json())["doubts"] == list(changed.doubts)
+    assert json.loads(changed.to_json())["warnings"] == list(changed.warnings)
     assert Latency.from_json(changed.to_json()) == changed
-    assert replace(changed, emulated=True).doubts == ()
-    assert replace(LATENCY, reference_change=LATENCY.max_spread).doubts == ()
-    assert "25.0% less" in replace(LATENCY, reference_change=-0.25).doubts[0]
+    assert replace(changed, emulated=True).warnings == ()
+    assert replace(LATENCY, reference_change=LATENCY.max_spread).warnings == ()
+    assert "25.0% less" in replace(LATENCY, reference_change=-0.25).warnings[0]
 
 
 def test_what_nobody_looked_at_is_not_written_and_need_not_be_there() -> None:
     data = LATENCY.to_dict()
-    for name in ("state_before", "state_after", "max_temperature_c", "reference_ms", "doubts"):
+    for name in ("state_before", "state_after", "max_temperature_c", "reference_ms", "warnings"):
         assert name not in data
-    assert Latency.from_dict(data).doubts == ()
+    assert Latency.from_dict(data).warnings == ()

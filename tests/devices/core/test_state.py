@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tvm_mnas.devices.core.state import CLOCK_DROP, DeviceState, doubts
+from tvm_mnas.devices.core.state import CLOCK_DROP, DeviceState, state_warnings
 from tvm_mnas.errors import MeasurementError
 
 FAST = DeviceState(frequency_khz=2_400_000, limit_khz=2_400_000, temperature_mc=45_000)
@@ -53,5 +53,7 @@ def test_a_state_comes_back_from_its_table_and_no_other_does() -> None:
 def test_a_clock_that_fell_and_too_much_heat_are_told(
     before: DeviceState | None, after: DeviceState | None, found: list[str]
 ) -> None:
-    assert list(doubts(before, after, max_temperature_c=80)) == found
-    assert not any("Celsius" in text for text in doubts(before, after, max_temperature_c=None))
+    assert list(state_warnings(before, after, max_temperature_c=80)) == found
+    assert not any(
+        "Celsius" in text for text in state_warnings(before, after, max_temperature_c=None)
+    )

@@ -360,13 +360,13 @@ def test_a_device_whose_speed_moves_is_measured_again_flagged_and_named(
         assert moved.attempts == timing.attempts
         assert moved.reference_change == pytest.approx(2.0, abs=0.5)
         assert moved.reference_ms == pytest.approx(30, abs=5)
-        assert moved.doubts == (change_text(moved.reference_change),)
+        assert moved.warnings == (change_text(moved.reference_change),)
         assert warnings == [
-            f"device {KEY}, {HOST}:{site.listed()[0]}: {moved.doubts[0]}; "
+            f"device {KEY}, {HOST}:{site.listed()[0]}: {moved.warnings[0]}; "
             "the latency measured there is flagged"
         ]
         nap.write_text("10000")
-        assert measure(network, (4,), farm).doubts == ()
+        assert measure(network, (4,), farm).warnings == ()
     with open_farm(
         replace(profile, emulated=True),
         work_directory=tmp_path / "emulated",

@@ -1,4 +1,4 @@
-"""MetaSchedule's runner: one misbehaving kernel costs its own trial, the others get their times."""
+"""MetaSchedule's runner: one misbehaving kernel costs its own schedule, the others get their times."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ARGUMENTS = [("float32", (8, 8)), ("float32", (8, 8))]
 QUICK = Timing(repeat=2, number=1, min_repeat_ms=1, warmup=0, attempts=1)
 
 
-def trial(path: Path) -> RunnerInput:
+def schedule(path: Path) -> RunnerInput:
     return RunnerInput(
         str(path), "llvm", [TensorInfo(dtype, list(shape)) for dtype, shape in ARGUMENTS]
     )
@@ -32,7 +32,7 @@ def test_each_bad_kernel_costs_its_own_trial_and_says_why(
     names = ["good", "crash", "good", "hang", "good", "error", "good", "broken", "missing", "good"]
     paths = {**kernels, "broken": broken, "missing": tmp_path / "missing.so"}
     started = time.monotonic()
-    results = [future.result() for future in runner.run([trial(paths[name]) for name in names])]
+    results = [future.result() for future in runner.run([schedule(paths[name]) for name in names])]
     assert time.monotonic() - started < 30
     for name, result in zip(names, results, strict=True):
         if name == "good":
@@ -60,17 +60,17 @@ def test_each_bad_kernel_costs_its_own_trial_and_says_why(
 def test_run_returns_before_the_kernels_did_unless_told_otherwise(
     farm: Farm, kernels: dict[str, Path]
 ) -> None:
-    (future,) = KernelRunner(farm, timing=QUICK).run([trial(kernels["slow"])])
+    (future,) = KernelRunner(farm, timing=QUICK).run([schedule(kernels["slow"])])
     assert not future.done()
     assert float(future.result().run_secs[0]) > 1
     assert future.done()
-    (future,) = KernelRunner(farm, timing=QUICK, overlap=False).run([trial(kernels["good"])])
+    (future,) = KernelRunner(farm, timing=QUICK, overlap=False).run([schedule(kernels["good"])])
     assert future.done()
 
 
 def test_a_trial_costs_little_beside_its_measurement(farm: Farm, kernels: dict[str, Path]) -> None:
     runner = KernelRunner(farm, timing=QUICK)
-    inputs = [trial(kernels["good"])] * 20
+    inputs = [schedule(kernels["good"])] * 20
     [future.result() for future in runner.run(inputs[:2])]
     started = time.monotonic()
     results = [future.result() for future in runner.run(inputs)]

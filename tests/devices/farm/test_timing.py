@@ -86,7 +86,7 @@ def test_a_batch_size_that_does_not_divide_is_refused(farm: Farm, network: Path)
 
 
 def test_a_latency_says_how_and_where_it_was_measured(farm: Farm, network: Path) -> None:
-    coverage = Coverage(kernels=2, tuned_kernels=1, trials=64, tuned_share=0.5)
+    coverage = Coverage(kernels=2, tuned_kernels=1, schedules=64, tuned_share=0.5)
     latency = measure(network, SHAPE, farm, coverage=coverage, timing=TIMING)
     assert len(latency.samples_ms) == 5
     assert 0 < latency.latency_ms < 50

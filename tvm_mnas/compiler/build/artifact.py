@@ -31,14 +31,14 @@ _NONE_UNTUNED: Mapping[str, float] = MappingProxyType({})
 class CompiledArtifact:
     """A shared library with the function `main`: images (N,C,H,W) -> logits (N,classes), float32.
 
-    `kernels` counts distinct ones, `tuned_kernels` those compiled from a record, `trials` the schedules that were
+    `kernels` counts distinct ones, `tuned_kernels` those compiled from a record, `schedules` the schedules that were
     measured for all, `tuned_share` the part (0..1) of the run time that is spent in tuned kernels.
     """
 
     path: Path
     kernels: int
     tuned_kernels: int
-    trials: int
+    schedules: int
     tuned_share: float
     size_bytes: int
 
@@ -84,7 +84,7 @@ def compile_network(
         path=path,
         kernels=len(lowered.kernels),
         tuned_kernels=len(lowered.kernels) - len(untuned),
-        trials=sum(store.trials(kernel.key) for kernel in lowered.kernels),
+        schedules=sum(store.schedules(kernel.key) for kernel in lowered.kernels),
         tuned_share=share,
         size_bytes=path.stat().st_size,
     )

@@ -66,7 +66,7 @@ def tuned_share(
             f"at most {100 * max_untuned_share:.3g}% of the run time may be in kernels without a tuning "
             f"record, and {100 * share:.3g}% is, most of it in {costliest.name} ({costliest.key}): "
             f"{costs_us[costliest.key]:.4g} of {tuned_us + without_us:.4g} us; "
-            f"`tvm-mnas tune MODEL --trials-per-kernel N` with more schedules than before may find one that runs"
+            f"`tvm-mnas tune MODEL --schedules-per-kernel N` with more schedules than before may find one that runs"
         )
     return tuned_us / (tuned_us + without_us)
 

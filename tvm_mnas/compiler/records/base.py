@@ -29,7 +29,7 @@ class TuningRecords(ABC):
         """Return the largest number of schedules that the kernel was tuned to, 0 if it was not."""
 
     @abstractmethod
-    def trials(self, key: str) -> int:
+    def schedules(self, key: str) -> int:
         """Return how many schedules were measured for the kernel, failed and pruned ones included."""
 
     @abstractmethod
@@ -54,7 +54,7 @@ class TuningRecords(ABC):
         failures: Mapping[str, int],
         duration_s: float,
     ) -> None:
-        """Add the `records` (MetaSchedule's JSON) that tuning `kernel` to `budget` trials gave.
+        """Add the `records` (MetaSchedule's JSON) that tuning `kernel` to `budget` schedules gave.
 
         Raises:
             RecordsError: if the disk does not take them; what was there before stays.
@@ -68,13 +68,13 @@ class TuningRecords(ABC):
         """Whether the kernel with this key has a schedule that ran."""
         return self.best_us(key) is not None
 
-    def missing(self, kernels: Iterable[Kernel], *, trials_per_kernel: int = 1) -> list[Kernel]:
+    def missing(self, kernels: Iterable[Kernel], *, schedules_per_kernel: int = 1) -> list[Kernel]:
         """Return the kernels on which less than this budget was spent, in their order.
 
         A kernel with fewer schedules than its budget counts as done: there were no more. One that was tuned and
         never ran is not tried again with the same budget.
         """
-        return [kernel for kernel in kernels if self.budget(kernel.key) < trials_per_kernel]
+        return [kernel for kernel in kernels if self.budget(kernel.key) < schedules_per_kernel]
 
     def database(self, kernels: Iterable[Kernel]) -> Any:
         """Return a MetaSchedule database with the best record of each of `kernels` that has one."""

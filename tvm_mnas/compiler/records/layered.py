@@ -54,12 +54,12 @@ class LayeredRecords(TuningRecords):
         """Return the largest number of schedules that the kernel was tuned to in one layer, 0 if in none."""
         return max(layer.budget(key) for layer in self._layers)
 
-    def trials(self, key: str) -> int:
+    def schedules(self, key: str) -> int:
         """Return how many schedules were measured for the kernel; one that two layers hold counts once."""
-        counts = tuple(layer.trials(key) for layer in self._layers)
+        counts = tuple(layer.schedules(key) for layer in self._layers)
         if sum(count > 0 for count in counts) < 2:
             return sum(counts)
-        # Reading the records takes a while and is asked for each time a network is compiled.
+        # ReferenceTiming the records takes a while and is asked for each time a network is compiled.
         if self._distinct.get(key, ((), 0))[0] != counts:
             copies = sum(len(layer.records_of(key)) for layer in self._layers)
             copies -= len(self.records_of(key))
@@ -103,7 +103,7 @@ class LayeredRecords(TuningRecords):
         failures: Mapping[str, int],
         duration_s: float,
     ) -> None:
-        """Add the `records` (MetaSchedule's JSON) that tuning `kernel` to `budget` trials gave to the top layer.
+        """Add the `records` (MetaSchedule's JSON) that tuning `kernel` to `budget` schedules gave to the top layer.
 
         Raises:
             RecordsError: if the disk does not take them; what was there before stays.

@@ -30,7 +30,7 @@ class StoreSummary:
 
 
 @dataclass(frozen=True, slots=True)
-class Merged:
+class MergeResult:
     """What a store got from another one."""
 
     source: Path
@@ -39,7 +39,7 @@ class Merged:
 
 
 @dataclass(frozen=True, slots=True)
-class Pruned:
+class PruneResult:
     """What became of a store's schedules, and the size of their file before and after."""
 
     directory: Path
@@ -105,7 +105,7 @@ def summarize_store(directory: Path) -> StoreSummary:
     )
 
 
-def merge_stores(sources: Sequence[Path], into: Path) -> list[Merged]:
+def merge_stores(sources: Sequence[Path], into: Path) -> list[MergeResult]:
     """Add to the store `into` the kernels and schedules of `sources` that it lacks; it is made if absent.
 
     All is for one target and one version of TVM. Doing it again changes nothing. Each source is looked at before
@@ -137,7 +137,7 @@ def merge_stores(sources: Sequence[Path], into: Path) -> list[Merged]:
     return [_merge(store, target) for store in stores]
 
 
-def _merge(source: RecordStore, into: RecordStore) -> Merged:
+def _merge(source: RecordStore, into: RecordStore) -> MergeResult:
     kernels = schedules = 0
     with into.changing(f"tvm-mnas records merge {source.directory} {into.directory}"):
         known = into.keys()
@@ -153,7 +153,7 @@ def _merge(source: RecordStore, into: RecordStore) -> Merged:
             into.append(key, workload, lacking, events)
             kernels += key not in known
             schedules += len(lacking)
-    return Merged(source.directory, kernels, schedules)
+    return MergeResult(source.directory, kernels, schedules)
 
 
 def _addition(events: Sequence[Event], *, lacking: int, budget: int) -> list[Event]:
@@ -165,7 +165,7 @@ def _addition(events: Sequence[Event], *, lacking: int, budget: int) -> list[Eve
     return [replace(events[-1], budget=spent, measured=lacking, failures={}, duration_s=0.0)]
 
 
-def prune_store(directory: Path, *, keep: int) -> Pruned:
+def prune_store(directory: Path, *, keep: int) -> PruneResult:
     """Keep the best `keep` schedules of each kernel in the store in `directory`, and none that failed.
 
     Kernels keep their history, and so their budget. Processes that work with the store may go on.
@@ -181,7 +181,7 @@ def prune_store(directory: Path, *, keep: int) -> Pruned:
     with store.changing(f"tvm-mnas records prune {directory} --keep {keep}"):
         before_bytes = _size_bytes(path)
         kept, dropped = store.keep_best(keep)
-        return Pruned(directory, kept, dropped, before_bytes, _size_bytes(path))
+        return PruneResult(directory, kept, dropped, before_bytes, _size_bytes(path))
 
 
 def _size_bytes(path: Path) -> int:

@@ -166,7 +166,7 @@ class RecordStore(TuningRecords):
         """Return the largest number of schedules that the kernel was tuned to, 0 if it was not."""
         return self._entries[key].budget if key in self._entries else 0
 
-    def trials(self, key: str) -> int:
+    def schedules(self, key: str) -> int:
         """Return how many schedules were measured for the kernel, failed and pruned ones included."""
         if key not in self._entries:
             return 0
@@ -221,7 +221,7 @@ class RecordStore(TuningRecords):
         failures: Mapping[str, int],
         duration_s: float,
     ) -> None:
-        """Add the `records` (MetaSchedule's JSON) that tuning `kernel` to `budget` trials gave.
+        """Add the `records` (MetaSchedule's JSON) that tuning `kernel` to `budget` schedules gave.
 
         Raises:
             RecordsError: if the disk does not take them; what was there before stays.

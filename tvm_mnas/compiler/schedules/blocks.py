@@ -12,7 +12,7 @@ REDUCTION = 2
 
 
 @dataclass(frozen=True, slots=True)
-class SumBlocks:
+class ReductionBlocks:
     """The blocks of a kernel with one that sums: `sums`, those `before` it and those `after` it, in order."""
 
     before: list[Any]
@@ -28,14 +28,14 @@ def kernel_blocks(schedule: Any) -> list[Any]:
     return list(schedule.get_child_blocks(schedule.get_sblock("root")))
 
 
-def sum_blocks(schedule: Any) -> SumBlocks | None:
+def reduction_blocks(schedule: Any) -> ReductionBlocks | None:
     """Return the kernel's blocks around the one that sums, None where none does or several do."""
     blocks = kernel_blocks(schedule)
     sums = [index for index, block in enumerate(blocks) if REDUCTION in kinds(schedule, block)]
     if len(sums) != 1:
         return None
     (at,) = sums
-    return SumBlocks(blocks[:at], blocks[at], blocks[at + 1 :])
+    return ReductionBlocks(blocks[:at], blocks[at], blocks[at + 1 :])
 
 
 def kinds(schedule: Any, block: Any) -> list[int]:
@@ -48,7 +48,7 @@ def extent(schedule: Any, loop: Any) -> int:
     return int(schedule.get(loop).extent)
 
 
-def inline_after(schedule: Any, blocks: SumBlocks) -> Any:
+def inline_after(schedule: Any, blocks: ReductionBlocks) -> Any:
     """Inline what follows the sums into the last block; return that block."""
     if not blocks.after:
         # The sums are the output; those under way go to a buffer of their own, copied at the end.

@@ -16,13 +16,13 @@ from tvm_mnas.compiler.core.target import vector_unit
 from tvm_mnas.compiler.schedules.blocks import (
     REDUCTION,
     SPATIAL,
-    SumBlocks,
+    ReductionBlocks,
     extent,
     inline_after,
     kinds,
     pack_weights,
+    reduction_blocks,
     start_in_registers,
-    sum_blocks,
     vectorize_output,
 )
 from tvm_mnas.compiler.schedules.tiles import ConvShape, Order, Padding, Tile, rank_tiles
@@ -30,7 +30,7 @@ from tvm_mnas.compiler.schedules.tiles import ConvShape, Order, Padding, Tile, r
 _UNROLLED_INPUTS = 4
 
 
-def propose_tiles(module: Any, target: Any) -> Iterator[Any]:
+def propose_convolutions(module: Any, target: Any) -> Iterator[Any]:
     """Yield schedules of `module`, the most promising first; none if it is no convolution that a tile fits."""
     shape = conv_shape(module)
     if shape is None:
@@ -120,9 +120,9 @@ def schedule_tile(module: Any, tile: Tile, *, threads: int) -> Any:
     return schedule
 
 
-def _blocks(schedule: Any) -> SumBlocks | None:
+def _blocks(schedule: Any) -> ReductionBlocks | None:
     """Return the kernel's blocks, None if they are not one convolution with element-wise ones around it."""
-    blocks = sum_blocks(schedule)
+    blocks = reduction_blocks(schedule)
     if blocks is None or kinds(schedule, blocks.sums) != [SPATIAL] * 4 + [REDUCTION] * 3:
         return None
     return blocks if len(schedule.get_loops(blocks.sums)) == 7 else None
@@ -132,7 +132,7 @@ def _pads(schedule: Any, block: Any) -> bool:
     return "if_then_else" in str(schedule.get(block))
 
 
-def _inline_before(schedule: Any, blocks: SumBlocks, tile: Tile) -> Any:
+def _inline_before(schedule: Any, blocks: ReductionBlocks, tile: Tile) -> Any:
     """Inline what precedes the convolution; return the block that copies the padded image, if one stays."""
     kept = None
     for block in blocks.before:

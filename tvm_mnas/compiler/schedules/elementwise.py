@@ -19,7 +19,7 @@ _WIDTHS = 3
 _LEAST_LANES = 4
 
 
-def propose_rows(module: Any, target: Any) -> Iterator[Any]:
+def propose_elementwise(module: Any, target: Any) -> Iterator[Any]:
     """Yield schedules of `module`, the widest vectors first; none if it sums, or has no channels to speak of."""
     import tvm.s_tir
 
@@ -29,7 +29,7 @@ def propose_rows(module: Any, target: Any) -> Iterator[Any]:
     threads = int(target.attrs.get("num-cores", 1))
     for lanes in vector_widths(channels, vector_unit(target).lanes):
         try:
-            yield schedule_rows(module, lanes, threads=threads)
+            yield schedule_elementwise(module, lanes, threads=threads)
         except tvm.s_tir.ScheduleError:
             # A block that cannot be inlined, such as one that reads where an index says.
             return
@@ -50,7 +50,7 @@ def vector_widths(channels: int, lanes: int) -> list[int]:
     return [*whole, *(width for width in divisors if width % lanes)][:_WIDTHS]
 
 
-def schedule_rows(module: Any, lanes: int, *, threads: int) -> Any:
+def schedule_elementwise(module: Any, lanes: int, *, threads: int) -> Any:
     """Return a schedule of `module` in one pass over its output, `lanes` channels at a time.
 
     The rows are parallel where `threads` is above 1.

@@ -15,13 +15,13 @@ from tvm_mnas.compiler.core.target import VectorUnit, vector_unit
 from tvm_mnas.compiler.schedules.blocks import (
     REDUCTION,
     SPATIAL,
-    SumBlocks,
+    ReductionBlocks,
     extent,
     inline_after,
     kinds,
     pack_weights,
+    reduction_blocks,
     start_in_registers,
-    sum_blocks,
     vectorize_output,
 )
 from tvm_mnas.compiler.schedules.tiles import vector_lengths
@@ -34,7 +34,7 @@ _COUNTS = 4
 """How many numbers of vectors are tried of each length."""
 
 
-def propose_sums(module: Any, target: Any) -> Iterator[Any]:
+def propose_reductions(module: Any, target: Any) -> Iterator[Any]:
     """Yield schedules of `module`, the most promising first; none if it is a convolution or sums along its vectors."""
     import tvm.s_tir
 
@@ -44,7 +44,7 @@ def propose_sums(module: Any, target: Any) -> Iterator[Any]:
     threads = int(target.attrs.get("num-cores", 1))
     for vectors, lanes in rank_vectors(channels, vector_unit(target)):
         try:
-            yield schedule_sums(module, vectors, lanes, threads=threads)
+            yield schedule_reduction(module, vectors, lanes, threads=threads)
         except tvm.s_tir.ScheduleError:
             # What surrounds the sums does not have their loops.
             return
@@ -65,7 +65,7 @@ def rank_vectors(channels: int, unit: VectorUnit) -> list[tuple[int, int]]:
     return ranked
 
 
-def schedule_sums(module: Any, vectors: int, lanes: int, *, threads: int) -> Any:
+def schedule_reduction(module: Any, vectors: int, lanes: int, *, threads: int) -> Any:
     """Return a schedule of `module` with the sums of `vectors` x `lanes` channels in registers.
 
     A product's weights are packed so many channels at a time. The outer loops are parallel where `threads` is above 1.
@@ -73,8 +73,8 @@ def schedule_sums(module: Any, vectors: int, lanes: int, *, threads: int) -> Any
     import tvm.s_tir
 
     schedule = tvm.s_tir.Schedule(module)
-    blocks = sum_blocks(schedule)
-    assert blocks is not None, "propose_sums asks for kernels that sum"
+    blocks = reduction_blocks(schedule)
+    assert blocks is not None, "propose_reductions asks for kernels that sum"
     sums = blocks.sums
     for block in blocks.before:
         schedule.compute_inline(block)
@@ -110,7 +110,7 @@ def _channels(module: Any) -> int | None:
     import tvm.s_tir
 
     schedule = tvm.s_tir.Schedule(module)
-    blocks = sum_blocks(schedule)
+    blocks = reduction_blocks(schedule)
     if blocks is None:
         return None
     found = kinds(schedule, blocks.sums)
@@ -133,7 +133,7 @@ def _channels(module: Any) -> int | None:
     return extent(schedule, loops[outside - 1])
 
 
-def _has_weights(schedule: Any, blocks: SumBlocks) -> bool:
+def _has_weights(schedule: Any, blocks: ReductionBlocks) -> bool:
     """Whether the sums are products with a matrix that is known ahead."""
     function = schedule.mod["main"]
     matrix = schedule.get(blocks.sums).reads[-1].source

@@ -3,7 +3,7 @@
 A tile is the piece of the output that stays in vector registers while the sum over the inputs runs: `rows` x `columns`
 pixels of `vectors` x `lanes` channels. Good code keeps both fused multiply-add units busy, so a tile is judged by the
 cycles that one step of the sum takes: for the multiply-adds, for the loads, for the latency of an addition, and for
-weights that come from beyond the first cache. The judgement only orders the trials; the device measures them.
+weights that come from beyond the first cache. The judgement only orders the schedules; the device measures them.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class Tile:
 def rank_tiles(shape: ConvShape, unit: VectorUnit) -> list[Tile]:
     """Return the tiles that fit `shape` and the registers of `unit`, the most promising first.
 
-    Those of equal shape and different loops follow each other, so that few trials see both.
+    Those of equal shape and different loops follow each other, so that few schedules see both.
     """
     ranked = sorted(
         _shapes(shape, unit),

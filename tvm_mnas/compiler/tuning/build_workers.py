@@ -31,18 +31,18 @@ _SEARCH_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Round:
-    """One request: propose and build `trials` schedules of a kernel that are not among its `records`."""
+class BuildRequest:
+    """One request: propose and build `schedules` schedules of a kernel that are not among its `records`."""
 
     workload: str
     target: str
     records: tuple[str, ...]
-    trials: int
+    schedules: int
     seed: int
 
 
 @dataclass(frozen=True, slots=True)
-class Built:
+class BuiltSchedule:
     """One schedule: its record without run times (MetaSchedule's JSON), and its library or why there is none.
 
     A failure starts with its reason: build-error, build-crash or build-timeout.
@@ -54,11 +54,11 @@ class Built:
 
 
 @dataclass(frozen=True, slots=True)
-class RoundResult:
+class BuildResult:
     """What became of the round with this ticket; `error` says why there are no schedules at all."""
 
     ticket: int
-    built: tuple[Built, ...]
+    built: tuple[BuiltSchedule, ...]
     error: str | None
 
 
@@ -140,7 +140,7 @@ class WarmBuilder:
             worker.deadline += paused_s
             worker.signal(signal.SIGCONT)
 
-    def submit(self, task: Round) -> int:
+    def submit(self, task: BuildRequest) -> int:
         """Give `task` to an idle worker and return its ticket; there must be one (`idle`)."""
         worker = self._idle()[0]
         if worker.rounds >= self._rounds_per_worker or not worker.alive:
@@ -150,19 +150,19 @@ class WarmBuilder:
             "workload": task.workload,
             "target": task.target,
             "records": list(task.records),
-            "trials": task.trials,
+            "schedules": task.schedules,
             "seed": task.seed,
             "prefix": str(self._directory / str(self._tickets)),
             "linker": list(self._linker.command),
             "deadline_s": self._build_deadline_s,
         }
-        deadline_s = _START_S + _SEARCH_S + self._build_deadline_s * task.trials
+        deadline_s = _START_S + _SEARCH_S + self._build_deadline_s * task.schedules
         worker.send(json.dumps(request), self._tickets, time.monotonic() + deadline_s)
         return self._tickets
 
-    def poll(self, timeout_s: float) -> list[RoundResult]:
+    def poll(self, timeout_s: float) -> list[BuildResult]:
         """Return the rounds that ended, after at most `timeout_s`; a worker that died or hung ends its round."""
-        results: list[RoundResult] = []
+        results: list[BuildResult] = []
         busy = {worker.read_fd: worker for worker in self._workers if worker.ticket is not None}
         ready, _, _ = select.select(list(busy), [], [], timeout_s) if busy else ([], [], [])
         for fd in ready:
@@ -175,14 +175,14 @@ class WarmBuilder:
                 results.append(_parse(ticket, line))
             else:
                 self._start(worker)
-                results.append(RoundResult(ticket, (), "worker-died: a build worker died"))
+                results.append(BuildResult(ticket, (), "worker-died: a build worker died"))
         for worker in busy.values():
             if self._is_paused(worker):
                 continue
             if worker.ticket is not None and time.monotonic() > worker.deadline:
                 ticket = worker.finish()
                 self._start(worker)
-                results.append(RoundResult(ticket, (), "worker-hung: a build worker was killed"))
+                results.append(BuildResult(ticket, (), "worker-hung: a build worker was killed"))
         return results
 
     def processes(self) -> list[int]:
@@ -279,10 +279,10 @@ class _Worker:
         self.read_fd = self._write_fd = -1
 
 
-def _parse(ticket: int, line: bytes) -> RoundResult:
+def _parse(ticket: int, line: bytes) -> BuildResult:
     reply = json.loads(line)
     built = tuple(
-        Built(json.dumps(item["record"]), Path(item["path"]), item["failure"])
+        BuiltSchedule(json.dumps(item["record"]), Path(item["path"]), item["failure"])
         for item in reply["built"]
     )
-    return RoundResult(ticket, built, reply["error"])
+    return BuildResult(ticket, built, reply["error"])

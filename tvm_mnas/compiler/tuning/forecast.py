@@ -12,14 +12,14 @@ from tvm_mnas.compiler.records.base import TuningRecords
 from tvm_mnas.compiler.records.formats import HISTORY, parse_event
 
 
-def count_planned(kernels: Sequence[Kernel], store: TuningRecords, *, trials: int) -> int:
-    """Return how many schedules tuning `kernels` to `trials` each will measure at most.
+def count_planned(kernels: Sequence[Kernel], store: TuningRecords, *, schedules: int) -> int:
+    """Return how many schedules tuning `kernels` to `schedules` each will measure at most.
 
     Raises:
         RecordsError: if a line of the records is damaged.
     """
-    lacking = store.missing(kernels, trials_per_kernel=trials)
-    return sum(max(0, trials - len(store.records_of(kernel.key))) for kernel in lacking)
+    lacking = store.missing(kernels, schedules_per_kernel=schedules)
+    return sum(max(0, schedules - len(store.records_of(kernel.key))) for kernel in lacking)
 
 
 def seconds_per_schedule(store: Path) -> float | None:

@@ -23,7 +23,12 @@ from tvm_mnas.compiler.core.metaschedule import load_meta_schedule
 from tvm_mnas.compiler.records.base import TuningRecords
 from tvm_mnas.compiler.records.formats import FAILED_S
 from tvm_mnas.compiler.tuning.budget import MOST, Progress, next_kernel
-from tvm_mnas.compiler.tuning.build_workers import Built, Round, RoundResult, WarmBuilder
+from tvm_mnas.compiler.tuning.build_workers import (
+    BuildRequest,
+    BuildResult,
+    BuiltSchedule,
+    WarmBuilder,
+)
 from tvm_mnas.errors import DeviceError
 
 _POLL_S = 0.01
@@ -31,7 +36,7 @@ _ROUND_ATTEMPTS = 2
 _NO_DEVICE = "no-device"
 _MACHINE_FAILURES = {_NO_DEVICE, "build-error", "worker-died", "worker-hung"}
 _LOST_IN_A_ROW = 8
-"""So many trials without a device mean that it is gone, not that the schedules are bad."""
+"""So many schedules without a device mean that it is gone, not that the schedules are bad."""
 
 
 class Runner(Protocol):
@@ -46,22 +51,22 @@ class Runner(Protocol):
 class TuningBudget:
     """How many schedules a kernel gets, and how many at a time: a later round learns from those before it.
 
-    `trials_per_kernel` is what each gets, or with `by_importance` what they get on average: those that matter more
+    `schedules_per_kernel` is what each gets, or with `by_importance` what they get on average: those that matter more
     to the networks, and still improve, get up to `budget.MOST` times as many, and the others fewer.
     """
 
-    trials_per_kernel: int
-    trials_per_round: int = 16
+    schedules_per_kernel: int
+    schedules_per_round: int = 16
     by_importance: bool = False
 
     def __post_init__(self) -> None:
-        if self.trials_per_kernel < 1 or self.trials_per_round < 1:
-            raise ValueError(f"a budget is of one trial or more, not {self}")
+        if self.schedules_per_kernel < 1 or self.schedules_per_round < 1:
+            raise ValueError(f"a budget is of one schedule or more, not {self}")
 
     @property
     def most(self) -> int:
         """The most schedules that a kernel may get."""
-        return self.trials_per_kernel * (MOST if self.by_importance else 1)
+        return self.schedules_per_kernel * (MOST if self.by_importance else 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +75,7 @@ class TunedKernel:
 
     name: str
     key: str
-    trials: int
+    schedules: int
     best_us: float | None
     failures: dict[str, int]
 
@@ -102,7 +107,7 @@ class _Task:
     failures: Counter[str] = field(default_factory=Counter)
     noted: int = 0
     noted_failures: Counter[str] = field(default_factory=Counter)
-    pending: list[tuple[Built, Any]] = field(default_factory=list)
+    pending: list[tuple[BuiltSchedule, Any]] = field(default_factory=list)
     asked: int = 0
     lost: int = 0
     ran: bool = False
@@ -162,9 +167,9 @@ def tune_kernels(
         RecordsError: if the records cannot be written.
     """
     started = time.monotonic()
-    todo = store.missing(kernels, trials_per_kernel=budget.trials_per_kernel)
+    todo = store.missing(kernels, schedules_per_kernel=budget.schedules_per_kernel)
     tasks = [_task(kernel, store, budget) for kernel in todo]
-    planned = sum(max(0, budget.trials_per_kernel - task.spent) for task in tasks)
+    planned = sum(max(0, budget.schedules_per_kernel - task.spent) for task in tasks)
     tuner = _Tuner(store, target, builder, runner, budget, seed, deque(tasks), planned)
     try:
         while tuner.step():
@@ -177,7 +182,7 @@ def tune_kernels(
 
 
 def _task(kernel: Kernel, store: TuningRecords, budget: TuningBudget) -> _Task:
-    task = _Task(kernel, budget.trials_per_kernel, budget.most, store.records_of(kernel.key))
+    task = _Task(kernel, budget.schedules_per_kernel, budget.most, store.records_of(kernel.key))
     best_us = store.best_us(kernel.key)
     if best_us is not None:
         # What it gained in which round is no longer known.
@@ -244,23 +249,23 @@ class _Tuner:
     def _submit(self, task: _Task) -> None:
         if task.clock is None:
             task.clock = time.monotonic()
-        task.asked = min(task.left, self.budget.trials_per_round)
+        task.asked = min(task.left, self.budget.schedules_per_round)
         if self.budget.by_importance:
             task.asked = min(task.asked, self.pool)
         self.pool -= task.asked
         known = (*task.records, *task.measured)
         ticket = self.builder.submit(
-            Round(
+            BuildRequest(
                 workload=task.kernel.workload,
                 target=self.target,
                 records=known,
-                trials=task.asked,
+                schedules=task.asked,
                 seed=_round_seed(self.seed, task.kernel.key, len(known)),
             )
         )
         self.building[ticket] = task
 
-    def _take_built(self, task: _Task, result: RoundResult) -> None:
+    def _take_built(self, task: _Task, result: BuildResult) -> None:
         # Fewer than asked for: the kernel has no more, or the round failed as a whole.
         self.pool += task.asked - len(result.built)
         if result.error is not None:
@@ -317,7 +322,7 @@ class _Tuner:
             )
 
     def _record(
-        self, task: _Task, built: Built, runs: list[float] | None, error: str | None
+        self, task: _Task, built: BuiltSchedule, runs: list[float] | None, error: str | None
     ) -> None:
         record = json.loads(built.record)
         record[1] = runs if runs is not None else [FAILED_S]
@@ -331,13 +336,13 @@ class _Tuner:
 
     def _finish(self, task: _Task) -> None:
         # A kernel that has no more schedules, or should get no more, counts as tuned to what was asked for.
-        budget = task.spent if task.lost else max(task.spent, self.budget.trials_per_kernel)
+        budget = task.spent if task.lost else max(task.spent, self.budget.schedules_per_kernel)
         self._note(task, budget=budget, ends=True)
         self.tuned.append(
             TunedKernel(
                 name=task.kernel.name,
                 key=task.kernel.key,
-                trials=len(task.measured),
+                schedules=len(task.measured),
                 best_us=self.store.best_us(task.kernel.key),
                 failures=dict(task.failures),
             )
@@ -359,7 +364,7 @@ class _Tuner:
         task.noted, task.noted_failures, task.clock = len(task.measured), task.failures.copy(), now
 
 
-def _runner_input(built: Built) -> Any:
+def _runner_input(built: BuiltSchedule) -> Any:
     meta_schedule = load_meta_schedule()
     arguments = [
         meta_schedule.arg_info.ArgInfo.from_json(info) for info in json.loads(built.record)[3]

@@ -4,7 +4,7 @@
 value a line. It imports TVM once. What is built runs in a process forked from here, one for the schedules of a round: a
 compiler that crashes or hangs costs one schedule, those after it go to a new process, and what it leaks ends there.
 
-A convolution's first trials are register tiles (`templates.py`), the most promising first; those of a pooling or a
+A convolution's first schedules are register tiles (`templates.py`), the most promising first; those of a pooling or a
 classifier hold the sums of some channels in registers (`sums.py`), and those of a kernel that sums nothing go through
 its output row by row (`rows.py`). For other kernels, and after that, MetaSchedule's generic space: a first round draws
 schedules at random, a later one evolves them from what was measured, ranked by the XGBoost cost model. The model sees
@@ -29,9 +29,9 @@ from typing import Any
 from tvm_mnas.compiler.core.linking import Linker
 from tvm_mnas.compiler.core.metaschedule import EQUALITY, load_meta_schedule
 from tvm_mnas.compiler.core.target import load_target
-from tvm_mnas.compiler.schedules.convolution import propose_tiles
-from tvm_mnas.compiler.schedules.elementwise import propose_rows
-from tvm_mnas.compiler.schedules.reduction import propose_sums
+from tvm_mnas.compiler.schedules.convolution import propose_convolutions
+from tvm_mnas.compiler.schedules.elementwise import propose_elementwise
+from tvm_mnas.compiler.schedules.reduction import propose_reductions
 from tvm_mnas.processes import ask_to_be_killed, block_torch, die_with_parent
 
 _EMPTY_ROUNDS = 3
@@ -97,7 +97,7 @@ def _answer(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _propose(request: Mapping[str, Any]) -> list[tuple[list[Any], Any]]:
-    """Return up to `trials` new schedules as (record without run times, scheduled module)."""
+    """Return up to `schedules` new schedules as (record without run times, scheduled module)."""
     meta_schedule = load_meta_schedule()
     database = meta_schedule.database
     target = load_target(request["target"])
@@ -108,22 +108,22 @@ def _propose(request: Mapping[str, Any]) -> list[tuple[list[Any], Any]]:
     # Replaying takes milliseconds each.
     known = [(record, record.as_measure_candidate()) for record in records]
     seen = {_identity(candidate.sch) for _, candidate in known}
-    trials = int(request["trials"])
+    schedules = int(request["schedules"])
     found: list[Any] = []
     first = chain(
-        islice(propose_tiles(loaded.mod, target), TILES),
-        propose_rows(loaded.mod, target),
-        propose_sums(loaded.mod, target),
+        islice(propose_convolutions(loaded.mod, target), TILES),
+        propose_elementwise(loaded.mod, target),
+        propose_reductions(loaded.mod, target),
     )
     for schedule in first:
-        if len(found) == trials:
+        if len(found) == schedules:
             break
         if _identity(schedule) not in seen:
             seen.add(_identity(schedule))
             found.append(schedule)
-    if len(found) < trials:
+    if len(found) < schedules:
         seed = random.Random(request["seed"]).randrange(1, 2**30)
-        found += _generic(loaded.mod, target, memory, known, seen, trials - len(found), seed)
+        found += _generic(loaded.mod, target, memory, known, seen, schedules - len(found), seed)
     new = [
         database.TuningRecord(
             schedule.trace,
@@ -144,10 +144,10 @@ def _generic(
     memory: Any,
     known: Sequence[tuple[Any, Any]],
     seen: set[int],
-    trials: int,
+    schedules: int,
     seed: int,
 ) -> list[Any]:
-    """Return up to `trials` schedules of MetaSchedule's generic space that are not in `seen`, and add them to it.
+    """Return up to `schedules` schedules of MetaSchedule's generic space that are not in `seen`, and add them to it.
 
     Of the `known` records, each with its candidate, those of the generic space, which `memory` gets, are evolved; all
     teach the cost model.
@@ -175,22 +175,22 @@ def _generic(
         num_threads=1,
     ).clone()
     context.pre_tuning(
-        max_trials=trials * (_EMPTY_ROUNDS + 1),
-        num_trials_per_iter=trials,
+        max_trials=schedules * (_EMPTY_ROUNDS + 1),
+        num_trials_per_iter=schedules,
         design_spaces=context.generate_design_space(),
         database=memory,
         cost_model=_cost_model(meta_schedule, context, known),
     )
     found: list[Any] = []
     empty = 0
-    while len(found) < trials and empty < _EMPTY_ROUNDS:
+    while len(found) < schedules and empty < _EMPTY_ROUNDS:
         candidates = context.generate_measure_candidates()
         if not candidates:
             break
         before = len(found)
         for candidate in candidates:
             identity = _identity(candidate.sch)
-            if identity not in seen and len(found) < trials:
+            if identity not in seen and len(found) < schedules:
                 seen.add(identity)
                 found.append(candidate.sch)
         empty = empty + 1 if len(found) == before else 0

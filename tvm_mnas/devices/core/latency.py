@@ -13,29 +13,32 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 
-from tvm_mnas.devices.core.state import DeviceState, doubts
+from tvm_mnas.devices.core.state import DeviceState, state_warnings
 from tvm_mnas.errors import MeasurementError
 
 _RELATIVE_TOLERANCE = 1e-9
 _OPTIONAL = ("state_before", "state_after", "max_temperature_c", "reference_ms", "reference_change")
 """What is left out of a file where it is not known."""
+_RENAMED = {"trials": "schedules"}
+_WARNINGS_ONCE = "doubts"
+"""What files of version 0.1 call a coverage's schedules, and the warnings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coverage:
     """How well a compiled network is tuned; the compiler knows, a latency carries it along.
 
-    `kernels` and `tuned_kernels` count distinct kernels, `trials` the measured schedules behind them,
+    `kernels` and `tuned_kernels` count distinct kernels, `schedules` the measured schedules behind them,
     `tuned_share` is the part (0..1) of the run time that is spent in tuned kernels, `None` where unknown.
     """
 
     kernels: int = 0
     tuned_kernels: int = 0
-    trials: int = 0
+    schedules: int = 0
     tuned_share: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("kernels", "tuned_kernels", "trials"):
+        for name in ("kernels", "tuned_kernels", "schedules"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 0:
                 raise MeasurementError(f"{name} must be a whole number >= 0, not {value!r}")
@@ -138,7 +141,7 @@ class Latency:
         return change is not None and abs(change) > self.max_spread
 
     @property
-    def doubts(self) -> tuple[str, ...]:
+    def warnings(self) -> tuple[str, ...]:
         """Why the latency may not be the device's usual one: its clock, its heat, its reference kernel. Often empty.
 
         An emulator's times are never judged.
@@ -146,7 +149,9 @@ class Latency:
         if self.emulated:
             return ()
         found = list(
-            doubts(self.state_before, self.state_after, max_temperature_c=self.max_temperature_c)
+            state_warnings(
+                self.state_before, self.state_after, max_temperature_c=self.max_temperature_c
+            )
         )
         if self.drifted:
             assert self.reference_change is not None
@@ -180,8 +185,8 @@ class Latency:
         for name in _OPTIONAL:
             if data[name] is None:
                 del data[name]
-        if self.doubts:
-            data["doubts"] = list(self.doubts)
+        if self.warnings:
+            data["warnings"] = list(self.warnings)
         return data
 
     @classmethod
@@ -189,7 +194,8 @@ class Latency:
         """Return the latency that `to_dict` wrote; raises MeasurementError where anything is off."""
         rest = dict(data)
         derived = {name: rest.pop(name, None) for name in ("latency_ms", "spread", "noisy")}
-        rest.pop("doubts", None)  # follow from the rest
+        for name in ("warnings", _WARNINGS_ONCE):
+            rest.pop(name, None)  # follow from the rest
         samples = rest.pop("samples_ms", None)
         coverage = rest.pop("coverage", {})
         for name in ("state_before", "state_after"):
@@ -199,8 +205,9 @@ class Latency:
             raise MeasurementError(f"samples_ms must be a list of times, not {samples!r}")
         if not isinstance(coverage, Mapping):
             raise MeasurementError(f"coverage must be a table, not {coverage!r}")
+        counts = {_RENAMED.get(name, name): value for name, value in coverage.items()}
         try:
-            latency = cls(samples_ms=tuple(samples), coverage=Coverage(**coverage), **rest)  # type: ignore[arg-type]
+            latency = cls(samples_ms=tuple(samples), coverage=Coverage(**counts), **rest)  # type: ignore[arg-type]
         except TypeError as error:
             raise MeasurementError(
                 f"a stored latency has other fields than expected: {error}"

@@ -72,7 +72,7 @@ class Timing:
 
 
 KERNEL_TIMING = Timing(repeat=3, number=1, min_repeat_ms=5, warmup=0, attempts=1)
-"""While tuning a trial must be cheap: thousands of them are ranked, none is reported."""
+"""While tuning a schedule must be cheap: thousands of them are ranked, none is reported."""
 
 MAX_SLOWDOWN = 1.5
 """Boards of one kind differ by a few percent; one that is beyond this is throttled, busy or another kind."""

@@ -68,7 +68,7 @@ class DeviceState:
             ) from error
 
 
-def doubts(
+def state_warnings(
     before: DeviceState | None, after: DeviceState | None, *, max_temperature_c: float | None
 ) -> Iterator[str]:
     """Yield why a latency measured between two states is doubtful: a clock that fell, too much heat."""

@@ -24,7 +24,7 @@ from tvm_mnas.devices.core.tracker import DeviceStatus, TrackerAddress, TrackerC
 from tvm_mnas.devices.farm.channel import Reply, Status, WorkerHandle
 from tvm_mnas.devices.farm.lease import Lease
 from tvm_mnas.devices.farm.quarantine import FIRST_S, Quarantine
-from tvm_mnas.devices.farm.reference import Reading, Reference, ReferenceWatch
+from tvm_mnas.devices.farm.reference import Reference, ReferenceTiming, ReferenceWatch
 from tvm_mnas.devices.servers.local import LocalServices
 from tvm_mnas.devices.servers.local_main import runtime_environment
 from tvm_mnas.errors import DeviceError, DeviceLostError, LeaseTimeoutError, TrackerError
@@ -140,7 +140,7 @@ class Farm:
             finally:
                 self._give_back(worker)
 
-    def read_reference(self, lease: Lease, *, deadline_s: float) -> Reading | None:
+    def read_reference(self, lease: Lease, *, deadline_s: float) -> ReferenceTiming | None:
         """Return what the reference kernel takes on a leased device, beside what it took there at first.
 
         `None` for a farm without one, as every emulated farm is. Raises DeviceLostError where the device is lost.

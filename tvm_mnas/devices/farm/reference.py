@@ -38,7 +38,7 @@ class Reference:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
+class ReferenceTiming:
     """What the reference kernel took on a device, and how much longer that is than at first, as a part of that time."""
 
     time_s: float
@@ -49,7 +49,7 @@ class Reading:
         return abs(self.change) > max_spread
 
 
-class Referred(Protocol):
+class ReferenceDevice(Protocol):
     """A leased device, of which `name` stays the same from lease to lease."""
 
     @property
@@ -81,7 +81,7 @@ class ReferenceWatch:
         self._measured: set[str] = set()
         self._refused_at: dict[str, float] = {}
 
-    def admits(self, device: Referred, *, to_measure: bool = True) -> bool:
+    def admits(self, device: ReferenceDevice, *, to_measure: bool = True) -> bool:
         """Return whether a device may measure; one that is met for the first time is timed.
 
         So is one that was refused a while ago. Without `to_measure` it was only asked for.
@@ -129,7 +129,7 @@ class ReferenceWatch:
             if time_s > bound * times_s[fastest]
         }
 
-    def read(self, device: Referred, *, deadline_s: float) -> Reading | None:
+    def read(self, device: ReferenceDevice, *, deadline_s: float) -> ReferenceTiming | None:
         """Return what the reference kernel takes now, `None` where it does not run there.
 
         A change beyond the spread that the profile allows is looked at again: the least of them counts, as a moment's
@@ -141,19 +141,19 @@ class ReferenceWatch:
             first_s = self._first_s.get(device.name)
         if first_s is None:
             return None
-        least: Reading | None = None
+        least: ReferenceTiming | None = None
         for _ in range(self._reference.timing.attempts):
             now_s = self._time_s(device, deadline_s)
             if now_s is None:
                 return None
-            reading = Reading(time_s=now_s, change=now_s / first_s - 1.0)
+            reading = ReferenceTiming(time_s=now_s, change=now_s / first_s - 1.0)
             if least is None or abs(reading.change) < abs(least.change):
                 least = reading
             if not least.moved(self._profile.timing.max_spread):
                 break
         return least
 
-    def warn(self, device: Referred, text: str) -> None:
+    def warn(self, device: ReferenceDevice, text: str) -> None:
         """Tell a person something about a device, by its name."""
         self._warn(f"device {self._profile.key}, {device.name}: {text}")
 
@@ -167,7 +167,7 @@ class ReferenceWatch:
                 late = "; what it measured before is not taken back" if measured else ""
                 self._warn(f"device {self._profile.key}, {name}: is left alone: {reason}{late}")
 
-    def _first_time_s(self, device: Referred) -> float | None:
+    def _first_time_s(self, device: ReferenceDevice) -> float | None:
         # The fastest of a few: what comes later is held against it.
         best_s: float | None = None
         for _ in range(self._reference.timing.attempts):
@@ -177,7 +177,7 @@ class ReferenceWatch:
             best_s = time_s if best_s is None else min(best_s, time_s)
         return best_s
 
-    def _time_s(self, device: Referred, deadline_s: float) -> float | None:
+    def _time_s(self, device: ReferenceDevice, deadline_s: float) -> float | None:
         reply = device.time_reference(self._reference, deadline_s=deadline_s)
         if reply.status is Status.FAILED:
             return None

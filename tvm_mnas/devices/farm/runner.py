@@ -1,4 +1,4 @@
-"""MetaSchedule's runner over our leases: a kernel that crashes or hangs costs its own trial and no more.
+"""MetaSchedule's runner over our leases: a kernel that crashes or hangs costs its own schedule and no more.
 
 TVM's own RPC runner has no deadline on our side, opens a session for every kernel and runs a farm serially.
 """
@@ -29,7 +29,7 @@ REASONS = {
     Status.LOST: "crash",
     Status.HUNG: "timeout",
 }
-"""The first word of a failed trial's message: what a report counts failures by. Beside these "bad-time" (a
+"""The first word of a failed schedule's message: what a report counts failures by. Beside these "bad-time" (a
 time that is no number above zero) and `NO_DEVICE` (none could be leased)."""
 
 NO_DEVICE = "no-device"
@@ -39,7 +39,7 @@ _Arguments = Sequence[tuple[str, Sequence[int]]]
 
 @derived_object
 class KernelFuture(PyRunnerFuture):  # type: ignore[misc]
-    """The result to come of one trial."""
+    """The result to come of one schedule."""
 
     def __init__(self, future: Future[RunnerResult]) -> None:
         """Wrap what the farm's thread will return."""
@@ -61,7 +61,7 @@ class KernelRunner(PyRunner):  # type: ignore[misc]
 
     `deadline_s` bounds one kernel's upload and timing, `lease_deadline_s` the wait for a device. With
     `overlap` false `run` returns only when all is measured: for a machine whose builders would otherwise share
-    the measured core. `on_result` is told each trial's outcome: `None` or the reason of its failure.
+    the measured core. `on_result` is told each schedule's outcome: `None` or the reason of its failure.
     """
 
     def __init__(

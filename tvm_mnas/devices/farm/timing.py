@@ -23,7 +23,7 @@ from tvm_mnas.devices.core.state import DeviceState
 from tvm_mnas.devices.farm.channel import Reply, Status
 from tvm_mnas.devices.farm.farm import Farm
 from tvm_mnas.devices.farm.lease import Lease
-from tvm_mnas.devices.farm.reference import Reading
+from tvm_mnas.devices.farm.reference import ReferenceTiming
 from tvm_mnas.errors import DeviceLostError, MeasurementError
 
 Array = npt.NDArray[np.generic]
@@ -135,7 +135,7 @@ class _Attempt:
     samples_ms: list[float]
     before: DeviceState | None
     after: DeviceState | None
-    reference: Reading | None
+    reference: ReferenceTiming | None
 
     def drifted(self, timing: Timing) -> bool:
         return self.reference is not None and self.reference.moved(timing.max_spread)

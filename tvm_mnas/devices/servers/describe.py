@@ -80,7 +80,7 @@ class Core:
     facts: Mapping[str, str]
 
 
-def look_at(reach: Reach, *, key: str, tracker: TrackerAddress) -> DeviceProfile:
+def inspect_device(reach: Reach, *, key: str, tracker: TrackerAddress) -> DeviceProfile:
     """Return a profile for the fastest core of the device.
 
     Raises:
@@ -91,7 +91,10 @@ def look_at(reach: Reach, *, key: str, tracker: TrackerAddress) -> DeviceProfile
 
 
 def describe_device(answer: str, *, key: str, tracker: TrackerAddress) -> DeviceProfile:
-    """Return a profile for the fastest core that `answer`, what `LOOK` printed, tells of; ProfileError as `look_at`."""
+    """Return a profile for the fastest core that `answer`, what `LOOK` printed, tells of.
+
+    Raises what `inspect_device` raises.
+    """
     machine, cores = _read_answer(answer)
     triple = _TRIPLES.get(machine)
     if triple is None:
