@@ -54,7 +54,7 @@ def search(
     """Search the landscape of `seed` with `algorithm` and return how it went."""
     import optuna
 
-    from tvm_mnas.search.algorithms import make_sampler
+    from tvm_mnas.search.algorithms import AlgorithmRequest, make_sampler
     from tvm_mnas.search.reward import Reward
     from tvm_mnas.search.sampler import distributions_of
     from tvm_mnas.space.files import load_space
@@ -67,7 +67,10 @@ def search(
     exact = SyntheticEvaluator(decisions, seed=seed)
     reward = (Reward.hard if hard else Reward.soft)(TARGET_LATENCY_MS)
     optimum = exact.optimum(reward).reward
-    sampler = make_sampler(algorithm, decisions, reward=None, seed=seed, batch_size=batch)
+    sampler = make_sampler(
+        algorithm,
+        AlgorithmRequest(decisions=decisions, reward=None, seed=seed, batch_size=batch),
+    )
     study = optuna.create_study(direction="maximize", sampler=sampler)
     distributions = dict(distributions_of(decisions))
 

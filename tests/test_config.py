@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tvm_mnas.config import ALGORITHMS, SearchConfig, parse_untuned_share, read_settings
+from tvm_mnas.config import SearchConfig, parse_untuned_share, read_settings
 from tvm_mnas.errors import ConfigError
+from tvm_mnas.plugins import ALGORITHMS
 
 SETTINGS = [field.name for field in dataclasses.fields(SearchConfig)]
 
@@ -106,7 +107,7 @@ def test_a_configuration_cannot_be_changed() -> None:
         SearchConfig().trials = 3  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS.names)
 def test_every_algorithm_is_taken(algorithm: str) -> None:
     assert SearchConfig(algorithm=algorithm).algorithm == algorithm
 
@@ -167,7 +168,7 @@ def test_a_value_that_breaks_a_rule_is_named(key: str, value: float) -> None:
 def test_an_unknown_algorithm_is_named_with_those_there_are() -> None:
     text = refused(algorithm="magic")
     assert "'magic'" in text
-    for algorithm in ALGORITHMS:
+    for algorithm in ALGORITHMS.names:
         assert algorithm in text
 
 

@@ -40,8 +40,8 @@ from tvm_mnas.console import (
 from tvm_mnas.errors import ConfigError, RecordsError, TvmMnasError
 
 if TYPE_CHECKING:
+    from tvm_mnas.search.result import SearchResult
     from tvm_mnas.search.run import RunDirectory
-    from tvm_mnas.search.session import SearchResult
 
 INTERRUPTED = 130
 
@@ -186,10 +186,10 @@ def _check_inputs(config: SearchConfig) -> None:
     """Find out now, not minutes later, whether space, device, data and the place for records are there."""
     from tvm_mnas.devices.core.profile import read_profile
     from tvm_mnas.devices.core.tracker import TrackerClient
-    from tvm_mnas.space.files import load_space
-    from tvm_mnas.training.images import check_data
+    from tvm_mnas.space.catalogue import find_space
+    from tvm_mnas.training.sources import check_data
 
-    load_space(config.space)
+    find_space(config.space)
     profile = read_profile(config.device)
     check_data(config.data)
     records = Path(config.records)

@@ -16,11 +16,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from tvm_mnas.errors import ConfigError
+from tvm_mnas.plugins import ALGORITHMS, EXECUTORS, TRAINERS
 
 _SHARE = re.compile(r"(?P<number>\d+(?:\.\d*)?|\.\d+)\s*(?P<percent>%?)")
-
-ALGORITHMS = ("ppo", "evolution", "random", "tpe", "nsga2")
-"""Names that `--algorithm` takes. The first three resume bit for bit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +28,8 @@ class SearchConfig:
     `target_latency_ms`, `alpha` and `beta` are T and the exponents of equations 2 and 3 of the paper. A batch is
     the number of candidates between two updates of the controller. `finalists` are retrained for `final_steps`
     before one of them is named the best. `max_untuned_share` (0..1) of a network's run time may be in kernels without
-    a tuning record; 0 refuses a network with any. Raises `ConfigError` where a value breaks a rule.
+    a tuning record; 0 refuses a network with any. `space`, `data`, `algorithm`, `trainer` and `executor` may name parts
+    of one's own (`plugins.py`). Raises `ConfigError` where a value breaks a rule.
     """
 
     space: str = "quickstart"
@@ -40,6 +39,8 @@ class SearchConfig:
     alpha: float = -0.07
     beta: float = -0.07
     algorithm: str = "ppo"
+    trainer: str = "proxy"
+    executor: str = "local"
     trials: int = 28
     batch: int = 4
     seed: int = 0
@@ -70,10 +71,9 @@ class SearchConfig:
                     f"{name} is at most 0 (the paper takes -0.07, 0 or -1), not {value}"
                 )
         check_untuned_share(self.max_untuned_share)
-        if self.algorithm not in ALGORITHMS:
-            raise ConfigError(
-                f"the algorithm is one of {', '.join(ALGORITHMS)}, not {self.algorithm!r}"
-            )
+        ALGORITHMS.check(self.algorithm)
+        TRAINERS.check(self.trainer)
+        EXECUTORS.check(self.executor)
 
     def to_toml(self) -> str:
         """Return the configuration as TOML, which `from_mapping` reads back to an equal one."""

@@ -9,10 +9,10 @@ from collections import Counter
 import optuna
 import pytest
 
-from tvm_mnas.config import ALGORITHMS
 from tvm_mnas.errors import ConfigError
-from tvm_mnas.search.algorithms import make_sampler
-from tvm_mnas.search.evolution import EvolutionSampler, UniformSampler
+from tvm_mnas.plugins import ALGORITHMS
+from tvm_mnas.search.algorithms import AlgorithmRequest, make_sampler
+from tvm_mnas.search.evolution import RegularizedEvolutionSampler, UniformSampler
 from tvm_mnas.search.reward import Reward
 from tvm_mnas.search.sampler import BatchSampler, Observation, distributions_of
 from tvm_mnas.space.space import Decision
@@ -33,7 +33,7 @@ def _distance(first: tuple[int, ...], second: tuple[int, ...]) -> int:
 
 
 def test_a_child_differs_in_one_decision_from_the_best_of_a_full_tournament() -> None:
-    sampler = EvolutionSampler(DECISIONS, seed=0, population=8, tournament=8)
+    sampler = RegularizedEvolutionSampler(DECISIONS, seed=0, population=8, tournament=8)
     history = _history(8)
     best = max((o for o in history if o is not None), key=lambda o: o.reward)
     children = {sampler.propose(number, history) for number in range(8, 400)}
@@ -43,7 +43,7 @@ def test_a_child_differs_in_one_decision_from_the_best_of_a_full_tournament() ->
 
 
 def test_the_tournament_presses_towards_better_parents() -> None:
-    sampler = EvolutionSampler(DECISIONS, seed=0, population=10, tournament=3)
+    sampler = RegularizedEvolutionSampler(DECISIONS, seed=0, population=10, tournament=3)
     far_apart = [(0, 0, 0, 0, 0), (1, 1, 1, 1, 1), (2, 2, 2, 2, 2)]
     history: list[Observation | None] = [
         Observation(far_apart[0], 0.9),
@@ -60,7 +60,7 @@ def test_the_tournament_presses_towards_better_parents() -> None:
 
 
 def test_the_oldest_die_whatever_their_reward() -> None:
-    sampler = EvolutionSampler(DECISIONS, seed=0, population=4, tournament=4)
+    sampler = RegularizedEvolutionSampler(DECISIONS, seed=0, population=4, tournament=4)
     champion = Observation((0, 0, 0, 0, 0), 1.0)
     young: list[Observation | None] = [Observation((2, 2, 2, 2, 2), 0.1) for _ in range(4)]
     for number in range(50):
@@ -70,7 +70,7 @@ def test_the_oldest_die_whatever_their_reward() -> None:
 
 
 def test_failed_trials_are_not_members_and_until_there_are_enough_trials_are_random() -> None:
-    sampler = EvolutionSampler(DECISIONS, seed=0, population=4, tournament=4)
+    sampler = RegularizedEvolutionSampler(DECISIONS, seed=0, population=4, tournament=4)
     uniform = UniformSampler(DECISIONS, seed=0)
     three = [*_history(3), None, None]
     for number in range(20):
@@ -89,13 +89,16 @@ def test_random_search_draws_every_architecture_alike() -> None:
     assert all(abs(count - 1000) < 130 for count in seen.values())
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", ALGORITHMS.names)
 @pytest.mark.parametrize("objectives", [1, 2])
 def test_every_algorithm_searches_a_study_with_either_kind_of_objective(
     name: str, objectives: int
 ) -> None:
     reward = REWARD if objectives == 2 else None
-    sampler = make_sampler(name, DECISIONS, reward=reward, seed=0, batch_size=4, population=4)
+    sampler = make_sampler(
+        name,
+        AlgorithmRequest(decisions=DECISIONS, reward=reward, seed=0, batch_size=4, population=4),
+    )
     directions = ["maximize", "minimize"][:objectives]
     study = optuna.create_study(directions=directions, sampler=sampler)
     for number in range(24):
@@ -109,12 +112,12 @@ def test_every_algorithm_searches_a_study_with_either_kind_of_objective(
 
 def test_an_unknown_algorithm_is_answered_with_the_known_ones() -> None:
     with pytest.raises(ConfigError) as caught:
-        make_sampler("genetic", DECISIONS, reward=REWARD, seed=0)
-    for name in (*ALGORITHMS, "'genetic'"):
+        make_sampler("genetic", AlgorithmRequest(decisions=DECISIONS, reward=REWARD, seed=0))
+    for name in (*ALGORITHMS.names, "'genetic'"):
         assert name in str(caught.value)
 
 
 @pytest.mark.parametrize(("population", "tournament"), [(4, 5), (4, 0), (0, 0)])
 def test_an_impossible_tournament_is_refused(population: int, tournament: int) -> None:
     with pytest.raises(ConfigError, match="tournament"):
-        EvolutionSampler(DECISIONS, seed=0, population=population, tournament=tournament)
+        RegularizedEvolutionSampler(DECISIONS, seed=0, population=population, tournament=tournament)

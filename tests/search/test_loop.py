@@ -19,7 +19,7 @@ from tvm_mnas.config import SearchConfig
 from tvm_mnas.devices.core.latency import Latency
 from tvm_mnas.errors import DeviceLostError, RunError, TrainingError, TvmMnasError
 from tvm_mnas.evaluation.results import Effort, Evaluation, Failure
-from tvm_mnas.search.algorithms import make_sampler
+from tvm_mnas.search.algorithms import AlgorithmRequest, make_sampler
 from tvm_mnas.search.loop import run_trials
 from tvm_mnas.search.run import RunDirectory, TrialRecord
 from tvm_mnas.space.architecture import Architecture
@@ -120,11 +120,13 @@ def go_on(
     with run.lock():
         sampler = make_sampler(
             config.algorithm,
-            space.decisions,
-            reward=run.reward,
-            seed=config.seed,
-            batch_size=config.batch,
-            checkpoint=run.controller,
+            AlgorithmRequest(
+                decisions=space.decisions,
+                reward=run.reward,
+                seed=config.seed,
+                batch_size=config.batch,
+                checkpoint=run.controller,
+            ),
         )
         used = evaluator(space)
         run_trials(run, space, run.study(sampler), used, on_trial=on_trial)

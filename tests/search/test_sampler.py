@@ -16,7 +16,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from tvm_mnas.errors import CandidateError, ConfigError
-from tvm_mnas.search.evolution import EvolutionSampler, UniformSampler
+from tvm_mnas.search.evolution import RegularizedEvolutionSampler, UniformSampler
 from tvm_mnas.search.ppo import PPOSettings
 from tvm_mnas.search.reward import Reward
 from tvm_mnas.search.sampler import BatchSampler, PPOSampler, distributions_of, tokens_of
@@ -135,8 +135,8 @@ def ppo_sampler(checkpoint: Path | None = None) -> PPOSampler:
     )
 
 
-def evolution_sampler() -> EvolutionSampler:
-    return EvolutionSampler(
+def evolution_sampler() -> RegularizedEvolutionSampler:
+    return RegularizedEvolutionSampler(
         DECISIONS, reward=REWARD, seed=5, batch_size=BATCH, population=6, tournament=3
     )
 

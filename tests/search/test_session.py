@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.report.runs import make_latency, make_success, sample_architectures
-from tvm_mnas.search.session import SearchResult
+from tvm_mnas.search.result import SearchResult
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def test_the_best_ones_latency_says_what_makes_it_doubtful(
         "accuracy": {"validation": {"top1": 0.7, "steps": 120}, "test": {"top1": 0.6}},
         "latency": latency.to_dict(),
     }
-    lines = SearchResult((record,), record, Path("run/best"), manifest).lines()
+    lines = SearchResult(Path("run"), (record,), record, Path("run/best"), manifest).lines()
     (line,) = (line for line in lines if "0.05 ms" in line)
     warning = ", UNSTABLE DEVICE: the device's reference kernel takes 50.0% longer than at first"
     assert line.endswith(f"{shown.removesuffix(')')}{warning if change > 0.1 else ''})")

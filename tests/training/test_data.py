@@ -14,7 +14,7 @@ from tvm_mnas.training.data import MemorySplit, augment, load_data
 from tvm_mnas.training.images import (
     FASHION_NORMALIZATION,
     ImageSet,
-    check_data,
+    check_shipped,
     network_input,
     read_embedded,
 )
@@ -144,7 +144,7 @@ def test_any_input_size_can_be_asked_for(size: int) -> None:
     ],
 )
 def test_wrong_specs_get_one_line(spec: str, words: str) -> None:
-    for attempt in (lambda: load_data(spec, input_size=32, seed=0), lambda: check_data(spec)):
+    for attempt in (lambda: load_data(spec, input_size=32, seed=0), lambda: check_shipped(spec)):
         with pytest.raises(DataError) as caught:
             attempt()
         assert words in str(caught.value)
@@ -161,7 +161,7 @@ def test_the_full_set_is_used_only_when_asked_for(
     tmp_path: Path, write_idx: Callable[..., None]
 ) -> None:
     write_idx(tmp_path, train=5, test=2)
-    check_data(f"idx:{tmp_path}")
+    check_shipped(f"idx:{tmp_path}")
     splits = load_data(f"idx:{tmp_path}", input_size=32, seed=0)
     assert (len(splits.train), len(splits.validation), len(splits.test)) == (40, 10, 20)
     assert splits.name == f"idx:{tmp_path}"

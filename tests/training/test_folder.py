@@ -12,7 +12,7 @@ import torch
 from tvm_mnas.errors import DataError
 from tvm_mnas.training.data import load_data
 from tvm_mnas.training.folder import central_box, load_folder, random_box
-from tvm_mnas.training.images import check_data
+from tvm_mnas.training.images import check_shipped
 
 
 def load(root: Path, *, workers: int = 0, seed: int = 0, fraction: float = 0.2):  # type: ignore[no-untyped-def]
@@ -92,10 +92,10 @@ def test_evaluation_crops_with_padding() -> None:
 def test_a_check_finds_a_folder_without_reading_it(image_folder: Path) -> None:
     for path in (image_folder / "train").rglob("*.png"):
         path.write_bytes(b"")
-    check_data(f"imagefolder:{image_folder}")
+    check_shipped(f"imagefolder:{image_folder}")
     remove_test(image_folder)
     with pytest.raises(DataError, match="has directories: train"):
-        check_data(f"imagefolder:{image_folder}")
+        check_shipped(f"imagefolder:{image_folder}")
 
 
 def remove_test(root: Path) -> None:

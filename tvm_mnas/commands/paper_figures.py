@@ -179,10 +179,10 @@ def _time_scaled(
     from tvm_mnas.models.cost import count_cost
     from tvm_mnas.paper.figures import scaled_rows
     from tvm_mnas.paper.tables import provenance
-    from tvm_mnas.workflows.model_ref import resolve_model
+    from tvm_mnas.workflows.model_ref import resolve_architecture, resolve_model
 
     models = [resolve_model(point.model) for point in points]
-    costs = [count_cost(model.architecture) for model in models if model.architecture is not None]
+    costs = [count_cost(resolve_architecture(point.model)) for point in points]
     timed = time_networks(
         models,
         device=device,

@@ -14,7 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from tvm_mnas.errors import TrainingError, TvmMnasError
 from tvm_mnas.processes import ask_to_be_killed
@@ -33,6 +33,33 @@ class Outcome(Generic[_Result]):
 
     result: _Result | None
     error: TvmMnasError | None
+
+
+class Executor(Protocol):
+    """Runs trainings somewhere; a context manager. The factory that `--executor` names is called with `jobs=N`."""
+
+    def __enter__(self) -> Executor:
+        """Return the executor, ready for tasks."""
+        ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End everything that the executor started."""
+        ...
+
+    def map(
+        self,
+        function: Callable[[_Task, Callable[[int], None]], _Result],
+        tasks: Sequence[_Task],
+        *,
+        on_progress: Callable[[int], None] = ...,
+    ) -> Iterator[tuple[int, Outcome[_Result]]]:
+        """Yield `(index, outcome)` of `function(task, report)` for each task, as each is done, in any order."""
+        ...
 
 
 class LocalExecutor:

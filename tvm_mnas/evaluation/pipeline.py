@@ -15,15 +15,18 @@ from typing import TYPE_CHECKING
 
 from tvm_mnas.config import SearchConfig
 from tvm_mnas.errors import CandidateError
-from tvm_mnas.evaluation.executor import LocalExecutor
-from tvm_mnas.evaluation.proxy_trainer import TrainTask, train, training_seed
+from tvm_mnas.evaluation.executor import Executor
 from tvm_mnas.evaluation.results import Effort, Evaluation, Failure, Observer
 from tvm_mnas.evaluation.toolchain import Toolchain
+from tvm_mnas.evaluation.trainers import TrainTask, run_training, training_seed
+from tvm_mnas.models.cost import Cost
 from tvm_mnas.space.architecture import Architecture
+from tvm_mnas.space.candidate import Candidate
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from tvm_mnas.compiler.core.kernel import LoweredNetwork
-    from tvm_mnas.models.network import Network
     from tvm_mnas.training.accuracy import Accuracy
 
 
@@ -32,10 +35,11 @@ class _Candidate:
     """What has become of one candidate so far."""
 
     index: int
-    architecture: Architecture
+    architecture: Candidate
     effort: Effort = field(default_factory=Effort)
     accuracy: Accuracy | None = None
-    network: Network | None = None
+    network: nn.Module | None = None
+    counted: Cost | None = None
     lowered: LoweredNetwork | None = None
 
     def failed(self, stage: str, error: CandidateError) -> tuple[int, Evaluation]:
@@ -49,11 +53,11 @@ class CandidatePipeline:
 
     config: SearchConfig
     toolchain: Toolchain
-    executor: LocalExecutor
+    executor: Executor
     artifacts: Path
     observer: Observer
 
-    def evaluate(self, architectures: Sequence[Architecture]) -> Iterator[tuple[int, Evaluation]]:
+    def evaluate(self, architectures: Sequence[Candidate]) -> Iterator[tuple[int, Evaluation]]:
         """Yield `(index, evaluation)` of each architecture as soon as it is known.
 
         Raises:
@@ -86,6 +90,7 @@ class CandidatePipeline:
         tasks = [
             TrainTask(
                 notation=candidate.architecture.notation,
+                trainer=config.trainer,
                 data=config.data,
                 data_seed=config.seed,
                 seed=training_seed(config.seed, candidate.architecture),
@@ -97,7 +102,9 @@ class CandidatePipeline:
         ]
         total = config.train_steps * len(tasks)
         outcomes = self.executor.map(
-            train, tasks, on_progress=lambda done: self.observer.stage("training", done, total)
+            run_training,
+            tasks,
+            on_progress=lambda done: self.observer.stage("training", done, total),
         )
         for index, outcome in outcomes:
             candidate = candidates[index]
@@ -112,11 +119,13 @@ class CandidatePipeline:
             yield candidate, None
 
     def _lower(self, candidate: _Candidate) -> None:
-        from tvm_mnas.models.network import build_network
+        from tvm_mnas.models.candidates import build_candidate, candidate_cost
 
         started = time.perf_counter()
         # Kernels do not depend on weights: random ones measure the same network.
-        candidate.network = build_network(candidate.architecture, seed=self.config.seed).eval()
+        candidate.network = build_candidate(candidate.architecture, seed=self.config.seed).eval()
+        if not isinstance(candidate.architecture, Architecture):
+            candidate.counted = candidate_cost(candidate.architecture, candidate.network)
         candidate.lowered = self.toolchain.lower(
             candidate.network, candidate.architecture.image_shape
         )
@@ -181,5 +190,5 @@ class CandidatePipeline:
             moved_bytes=candidate.lowered.moved_bytes,
         )
         return candidate.index, Evaluation.success(
-            candidate.architecture, candidate.accuracy, latency, effort
+            candidate.architecture, candidate.accuracy, latency, effort, candidate.counted
         )

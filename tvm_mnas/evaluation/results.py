@@ -12,7 +12,9 @@ from typing import Any, Protocol
 
 from tvm_mnas.devices.core.latency import Latency
 from tvm_mnas.errors import TvmMnasError
+from tvm_mnas.models.cost import Cost, count_cost
 from tvm_mnas.space.architecture import Architecture
+from tvm_mnas.space.candidate import Candidate, parse_candidate
 from tvm_mnas.training.accuracy import Accuracy
 
 STAGES = ("training", "lowering", "tuning", "compiling", "measuring")
@@ -71,11 +73,13 @@ class Effort:
 class Evaluation:
     """The result of one candidate: accuracy and latency, or a failure."""
 
-    architecture: Architecture
+    architecture: Candidate
     accuracy: Accuracy | None
     latency: Latency | None
     failure: Failure | None
     effort: Effort
+    counted: Cost | None = None
+    """What the network was counted to cost, where that does not follow from the notation."""
 
     def __post_init__(self) -> None:
         if self.failure is None:
@@ -87,15 +91,20 @@ class Evaluation:
 
     @classmethod
     def success(
-        cls, architecture: Architecture, accuracy: Accuracy, latency: Latency, effort: Effort
+        cls,
+        architecture: Candidate,
+        accuracy: Accuracy,
+        latency: Latency,
+        effort: Effort,
+        counted: Cost | None = None,
     ) -> Evaluation:
         """Return the evaluation of a candidate that was trained, compiled and measured."""
-        return cls(architecture, accuracy, latency, None, effort)
+        return cls(architecture, accuracy, latency, None, effort, counted)
 
     @classmethod
     def failed(
         cls,
-        architecture: Architecture,
+        architecture: Candidate,
         failure: Failure,
         effort: Effort,
         accuracy: Accuracy | None = None,
@@ -110,8 +119,16 @@ class Evaluation:
             return None
         return self.accuracy.top1, self.latency.latency_ms
 
+    @property
+    def cost(self) -> Cost | None:
+        """Parameters and mult-adds; None for a candidate of one's own that was never built."""
+        if isinstance(self.architecture, Architecture):
+            return count_cost(self.architecture)
+        return self.counted
+
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values that `from_json` reads back to an equal evaluation."""
+        counted = {} if self.counted is None else {"counted": asdict(self.counted)}
         return {
             "architecture": self.architecture.notation,
             "accuracy": self.accuracy.to_json() if self.accuracy else None,
@@ -120,6 +137,7 @@ class Evaluation:
             "effort": {
                 name: value for name, value in asdict(self.effort).items() if value is not None
             },
+            **counted,
         }
 
     @classmethod
@@ -131,11 +149,12 @@ class Evaluation:
         """
         accuracy, latency, failure = (values[key] for key in ("accuracy", "latency", "failure"))
         return cls(
-            architecture=Architecture.parse(values["architecture"]),
+            architecture=parse_candidate(values["architecture"]),
             accuracy=Accuracy.from_json(accuracy) if accuracy else None,
             latency=Latency.from_dict(latency) if latency else None,
             failure=Failure(**failure) if failure else None,
             effort=Effort(**{_RENAMED.get(k, k): v for k, v in values["effort"].items()}),
+            counted=Cost(**values["counted"]) if "counted" in values else None,
         )
 
 
@@ -152,7 +171,7 @@ class Observer(Protocol):
 class Evaluator(Protocol):
     """Turns candidates into evaluations; `pipeline.py` has the real one, `testing.py` a synthetic one."""
 
-    def evaluate(self, architectures: Sequence[Architecture]) -> Iterator[tuple[int, Evaluation]]:
+    def evaluate(self, architectures: Sequence[Candidate]) -> Iterator[tuple[int, Evaluation]]:
         """Yield `(index, evaluation)` for each of `architectures`, as each is done, in any order.
 
         Raises:

@@ -213,8 +213,12 @@ class Toolchain:
         artifact: CompiledArtifact,
         images: NDArray[np.float32],
         expected: NDArray[np.float32],
+        *,
+        batch_size: int = 1,
     ) -> float:
         """Return how far the device's outputs for `images` (K,C,H,W) are from `expected` (K,classes).
+
+        `batch_size` is the N that the network was compiled for; it divides K.
 
         The largest difference, relative to the largest magnitude expected (at least 1).
 
@@ -224,7 +228,9 @@ class Toolchain:
         """
         from tvm_mnas.devices.farm.timing import run_network
 
-        (raw,) = _retried(lambda: run_network(artifact.path, images, self.farm, batch_size=1))
+        (raw,) = _retried(
+            lambda: run_network(artifact.path, images, self.farm, batch_size=batch_size)
+        )
         outputs = raw.astype(np.float32)
         if outputs.shape != expected.shape or not np.isfinite(outputs).all():
             raise MeasurementError(
@@ -243,12 +249,13 @@ class Toolchain:
     ) -> float:
         """Return how far the device's outputs for random images are from what `compute` makes of them.
 
-        `shape` is that of one image (1,C,H,W). Raises what `check` raises.
+        `shape` is that of the network's input (N,C,H,W). Raises what `check` raises.
         """
+        count = max(CHECKED_IMAGES, shape[0])
         images = np.random.default_rng(seed).standard_normal(
-            (CHECKED_IMAGES, *shape[1:]), dtype=np.float32
+            (count - count % shape[0], *shape[1:]), dtype=np.float32
         )
-        return self.check(artifact, images, compute(images))
+        return self.check(artifact, images, compute(images), batch_size=shape[0])
 
 
 @contextlib.contextmanager

@@ -59,7 +59,7 @@ def parse_checkpoints(
         ConfigError: if a text has another form, names another network, or no file; or if `data` is None.
         DataError: if `data` names nothing that is there.
     """
-    from tvm_mnas.training.images import check_data
+    from tvm_mnas.training.sources import check_data
 
     files: dict[str, Path] = {}
     for text in texts:

@@ -18,9 +18,9 @@ from tvm_mnas.report.figures import (
 )
 from tvm_mnas.report.page import Picture, build_page, dig
 from tvm_mnas.report.tables import count_trials
+from tvm_mnas.search.result import pick_finalists
 from tvm_mnas.search.reward import Reward
 from tvm_mnas.search.run import RunDirectory, TrialRecord
-from tvm_mnas.search.selection import pick_finalists
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

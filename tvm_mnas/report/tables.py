@@ -17,7 +17,6 @@ from tvm_mnas.devices.core.latency import Latency
 from tvm_mnas.errors import DataError
 from tvm_mnas.evaluation.predictor import MeasuredNetwork, fit_predictor, leave_one_out_error
 from tvm_mnas.evaluation.results import STAGES, Failure
-from tvm_mnas.models.cost import count_cost
 from tvm_mnas.search.pareto import Point, pareto_front
 from tvm_mnas.search.run import TrialRecord
 
@@ -132,9 +131,9 @@ def candidate_row(record: TrialRecord) -> Row:
         evaluation.latency,
         evaluation.architecture,
     )
-    if accuracy is None or latency is None:
+    cost = evaluation.cost
+    if accuracy is None or latency is None or cost is None:
         raise ValueError(f"a row of numbers needs a measured candidate, not trial {record.number}")
-    cost = count_cost(architecture)
     return {
         "trial": record.number,
         "id": architecture.id,

@@ -1,16 +1,20 @@
-"""The search algorithms by name: the paper's, those it is compared with, and Optuna's own."""
+"""The search algorithms behind one door: the paper's, those it is compared with, and Optuna's own.
+
+An algorithm of one's own is a function like those below; `--algorithm package.module:function` finds it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 
-from tvm_mnas.config import ALGORITHMS
 from tvm_mnas.errors import ConfigError
-from tvm_mnas.search.evolution import EvolutionSampler, UniformSampler
+from tvm_mnas.plugins import ALGORITHMS
+from tvm_mnas.search.evolution import RegularizedEvolutionSampler, UniformSampler
 from tvm_mnas.search.reward import Reward
 from tvm_mnas.search.sampler import PPOSampler
 from tvm_mnas.space.space import Decision
@@ -19,48 +23,82 @@ if TYPE_CHECKING:
     from tvm_mnas.search.ppo import PPOSettings
 
 
-def make_sampler(
-    name: str,
-    decisions: Sequence[Decision],
-    *,
-    reward: Reward | None,
-    seed: int,
-    batch_size: int = 16,
-    population: int = 64,
-    settings: PPOSettings | None = None,
-    checkpoint: Path | None = None,
-) -> BaseSampler:
-    """Return the sampler called `name`: one of `tvm_mnas.config.ALGORITHMS`.
+@dataclass(frozen=True, kw_only=True)
+class AlgorithmRequest:
+    """What an algorithm is to sample, and from what.
 
-    `reward` is `None` for a study whose one objective is the reward. `population` is evolution's
-    (its tournament is a quarter of it) and NSGA-II's; `settings` and `checkpoint` are PPO's. TPE
-    and NSGA-II look at the study's objectives themselves and take no reward.
+    `reward` is `None` for a study whose one objective is the reward; otherwise the study has two, accuracy to
+    maximize and latency in milliseconds to minimize. `batch_size` candidates are asked for at a time, `population` is
+    what a population-based algorithm should keep, `checkpoint` a file that a learning one may write. `settings` is
+    PPO's.
+    """
+
+    decisions: Sequence[Decision]
+    reward: Reward | None
+    seed: int
+    batch_size: int = 16
+    population: int = 64
+    checkpoint: Path | None = None
+    settings: PPOSettings | None = None
+
+
+class Algorithm(Protocol):
+    """Makes the Optuna sampler of a search; each decision is a categorical parameter of its name."""
+
+    def __call__(self, request: AlgorithmRequest) -> BaseSampler:
+        """Return a new sampler; one that resumes exactly is a function of study and seed alone."""
+        ...
+
+
+def make_sampler(name: str, request: AlgorithmRequest) -> BaseSampler:
+    """Return the sampler of the algorithm called `name`, one that ships or one's own.
 
     Raises:
-        ConfigError: if no algorithm has this name.
+        ConfigError: if there is none, or what it makes is no Optuna sampler.
     """
-    if name == "ppo":
-        return PPOSampler(
-            decisions,
-            reward=reward,
-            seed=seed,
-            batch_size=batch_size,
-            settings=settings,
-            checkpoint=checkpoint,
+    algorithm: Algorithm = ALGORITHMS.load(name)
+    sampler: object = algorithm(request)
+    if not isinstance(sampler, BaseSampler):
+        raise ConfigError(
+            f"the algorithm {name!r} returns an Optuna sampler, and it returned {type(sampler).__name__}"
         )
-    if name == "evolution":
-        return EvolutionSampler(
-            decisions,
-            reward=reward,
-            seed=seed,
-            batch_size=batch_size,
-            population=population,
-            tournament=max(1, population // 4),
-        )
-    if name == "random":
-        return UniformSampler(decisions, reward=reward, seed=seed)
-    if name == "tpe":
-        return TPESampler(seed=seed)
-    if name == "nsga2":
-        return NSGAIISampler(population_size=population, seed=seed)
-    raise ConfigError(f"an algorithm is one of {', '.join(ALGORITHMS)}, not {name!r}")
+    return sampler
+
+
+def make_ppo(request: AlgorithmRequest) -> BaseSampler:
+    """Return the paper's: an LSTM controller trained by PPO."""
+    return PPOSampler(
+        request.decisions,
+        reward=request.reward,
+        seed=request.seed,
+        batch_size=request.batch_size,
+        settings=request.settings,
+        checkpoint=request.checkpoint,
+    )
+
+
+def make_evolution(request: AlgorithmRequest) -> BaseSampler:
+    """Return regularized evolution, its tournament a quarter of the population."""
+    return RegularizedEvolutionSampler(
+        request.decisions,
+        reward=request.reward,
+        seed=request.seed,
+        batch_size=request.batch_size,
+        population=request.population,
+        tournament=max(1, request.population // 4),
+    )
+
+
+def make_random(request: AlgorithmRequest) -> BaseSampler:
+    """Return random search."""
+    return UniformSampler(request.decisions, reward=request.reward, seed=request.seed)
+
+
+def make_tpe(request: AlgorithmRequest) -> BaseSampler:
+    """Return Optuna's TPE, which looks at the study's objectives itself."""
+    return TPESampler(seed=request.seed)
+
+
+def make_nsga2(request: AlgorithmRequest) -> BaseSampler:
+    """Return Optuna's NSGA-II, which looks at the study's objectives itself."""
+    return NSGAIISampler(population_size=request.population, seed=request.seed)

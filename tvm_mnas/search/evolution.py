@@ -41,7 +41,7 @@ class UniformSampler(BatchSampler):
         return tuple(rng.randrange(len(decision.choices)) for decision in self.decisions)
 
 
-class EvolutionSampler(BatchSampler):
+class RegularizedEvolutionSampler(BatchSampler):
     """Regularized evolution: mutate the best of a few, let the oldest die (Real et al. 2018).
 
     The population is the newest `population` trials that have a reward; until there are so many,

@@ -25,14 +25,15 @@ from typing import TYPE_CHECKING, Any
 from tvm_mnas import __version__
 from tvm_mnas.config import SearchConfig
 from tvm_mnas.errors import RunError
-from tvm_mnas.evaluation.proxy_trainer import load_splits, read_accuracy
 from tvm_mnas.evaluation.results import Observer
 from tvm_mnas.evaluation.toolchain import Toolchain
-from tvm_mnas.models.cost import count_cost
-from tvm_mnas.training.images import DataSource, class_names
+from tvm_mnas.evaluation.trainers import load_splits, read_accuracy
+from tvm_mnas.space.architecture import Architecture
+from tvm_mnas.space.network_space import ChosenNetwork
+from tvm_mnas.training.sources import class_names
 
 if TYPE_CHECKING:
-    from tvm_mnas.space.architecture import Architecture
+    from tvm_mnas.space.candidate import Candidate
 
 MANIFEST_FORMAT = 1
 CHECKED_IMAGES = 16
@@ -84,6 +85,7 @@ def _write_files(
     origin: dict[str, Any],
     observer: Observer,
 ) -> dict[str, Any]:
+    from tvm_mnas.models.candidates import candidate_cost
     from tvm_mnas.models.inference import export_onnx, predict
     from tvm_mnas.training.accuracy import Accuracy
     from tvm_mnas.training.proxy import evaluate
@@ -95,10 +97,9 @@ def _write_files(
         observer.stage(name, next(steps), 5)
 
     step("export: compiling")
-    network = load_network(weights)
-    architecture = network.architecture
+    architecture, network = load_network(weights)
     validation = read_accuracy(weights)
-    save_weights(network, directory / "weights.safetensors")
+    save_weights(network, directory / "weights.safetensors", architecture)
     shape = architecture.image_shape
     lowered = toolchain.lower(network, shape)
     if toolchain.missing(lowered):
@@ -124,7 +125,7 @@ def _write_files(
     )
     step("export: measuring")
     latency = toolchain.measure(artifact, shape)
-    cost = count_cost(architecture)
+    cost = candidate_cost(architecture, network)
     manifest: dict[str, Any] = {
         "format": MANIFEST_FORMAT,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -140,7 +141,7 @@ def _write_files(
             "mean": list(splits.normalization.mean),
             "std": list(splits.normalization.std),
             "class_names": list(class_names(config.data)),
-            "grey": DataSource.parse(config.data).kind != "imagefolder",
+            "grey": config.data.partition(":")[0] in ("embedded", "idx"),
         },
         "accuracy": {"validation": validation.to_json(), "test": test.to_json()},
         "latency": latency.to_dict(),
@@ -167,7 +168,15 @@ def _write_files(
     return manifest
 
 
-def _describe(architecture: Architecture) -> dict[str, Any]:
+def _describe(candidate: Candidate) -> dict[str, Any]:
+    if not isinstance(candidate, Architecture):
+        return {
+            "notation": candidate.notation,
+            "id": candidate.id,
+            "choices": dict(candidate.choices) if isinstance(candidate, ChosenNetwork) else {},
+            "classes": candidate.classes,
+        }
+    architecture = candidate
     return {
         "notation": architecture.notation,
         "id": architecture.id,

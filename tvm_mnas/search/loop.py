@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     import optuna
     from optuna.distributions import CategoricalDistribution
 
-    from tvm_mnas.space.architecture import Architecture
-    from tvm_mnas.space.space import SearchSpace
+    from tvm_mnas.space.candidate import Candidate
+    from tvm_mnas.space.catalogue import Space
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class _Known:
 
 def run_trials(
     run: RunDirectory,
-    space: SearchSpace,
+    space: Space,
     study: optuna.Study,
     evaluator: Evaluator,
     *,
@@ -89,11 +89,11 @@ class _Batch:
 
     run: RunDirectory
     study: optuna.Study
-    pending: list[tuple[optuna.Trial, Architecture]]
+    pending: list[tuple[optuna.Trial, Candidate]]
     known: dict[str, _Known]
     on_trial: Callable[[TrialRecord], None]
 
-    def unknown(self) -> list[Architecture]:
+    def unknown(self) -> list[Candidate]:
         """The architectures to evaluate, each once, in the order of their trials."""
         fresh = {a.id: a for _, a in self.pending if a.id not in self.known}
         return list(fresh.values())
@@ -104,7 +104,7 @@ class _Batch:
             if architecture.id in self.known:
                 self._finish(trial, self.known[architecture.id])
 
-    def learn(self, architecture: Architecture, evaluation: Evaluation) -> None:
+    def learn(self, architecture: Candidate, evaluation: Evaluation) -> None:
         """Finish every trial of this architecture with `evaluation`."""
         twins = [trial for trial, other in self.pending if other.id == architecture.id]
         entry = _Known(twins[0].number, evaluation)
@@ -129,7 +129,7 @@ class _Batch:
         self.on_trial(TrialRecord(trial.number, evaluation, reward, repeats))
 
 
-def _check_space(run: RunDirectory, space: SearchSpace, study: optuna.Study) -> None:
+def _check_space(run: RunDirectory, space: Space, study: optuna.Study) -> None:
     """Refuse to go on in another space: its file may have been edited since the run began."""
     stored = study.user_attrs.get(SPACE_ATTRIBUTE)
     if stored is None:
@@ -145,13 +145,13 @@ def _check_space(run: RunDirectory, space: SearchSpace, study: optuna.Study) -> 
 def _pending_trials(
     study: optuna.Study,
     numbers: range,
-    space: SearchSpace,
+    space: Space,
     distributions: dict[str, CategoricalDistribution],
-) -> list[tuple[optuna.Trial, Architecture]]:
+) -> list[tuple[optuna.Trial, Candidate]]:
     import optuna
 
     existing = study.get_trials(deepcopy=False)
-    pending: list[tuple[optuna.Trial, Architecture]] = []
+    pending: list[tuple[optuna.Trial, Candidate]] = []
     for number in numbers:
         state = existing[number].state if number < len(existing) else None
         if state is not None and state.is_finished():

@@ -14,20 +14,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tvm_mnas.devices.core.latency import Coverage, untuned_flag
 from tvm_mnas.errors import CandidateError, ConfigError, RunError
-from tvm_mnas.evaluation.executor import LocalExecutor
+from tvm_mnas.evaluation.executor import Executor
 from tvm_mnas.evaluation.pipeline import CandidatePipeline
-from tvm_mnas.evaluation.proxy_trainer import TrainTask, train, training_seed
 from tvm_mnas.evaluation.results import Observer
 from tvm_mnas.evaluation.toolchain import Toolchain, open_toolchain
-from tvm_mnas.search.algorithms import make_sampler
+from tvm_mnas.evaluation.trainers import TrainTask, run_training, training_seed
+from tvm_mnas.plugins import EXECUTORS
+from tvm_mnas.search.algorithms import AlgorithmRequest, make_sampler
 from tvm_mnas.search.export import export_network
 from tvm_mnas.search.loop import run_trials
+from tvm_mnas.search.result import SearchResult, pick_finalists
 from tvm_mnas.search.run import RunDirectory, TrialRecord
-from tvm_mnas.search.selection import pick_finalists
-from tvm_mnas.space.files import load_space
-from tvm_mnas.space.space import SearchSpace
+from tvm_mnas.space.catalogue import Space, find_space
 
 if TYPE_CHECKING:
     import optuna
@@ -47,69 +46,11 @@ class SearchObserver(Observer, Protocol):
 
 
 @dataclass(frozen=True)
-class SearchResult:
-    """What a finished search found: every trial, and the best candidate with its export's manifest."""
-
-    records: tuple[TrialRecord, ...]
-    best: TrialRecord | None
-    export: Path | None
-    manifest: dict[str, Any] | None
-
-    def summary(self) -> dict[str, Any]:
-        """Return counts, costs and the best candidate as plain JSON values."""
-        fresh = [record for record in self.records if record.repeats is None]
-        efforts = [record.evaluation.effort for record in fresh]
-        return {
-            "trials": len(self.records),
-            "candidates": len(fresh),
-            "failed": sum(record.reward is None for record in fresh),
-            "training_s": sum(effort.training_s for effort in efforts),
-            "tuning_s": sum(effort.tuning_s for effort in efforts),
-            "tuning_s_per_candidate": sum(effort.tuning_s for effort in efforts)
-            / max(1, len(fresh)),
-            "kernels_tuned": sum(effort.kernels_tuned for effort in efforts),
-            "schedules_measured": sum(effort.schedules_measured for effort in efforts),
-            "compiling_s": sum(effort.compiling_s for effort in efforts),
-            "measuring_s": sum(effort.measuring_s for effort in efforts),
-            "best_trial": None if self.best is None else self.best.number,
-            "export": None if self.export is None else str(self.export),
-            "manifest": self.manifest,
-        }
-
-    def lines(self) -> list[str]:
-        """Return the few lines that sum the search up for a person."""
-        counts = self.summary()
-        lines = [
-            f"{counts['trials']} trials, {counts['candidates']} different candidates, "
-            f"{counts['failed']} failed; {counts['kernels_tuned']} kernels tuned with "
-            f"{counts['schedules_measured']} schedules, {counts['tuning_s_per_candidate']:.1f} s of tuning "
-            f"per candidate"
-        ]
-        if self.best is None or self.manifest is None:
-            lines.append("no candidate succeeded; `tvm-mnas report RUN` lists the reasons")
-            return lines
-        accuracy, latency = self.manifest["accuracy"], self.manifest["latency"]
-        untuned = untuned_flag(
-            Coverage(tuned_share=latency.get("coverage", {}).get("tuned_share")).untuned_percent
-        )
-        flag = f", {untuned}" if untuned else ""
-        flag += "".join(f", UNSTABLE DEVICE: {warning}" for warning in latency.get("warnings", ()))
-        lines += [
-            f"best: trial {self.best.number}, {self.manifest['architecture']}",
-            f"      validation {accuracy['validation']['top1']:.2%}, test {accuracy['test']['top1']:.2%} "
-            f"after {accuracy['validation']['steps']} steps; {latency['latency_ms']:.4g} ms on "
-            f"{latency['device_key']} (spread {latency['spread']:.1%}{flag})",
-            f"      {self.export}/net.so",
-        ]
-        return lines
-
-
-@dataclass(frozen=True)
 class Session:
     """A run directory with its space, sampler and study. Hold the run's lock while using it."""
 
     directory: RunDirectory
-    space: SearchSpace
+    space: Space
 
     @classmethod
     def open(cls, directory: RunDirectory) -> Session:
@@ -118,7 +59,7 @@ class Session:
         Raises:
             SpaceError: if the space file is missing or breaks a rule.
         """
-        return cls(directory, load_space(directory.config.space))
+        return cls(directory, find_space(directory.config.space))
 
     @cached_property
     def study(self) -> optuna.Study:
@@ -126,13 +67,15 @@ class Session:
         config = self.directory.config
         sampler = make_sampler(
             config.algorithm,
-            self.space.decisions,
-            reward=self.directory.reward,
-            seed=config.seed,
-            batch_size=config.batch,
-            # Until a population is full, evolution is random search: a short one gets a small population.
-            population=max(MIN_POPULATION, min(MAX_POPULATION, config.trials // 4)),
-            checkpoint=self.directory.controller,
+            AlgorithmRequest(
+                decisions=self.space.decisions,
+                reward=self.directory.reward,
+                seed=config.seed,
+                batch_size=config.batch,
+                # Until a population is full, evolution is random search: a short one gets a small population.
+                population=max(MIN_POPULATION, min(MAX_POPULATION, config.trials // 4)),
+                checkpoint=self.directory.controller,
+            ),
         )
         return self.directory.study(sampler)
 
@@ -220,7 +163,7 @@ class Session:
         self,
         records: tuple[TrialRecord, ...],
         toolchain: Toolchain,
-        executor: LocalExecutor,
+        executor: Executor,
         observer: SearchObserver,
     ) -> SearchResult:
         finalists = pick_finalists(records, self.directory.config.finalists)
@@ -238,8 +181,8 @@ class Session:
             except CandidateError as error:
                 observer.note(f"finalist of trial {record.number} failed: {error}")
                 continue
-            return SearchResult(records, record, best, manifest)
-        return SearchResult(records, None, None, None)
+            return SearchResult(self.directory.path, records, record, best, manifest)
+        return SearchResult(self.directory.path, records, None, None, None)
 
     def _finished_export(self, records: tuple[TrialRecord, ...]) -> SearchResult | None:
         """Return the result of a search whose best network was exported already."""
@@ -253,13 +196,13 @@ class Session:
         except (OSError, ValueError, KeyError, TypeError, StopIteration):
             # Whatever is not a whole export of just this search is made again.
             return None
-        return SearchResult(records, best, file.parent, manifest)
+        return SearchResult(self.directory.path, records, best, file.parent, manifest)
 
     def _retrain(
         self,
         records: list[TrialRecord],
         steps: int | None,
-        executor: LocalExecutor,
+        executor: Executor,
         observer: Observer,
     ) -> Iterator[tuple[TrialRecord, CandidateError | None]]:
         config = self.directory.config
@@ -267,6 +210,7 @@ class Session:
         tasks = [
             TrainTask(
                 notation=record.evaluation.architecture.notation,
+                trainer=config.trainer,
                 data=config.data,
                 data_seed=config.seed,
                 seed=training_seed(config.seed, record.evaluation.architecture),
@@ -279,7 +223,7 @@ class Session:
         ]
         total = chosen * len(tasks)
         outcomes = executor.map(
-            train, tasks, on_progress=lambda done: observer.stage("finalists", done, total)
+            run_training, tasks, on_progress=lambda done: observer.stage("finalists", done, total)
         )
         for index, outcome in outcomes:
             if outcome.error is not None and not isinstance(outcome.error, CandidateError):
@@ -313,7 +257,7 @@ class Session:
         )
 
     def _final_reward(self, record: TrialRecord) -> float:
-        from tvm_mnas.evaluation.proxy_trainer import read_accuracy
+        from tvm_mnas.evaluation.trainers import read_accuracy
 
         assert record.evaluation.latency is not None
         accuracy = read_accuracy(self._weights(record, None))
@@ -347,7 +291,11 @@ class Session:
             yield toolchain
         shutil.rmtree(scratch, ignore_errors=True)
 
-    def _executor(self) -> LocalExecutor:
+    def _executor(self) -> Executor:
         from tvm_mnas.devices.core.host import available_cores
 
-        return LocalExecutor(jobs=self.directory.config.jobs or len(available_cores()))
+        config = self.directory.config
+        executor: Executor = EXECUTORS.load(config.executor)(
+            jobs=config.jobs or len(available_cores())
+        )
+        return executor

@@ -18,10 +18,10 @@ from tvm_mnas.errors import DataError
 from tvm_mnas.training.folder import load_folder
 from tvm_mnas.training.images import (
     FASHION_NORMALIZATION,
-    DataSource,
     ImageSet,
     Normalization,
     Pixels,
+    ShippedSpec,
     fit,
     is_padded,
     network_input,
@@ -93,7 +93,7 @@ def load_data(
         raise DataError(f"the crop padding is 0 to 31 pixels, not {crop_padding}")
     if validation_fraction is not None and not 0.0 < validation_fraction < 1.0:
         raise DataError(f"the validation fraction is between 0 and 1, not {validation_fraction}")
-    source = DataSource.parse(spec)
+    source = ShippedSpec.parse(spec)
     if source.kind == "imagefolder":
         return load_folder(
             source.path,
@@ -103,13 +103,43 @@ def load_data(
             workers=workers,
         )
     train, test = read_embedded() if source.kind == "embedded" else read_idx(source.path)
+    return memory_splits(
+        train,
+        test,
+        input_size=input_size,
+        seed=seed,
+        name=spec,
+        normalization=FASHION_NORMALIZATION,
+        validation_fraction=validation_fraction,
+        crop_padding=crop_padding,
+    )
+
+
+def memory_splits(
+    train: ImageSet,
+    test: ImageSet,
+    *,
+    input_size: int,
+    seed: int,
+    name: str,
+    normalization: Normalization = FASHION_NORMALIZATION,
+    validation_fraction: float | None = None,
+    crop_padding: int = 0,
+) -> DataSplits:
+    """Return the splits of images in memory; what is held out of `train` for validation follows from `seed`.
+
+    Grey images are repeated for each channel of the `normalization`. The rest is as for `load_data`.
+
+    Raises:
+        DataError: if a class has too few images.
+    """
     kept, held_out = split_indices(train.labels, fraction=validation_fraction, seed=seed)
 
     def split(images: ImageSet) -> MemorySplit:
         # Padded once, here; but resized per batch, since large inputs would not fit in memory.
         if is_padded(images.pixels, input_size):
             images = ImageSet(fit(images.pixels, input_size), images.labels, images.classes)
-        return MemorySplit(images, input_size, FASHION_NORMALIZATION, crop_padding=crop_padding)
+        return MemorySplit(images, input_size, normalization, crop_padding=crop_padding)
 
     return DataSplits(
         train=split(train.take(kept)),
@@ -117,8 +147,8 @@ def load_data(
         test=split(test),
         classes=train.classes,
         input_size=input_size,
-        name=spec,
-        normalization=FASHION_NORMALIZATION,
+        name=name,
+        normalization=normalization,
     )
 
 

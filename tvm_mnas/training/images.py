@@ -73,14 +73,14 @@ class ImageSet:
 
 
 @dataclass(frozen=True, slots=True)
-class DataSource:
+class ShippedSpec:
     """What a data spec names: its kind, and where it is unless it is embedded."""
 
     kind: Literal["embedded", "idx", "imagefolder"]
     path: Path
 
     @classmethod
-    def parse(cls, spec: str) -> DataSource:
+    def parse(cls, spec: str) -> ShippedSpec:
         """Return the source that `spec` names: embedded, idx:PATH, imagefolder:PATH or imagenet:PATH.
 
         Raises:
@@ -99,13 +99,13 @@ class DataSource:
         )
 
 
-def check_data(spec: str) -> None:
+def check_shipped(spec: str) -> None:
     """Look whether what `spec` names is there, without reading its images.
 
     Raises:
         DataError: the spec is wrong, or a directory or file that it needs is missing.
     """
-    source = DataSource.parse(spec)
+    source = ShippedSpec.parse(spec)
     if source.kind == "imagefolder":
         folder_parts(source.path)
     elif source.kind == "idx":
@@ -266,13 +266,13 @@ def network_input(
     return np.stack(channels, axis=1)
 
 
-def class_names(spec: str) -> tuple[str, ...]:
+def shipped_class_names(spec: str) -> tuple[str, ...]:
     """Return the names of the classes of a data spec, in the order of their labels.
 
     Raises:
         DataError: the spec is wrong, or what it names is missing.
     """
-    source = DataSource.parse(spec)
+    source = ShippedSpec.parse(spec)
     if source.kind == "embedded":
         return embedded_class_names()
     if source.kind == "idx":
@@ -287,7 +287,7 @@ def read_test_images(spec: str) -> ImageSet:
     Raises:
         DataError: the spec is of another kind or wrong, or what it names is missing.
     """
-    source = DataSource.parse(spec)
+    source = ShippedSpec.parse(spec)
     if source.kind == "embedded":
         return read_embedded()[1]
     if source.kind == "idx":

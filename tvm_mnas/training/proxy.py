@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from tvm_mnas.errors import ConfigError, DataError, TrainingError
-from tvm_mnas.models.network import Network, build_network
-from tvm_mnas.space.architecture import Architecture
+from tvm_mnas.models.candidates import build_candidate
+from tvm_mnas.space.candidate import Candidate
 from tvm_mnas.training.accuracy import Accuracy
 from tvm_mnas.training.splits import Batch, DataSplits, Split
 
@@ -74,12 +74,12 @@ class ProxyRecipe:
 class TrainedNetwork:
     """A trained network, in eval mode on the CPU, and its accuracy on the validation split."""
 
-    network: Network
+    network: nn.Module
     accuracy: Accuracy
 
 
 def train_proxy(
-    architecture: Architecture,
+    candidate: Candidate,
     splits: DataSplits,
     recipe: ProxyRecipe,
     *,
@@ -87,7 +87,7 @@ def train_proxy(
     on_step: OnStep | None = None,
     device: str = "cpu",
 ) -> TrainedNetwork:
-    """Train the network of `architecture` by `recipe` and return it with its validation accuracy.
+    """Train the network of `candidate` by `recipe` and return it with its validation accuracy.
 
     Weights, order of images, augmentation and dropout follow from `seed`; on the CPU with one
     thread the same seed gives the same weights. The number of threads is the caller's affair. The
@@ -95,11 +95,11 @@ def train_proxy(
 
     Raises:
         TrainingError: the loss became infinite or not a number, with the step.
-        DataError: the data does not fit the architecture.
+        DataError: the data does not fit the candidate.
     """
-    _check_fit(architecture, splits)
-    network = build_network(
-        architecture,
+    _check_fit(candidate, splits)
+    network = build_candidate(
+        candidate,
         dropout=recipe.dropout,
         seed=seed,
         batch_norm_momentum=recipe.batch_norm_momentum,
@@ -186,20 +186,20 @@ def _place(batch: Batch, device: str) -> tuple[Tensor, Tensor]:
     return placed, labels.to(device, non_blocking=True)
 
 
-def _check_fit(architecture: Architecture, splits: DataSplits) -> None:
+def _check_fit(candidate: Candidate, splits: DataSplits) -> None:
     channels = len(splits.normalization.mean)
-    if architecture.input_channels != channels:
+    if candidate.input_channels != channels:
         raise DataError(
-            f"{splits.name} has {channels} channels, but the architecture's input has "
-            f"{architecture.input_channels}; use a space with `channels = {channels}`"
+            f"{splits.name} has {channels} channels, but the network's input has "
+            f"{candidate.input_channels}; use a space with `channels = {channels}`"
         )
-    if architecture.input_size != splits.input_size:
+    if candidate.input_size != splits.input_size:
         raise DataError(
-            f"the data was loaded for inputs of {splits.input_size}, but the architecture's "
-            f"input size is {architecture.input_size}"
+            f"the data was loaded for inputs of {splits.input_size}, but the network's "
+            f"input size is {candidate.input_size}"
         )
-    if architecture.classes < splits.classes:
+    if candidate.classes < splits.classes:
         raise DataError(
-            f"{splits.name} has {splits.classes} classes, but the architecture tells only "
-            f"{architecture.classes} apart; use a space with `classes = {splits.classes}`"
+            f"{splits.name} has {splits.classes} classes, but the network tells only "
+            f"{candidate.classes} apart; use a space with `classes = {splits.classes}`"
         )

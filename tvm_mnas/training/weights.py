@@ -10,17 +10,24 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tvm_mnas.errors import RunError, SpaceError
-from tvm_mnas.models.network import Network, build_network
-from tvm_mnas.space.architecture import Architecture
+from tvm_mnas.models.candidates import build_candidate
+from tvm_mnas.models.network import Network
+from tvm_mnas.space.candidate import Candidate, parse_candidate
 
 
-def save_weights(network: Network, path: Path) -> None:
-    """Write all weights and statistics of `network` to `path`, replacing it in one step."""
+def save_weights(network: nn.Module, path: Path, candidate: Candidate | None = None) -> None:
+    """Write all weights and statistics of `network` to `path`, replacing it in one step.
+
+    The file names `candidate`, or the architecture that the network was built of.
+    """
+    if candidate is None:
+        assert isinstance(network, Network)
+        candidate = network.architecture
     state = {
         name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()
     }
     part = path.with_name(path.name + ".part")
-    save_file(state, part, metadata={"architecture": network.architecture.notation})
+    save_file(state, part, metadata={"architecture": candidate.notation})
     part.replace(path)
 
 
@@ -52,15 +59,17 @@ def load_checkpoint(network: nn.Module, path: Path) -> None:
     )
 
 
-def load_network(path: Path) -> Network:
-    """Return the network, in eval mode, that the weights at `path` belong to.
+def load_network(path: Path) -> tuple[Candidate, nn.Module]:
+    """Return the candidate that the weights at `path` belong to, and its network in eval mode with these weights.
 
     Raises:
         RunError: the file is missing or damaged.
+        ConfigError: the builder of a candidate of one's own cannot be imported.
     """
-    network = build_network(_read(path)[0])
-    load_weights(network, path)
-    return network.eval()
+    stored, state = _read(path)
+    network = build_candidate(stored, seed=0)
+    _fill(network, state, f"{path} lacks weights of {stored.notation!r} or has others")
+    return stored, network.eval()
 
 
 def _fill(network: nn.Module, state: dict[str, torch.Tensor], problem: str) -> None:
@@ -89,11 +98,11 @@ def _read_state(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
         raise RunError(f"weights cannot be read from {path}: {error}") from error
 
 
-def _read(path: Path) -> tuple[Architecture, dict[str, torch.Tensor]]:
+def _read(path: Path) -> tuple[Candidate, dict[str, torch.Tensor]]:
     metadata, state = _read_state(path)
     if "architecture" not in metadata:
         raise RunError(f"{path} does not say which architecture its weights belong to")
     try:
-        return Architecture.parse(metadata["architecture"]), state
+        return parse_candidate(metadata["architecture"]), state
     except SpaceError as error:
         raise RunError(f"weights cannot be read from {path}: {error}") from error

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tvm_mnas.errors import ConfigError
 from tvm_mnas.space.architecture import Architecture
+from tvm_mnas.space.candidate import Candidate, parse_candidate
 from tvm_mnas.space.scaling import split_scaling
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class ModelRef:
     """One network by the `name` that was typed; exactly one of the three says where it comes from."""
 
     name: str
-    architecture: Architecture | None = None
+    architecture: Candidate | None = None
     entry: ZooEntry | None = None
     onnx_file: Path | None = None
 
@@ -35,9 +36,9 @@ class ModelRef:
     def build(self, *, seed: int) -> nn.Module | None:
         """Return the torch network in eval mode, its weights drawn from `seed`; None for an ONNX file."""
         if self.architecture is not None:
-            from tvm_mnas.models.network import build_network
+            from tvm_mnas.models.candidates import build_candidate
 
-            return build_network(self.architecture, seed=seed).eval()
+            return build_candidate(self.architecture, seed=seed).eval()
         return None if self.entry is None else self.entry.build(seed=seed).eval()
 
     def lower(self, network: nn.Module | None, target: str) -> LoweredNetwork:
@@ -88,6 +89,8 @@ def resolve_model(text: str) -> ModelRef:
         if not path.is_file():
             raise ConfigError(f"{text}: an ONNX model is a file that is there; check the path")
         return ModelRef(name=text, onnx_file=path)
+    if "?" in text:
+        return ModelRef(name=text, architecture=parse_candidate(text))
     run, colon, trial = text.rpartition(":")
     if colon and trial.isdecimal() and Path(run).is_dir():
         return ModelRef(name=text, architecture=_trial(Path(run), int(trial)))
@@ -114,14 +117,14 @@ def resolve_architecture(text: str) -> Architecture:
     Raises what `resolve_model` raises.
     """
     architecture = resolve_model(text).architecture
-    if architecture is None:
+    if not isinstance(architecture, Architecture):
         raise ConfigError(
             f"{text!r} is no sequence of blocks; name a network that `tvm-mnas zoo --json` has a notation of"
         )
     return architecture
 
 
-def _trial(run: Path, trial: int) -> Architecture:
+def _trial(run: Path, trial: int) -> Candidate:
     from tvm_mnas.search.run import RunDirectory
 
     for record in RunDirectory.open(run).finished_trials():

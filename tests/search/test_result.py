@@ -13,9 +13,9 @@ from tests.report.runs import (
     make_success,
     sample_architectures,
 )
-from tvm_mnas.evaluation.proxy_trainer import training_seed
+from tvm_mnas.evaluation.trainers import training_seed
+from tvm_mnas.search.result import pick_finalists
 from tvm_mnas.search.run import TrialRecord
-from tvm_mnas.search.selection import pick_finalists
 from tvm_mnas.space.architecture import Architecture
 
 A, B, C, D = sample_architectures(4)

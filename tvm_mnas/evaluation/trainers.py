@@ -1,0 +1,195 @@
+"""Trainings as tasks for worker processes, and the door for trainers of one's own.
+
+    def train(task: TrainTask, report: Callable[[int], None]) -> Accuracy:
+        network = task.build()                     # the candidate's torch module
+        ...                                        # train it as you like; report(steps) moves the progress bar
+        return task.finish(network, top1=0.93, samples=2000)
+
+`tvm-mnas search --trainer package.module:train` uses it. It runs in a worker process with one thread, and whatever it
+draws at random follows from `task.seed`, so that a resumed search is the same search.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from tvm_mnas.errors import RunError, TrainingError, TvmMnasError
+from tvm_mnas.plugins import TRAINERS
+from tvm_mnas.space.candidate import Candidate, parse_candidate
+from tvm_mnas.training.accuracy import Accuracy
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from tvm_mnas.training.splits import DataSplits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainTask:
+    """What to train, on what, and how; `weights` is where the trained weights go, or None to drop them.
+
+    `notation` is the candidate's, `data` a data spec, `trainer` what `--trainer` takes. `steps`, `batch_size` and
+    `learning_rate` are the run's settings: a trainer of one's own may have its own idea of them.
+    """
+
+    notation: str
+    data: str
+    data_seed: int
+    seed: int
+    steps: int
+    batch_size: int
+    learning_rate: float
+    trainer: str = "proxy"
+    weights: Path | None = None
+
+    @property
+    def candidate(self) -> Candidate:
+        """The candidate to train."""
+        return parse_candidate(self.notation)
+
+    def build(self) -> nn.Module:
+        """Return the candidate's network with weights drawn from `seed`."""
+        from tvm_mnas.models.candidates import build_candidate
+
+        return build_candidate(self.candidate, seed=self.seed)
+
+    def splits(self) -> DataSplits:
+        """Return training, validation and test split of the run's data, fit for the candidate; read once per process.
+
+        Raises:
+            DataError: if the data is missing or malformed.
+        """
+        return load_splits(self.data, self.candidate.input_size, self.data_seed)
+
+    def finish(
+        self,
+        network: nn.Module,
+        *,
+        top1: float,
+        samples: int,
+        train_loss: float = math.nan,
+        duration_s: float = 0.0,
+    ) -> Accuracy:
+        """Save the weights of `network` where they are wanted, and return the accuracy to return.
+
+        `top1` is a share in 0..1 of `samples` validation images.
+
+        Raises:
+            TrainingError: if `top1` is no share.
+        """
+        from tvm_mnas.training.weights import save_weights
+
+        try:
+            accuracy = Accuracy(
+                top1=float(top1),
+                samples=samples,
+                steps=self.steps,
+                train_loss=0.0 if math.isnan(train_loss) else train_loss,
+                duration_s=duration_s,
+                seed=self.seed,
+                split="validation",
+            )
+        except ValueError as error:
+            raise TrainingError(f"the training ended without a usable accuracy: {error}") from error
+        if self.weights is not None:
+            save_weights(network, self.weights, self.candidate)
+        return accuracy
+
+
+class Trainer(Protocol):
+    """Turns a candidate into an accuracy, in a worker process."""
+
+    def __call__(self, task: TrainTask, report: Callable[[int], None]) -> Accuracy:
+        """Train what `task` names and return its accuracy on images held out of the training.
+
+        `report(steps)` tells the steps done so far. Where `task.weights` is given, the trained weights go there:
+        `task.finish` sees to it.
+
+        Raises:
+            TrainingError: if the training diverged: the candidate fails, the search goes on.
+            DataError: if the data is missing or does not fit: the search ends.
+        """
+        ...
+
+
+def run_training(task: TrainTask, report: Callable[[int], None]) -> Accuracy:
+    """Have the task's trainer train its candidate and return the accuracy.
+
+    A weights file that is there already, with its accuracy beside it, is not trained again. What a trainer of
+    one's own raises beside the errors of tvm-mnas fails the candidate.
+
+    Raises what `Trainer` raises, and ConfigError where there is no such trainer.
+    """
+    if task.weights is not None and _accuracy_file(task.weights).is_file():
+        return read_accuracy(task.weights)
+    trainer: Trainer = TRAINERS.load(task.trainer)
+    try:
+        accuracy: object = trainer(task, report)
+    except TvmMnasError:
+        raise
+    except Exception as error:
+        if TRAINERS.shipped.get(task.trainer) is not None:
+            raise
+        raise TrainingError(
+            f"the trainer {task.trainer!r} failed: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(accuracy, Accuracy):
+        raise TrainingError(
+            f"the trainer {task.trainer!r} returned {type(accuracy).__name__}: it returns an Accuracy, "
+            f"which task.finish(network, top1=..., samples=...) makes"
+        )
+    if task.weights is not None:
+        if not task.weights.is_file():
+            raise TrainingError(
+                f"the trainer {task.trainer!r} left no weights: it ends with task.finish(network, ...)"
+            )
+        _write_accuracy(accuracy, task.weights)
+    return accuracy
+
+
+def training_seed(seed: int, candidate: Candidate) -> int:
+    """Return the seed of a candidate's training: it follows from the run's and the candidate alone."""
+    digest = hashlib.sha256(f"{seed}:{candidate.id}".encode()).digest()
+    return int.from_bytes(digest[:4], "little")
+
+
+@lru_cache(maxsize=1)
+def load_splits(data: str, input_size: int, seed: int) -> DataSplits:
+    """Return the splits of `data`, read once per process."""
+    from tvm_mnas.training.sources import find_data
+
+    source, location = find_data(data)
+    # One decoding process each: trainings already run side by side, one a core.
+    return source.load(location, input_size=input_size, seed=seed, workers=1)
+
+
+def read_accuracy(weights: Path) -> Accuracy:
+    """Return the validation accuracy of the network whose weights are in the file `weights`.
+
+    Raises:
+        RunError: if it cannot be read.
+    """
+    file = _accuracy_file(weights)
+    try:
+        return Accuracy.from_json(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file}: an accuracy cannot be read: {error}; delete the file") from error
+
+
+def _write_accuracy(accuracy: Accuracy, weights: Path) -> None:
+    file = _accuracy_file(weights)
+    part = file.with_name(file.name + ".part")
+    part.write_text(json.dumps(accuracy.to_json()), encoding="utf-8")
+    os.replace(part, file)
+
+
+def _accuracy_file(weights: Path) -> Path:
+    return weights.with_suffix(".json")

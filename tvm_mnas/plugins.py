@@ -1,0 +1,208 @@
+"""The doors for parts of one's own: what each kind of part is called on the command line, and where it is found.
+
+A part is named in one of three ways, and what ships with tvm-mnas comes through the same door:
+
+    ppo                          a name: one that ships, or one that an installed package declares as an entry point
+    package.module:object        something importable; the working directory is looked at too
+    path/to/file.py:object       something in a file
+
+| kind           | flag          | entry point group         | what it is                                             |
+| -------------- | ------------- | ------------------------- | ------------------------------------------------------ |
+| `TRAINERS`     | `--trainer`   | `tvm_mnas.trainers`       | `evaluation.trainers.Trainer`                          |
+| `DATA_SOURCES` | `--data`      | `tvm_mnas.data_sources`   | `training.sources.DataSource`                          |
+| `SPACES`       | `--space`     | `tvm_mnas.spaces`         | `space.network_space.NetworkSpace` or `SearchSpace`    |
+| `ALGORITHMS`   | `--algorithm` | `tvm_mnas.algorithms`     | `search.algorithms.Algorithm`                          |
+| `EXECUTORS`    | `--executor`  | `tvm_mnas.executors`      | `evaluation.executor.Executor`, made with `jobs=N`     |
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from tvm_mnas.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Registry:
+    """The parts of one `kind` by name; `shipped` maps names to references of objects in tvm-mnas itself."""
+
+    kind: str
+    group: str
+    shipped: Mapping[str, str]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name that can be given, those that ship first."""
+        installed = {entry.name for entry in entry_points(group=self.group)}
+        return (*self.shipped, *sorted(installed - set(self.shipped)))
+
+    def knows(self, name: str) -> bool:
+        """Whether `name` is one of `names`."""
+        return name in self.shipped or name in self.names
+
+    def check(self, text: str) -> None:
+        """Refuse what can name no part, without importing anything.
+
+        Raises:
+            ConfigError: if `text` is neither a known name nor a reference.
+        """
+        if not self.knows(text) and not is_reference(text):
+            raise ConfigError(
+                f"unknown {self.kind} {text!r}: it is one of {', '.join(self.names)}, or "
+                f"package.module:object, or file.py:object"
+            )
+
+    def load(self, text: str) -> Any:
+        """Return the object that `text` names.
+
+        Raises:
+            ConfigError: if there is none, or its module cannot be imported.
+        """
+        self.check(text)
+        if text in self.shipped:
+            return load_object(self.shipped[text])
+        for entry in entry_points(group=self.group):
+            if entry.name == text:
+                return load_object(entry.value)
+        return load_object(text)
+
+
+TRAINERS = Registry(
+    "trainer", "tvm_mnas.trainers", {"proxy": "tvm_mnas.evaluation.proxy_trainer:train_by_proxy"}
+)
+DATA_SOURCES = Registry(
+    "data source",
+    "tvm_mnas.data_sources",
+    {
+        "embedded": "tvm_mnas.training.sources:EMBEDDED",
+        "imagefolder": "tvm_mnas.training.sources:IMAGE_FOLDER",
+        "imagenet": "tvm_mnas.training.sources:IMAGE_FOLDER",
+        "idx": "tvm_mnas.training.sources:IDX",
+    },
+)
+SPACES = Registry("space", "tvm_mnas.spaces", {})
+ALGORITHMS = Registry(
+    "algorithm",
+    "tvm_mnas.algorithms",
+    {
+        name: f"tvm_mnas.search.algorithms:make_{name}"
+        for name in ("ppo", "evolution", "random", "tpe", "nsga2")
+    },
+)
+EXECUTORS = Registry(
+    "executor", "tvm_mnas.executors", {"local": "tvm_mnas.evaluation.executor:LocalExecutor"}
+)
+
+
+def is_reference(text: str) -> bool:
+    """Whether `text` has the form of a reference: `package.module:object` or `file.py:object`."""
+    module, colon, name = text.rpartition(":")
+    return bool(colon and module) and all(part.isidentifier() for part in name.split("."))
+
+
+def load_object(reference: str) -> Any:
+    """Return the object that `reference` means: `package.module:object` or `file.py:object`.
+
+    Raises:
+        ConfigError: if the module cannot be imported or has no such object.
+    """
+    place, _, name = reference.rpartition(":")
+    try:
+        found: Any = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
+    except Exception as error:
+        # Whatever somebody else's module raises while it is imported.
+        raise ConfigError(
+            f"cannot import {place!r} for {reference!r}: {type(error).__name__}: {error}; "
+            f"check the name, and that the package is installed"
+        ) from error
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise ConfigError(f"{place!r} has no {name!r}, which {reference!r} names; check it")
+        found = getattr(found, part)
+    return found
+
+
+def reference_of(part: Any, *, what: str) -> str:
+    """Return the reference under which a worker process, or a resumed search, finds `part` again.
+
+    `part` is a function or class at the top level of its module, or an object that a module at hand has a name for.
+
+    Raises:
+        ConfigError: if it has none.
+    """
+    name = getattr(part, "__qualname__", None)
+    if inspect.isfunction(part) or inspect.isclass(part):
+        if name is not None and "<" not in name:
+            return f"{_place_of(sys.modules[part.__module__])}:{name}"
+    else:
+        for module in list(sys.modules.values()):
+            for key, value in list(getattr(module, "__dict__", {}).items()):
+                if value is part and not key.startswith("_") and _has_file(module):
+                    return f"{_place_of(module)}:{key}"
+    raise ConfigError(
+        f"{what} is found again by its name in worker processes and resumed searches, and {part!r} has none; "
+        f"define it at the top level of a module"
+    )
+
+
+def _has_file(module: ModuleType) -> bool:
+    return getattr(module, "__file__", None) is not None
+
+
+def _place_of(module: ModuleType) -> str:
+    """Return a module's name, or its file where the name would mean another module in another process."""
+    file = getattr(module, "__file__", None)
+    if file is not None and (
+        module.__name__ in ("__main__", "__mp_main__") or module.__name__.startswith(_FILE_MODULE)
+    ):
+        return str(Path(file).resolve())
+    return module.__name__
+
+
+_FILE_MODULE = "tvm_mnas_plugin_"
+
+
+def _import_file(path: Path) -> ModuleType:
+    path = path.expanduser().resolve()
+    main = sys.modules.get("__main__")
+    main_file = getattr(main, "__file__", None)
+    if main is not None and main_file is not None and Path(main_file).resolve() == path:
+        return main
+    name = _FILE_MODULE + hashlib.sha256(str(path).encode()).hexdigest()[:16]
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    # Before it runs, so that its dataclasses and pickles find it.
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _import_module(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        here = str(Path.cwd())
+        if error.name != name.split(".")[0] or here in sys.path:
+            raise
+        # A command finds what lies beside the user, as `python -m` does.
+        sys.path.append(here)
+        importlib.invalidate_caches()
+        return importlib.import_module(name)

@@ -1,0 +1,135 @@
+"""A search from Python: what `tvm-mnas search` does, as one function."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+from tvm_mnas.config import SearchConfig
+from tvm_mnas.errors import ConfigError
+from tvm_mnas.evaluation.trainers import Trainer
+from tvm_mnas.plugins import ALGORITHMS, SPACES, TRAINERS, Registry, reference_of
+from tvm_mnas.search.algorithms import Algorithm
+from tvm_mnas.search.result import SearchResult
+from tvm_mnas.search.run import RunDirectory, TrialRecord
+from tvm_mnas.search.session import SearchObserver, Session
+from tvm_mnas.space.catalogue import Space, find_space
+
+_DEFAULTS = SearchConfig()
+
+
+class SilentObserver:
+    """Watches a search and says nothing."""
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        """A stage went on."""
+
+    def note(self, text: str) -> None:
+        """Something worth a line happened."""
+
+    def trial(self, record: TrialRecord) -> None:
+        """A trial finished."""
+
+
+def run_search(
+    space: str | Space = _DEFAULTS.space,
+    device: str = _DEFAULTS.device,
+    *,
+    target_latency_ms: float | None = None,
+    trainer: str | Trainer = _DEFAULTS.trainer,
+    data: str = _DEFAULTS.data,
+    algorithm: str | Algorithm = _DEFAULTS.algorithm,
+    executor: str = _DEFAULTS.executor,
+    alpha: float = _DEFAULTS.alpha,
+    beta: float = _DEFAULTS.beta,
+    trials: int = _DEFAULTS.trials,
+    batch: int = _DEFAULTS.batch,
+    seed: int = _DEFAULTS.seed,
+    train_steps: int = _DEFAULTS.train_steps,
+    train_batch: int = _DEFAULTS.train_batch,
+    learning_rate: float = _DEFAULTS.learning_rate,
+    schedules_per_kernel: int = _DEFAULTS.schedules_per_kernel,
+    max_untuned_share: float = _DEFAULTS.max_untuned_share,
+    finalists: int = _DEFAULTS.finalists,
+    final_steps: int = _DEFAULTS.final_steps,
+    jobs: int = _DEFAULTS.jobs,
+    records: str = _DEFAULTS.records,
+    run: str | Path | None = None,
+    observer: SearchObserver | None = None,
+) -> SearchResult:
+    """Search and return what was found; the settings are those of `SearchConfig` and of the command line.
+
+    `space`, `trainer` and `algorithm` are what the command takes, or objects of one's own: these have a name in a
+    module or file, by which worker processes and a resumed search find them. `run` is the run's new directory, by
+    default below `runs/`; `resume_search` goes on with it. `target_latency_ms` is needed but for the default
+    space.
+
+    A script that calls this does so below `if __name__ == "__main__":`, since worker processes import it.
+
+    Raises:
+        ConfigError, SpaceError, ProfileError, DataError: if something asked for cannot be.
+        RunError: if `run` exists.
+        DeviceError: if the device stays lost; `resume_search(run)` goes on.
+    """
+    name = _reference(SPACES, space, what="a space")
+    if target_latency_ms is None:
+        if name != _DEFAULTS.space:
+            raise ConfigError(
+                f"a search in the space {name!r} needs its target latency, and there is none; "
+                f"add, for example, target_latency_ms=80.0"
+            )
+        target_latency_ms = _DEFAULTS.target_latency_ms
+    config = SearchConfig(
+        space=name,
+        device=device,
+        data=data,
+        target_latency_ms=target_latency_ms,
+        alpha=alpha,
+        beta=beta,
+        algorithm=_reference(ALGORITHMS, algorithm, what="an algorithm"),
+        trainer=_reference(TRAINERS, trainer, what="a trainer"),
+        executor=executor,
+        trials=trials,
+        batch=batch,
+        seed=seed,
+        train_steps=train_steps,
+        train_batch=train_batch,
+        learning_rate=learning_rate,
+        schedules_per_kernel=schedules_per_kernel,
+        max_untuned_share=max_untuned_share,
+        finalists=finalists,
+        final_steps=final_steps,
+        jobs=jobs,
+        records=records,
+    )
+    found = find_space(config.space)
+    path = default_run(found.name) if run is None else Path(run)
+    return _finish(RunDirectory.create(path, config), observer)
+
+
+def resume_search(
+    run: str | Path, *, trials: int | None = None, observer: SearchObserver | None = None
+) -> SearchResult:
+    """Go on with a search, after anything; `trials` may be more than before.
+
+    Raises what `run_search` raises, and RunError where the run is damaged or in use.
+    """
+    return _finish(RunDirectory.open(Path(run)), observer, trials=trials)
+
+
+def default_run(space: str) -> Path:
+    """Return the directory of a new run that nobody named, from the clock and the space's name."""
+    return Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{space}"
+
+
+def _finish(
+    directory: RunDirectory, observer: SearchObserver | None, *, trials: int | None = None
+) -> SearchResult:
+    with directory.lock():
+        if trials is not None:
+            directory = directory.changed({"trials": trials})
+        return Session.open(directory).run(observer or SilentObserver())
+
+
+def _reference(registry: Registry, part: object, *, what: str) -> str:
+    return part if isinstance(part, str) else reference_of(part, what=what)
