@@ -29,11 +29,8 @@ from tvm_mnas.report.figures import (
     pareto_figure,
     plot_latency_histogram,
     plot_pareto,
-    plot_progress,
-    plot_tuning,
-    progress_figure,
-    tuning_figure,
 )
+from tvm_mnas.report.progress import plot_progress, plot_tuning, progress_figure, tuning_figure
 from tvm_mnas.search.reward import Reward
 from tvm_mnas.search.run import TrialRecord
 
@@ -275,7 +272,7 @@ def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_nothing_heavy_is_imported_and_pyplot_is_left_alone() -> None:
     code = (
-        "import sys; import tvm_mnas.report.html, tvm_mnas.report.figures as f; "
+        "import sys; import tvm_mnas.report.html, tvm_mnas.report.progress as f; "
         "assert not {'torch', 'tvm', 'optuna', 'matplotlib'} & set(sys.modules); "
         "f.render_png(f.progress_figure([])); assert 'matplotlib.pyplot' not in sys.modules"
     )

@@ -19,9 +19,9 @@ from tests.report.runs import (
 )
 from tvm_mnas.config import SearchConfig
 from tvm_mnas.errors import RunError
+from tvm_mnas.report.content import Column, Picture, Text, make_table
 from tvm_mnas.report.html import write_report
-from tvm_mnas.report.markup import Column, Markup, code, element, join, table
-from tvm_mnas.report.page import Picture, build_page
+from tvm_mnas.report.page import build_page
 from tvm_mnas.report.tables import candidate_rows, effort_rows, failure_rows, pareto_rows
 from tvm_mnas.search.reward import Reward
 from tvm_mnas.search.run import RunDirectory, TrialRecord
@@ -239,19 +239,16 @@ def test_a_report_that_cannot_be_written_names_the_directory(tmp_path: Path) -> 
         write_report(run, [])
 
 
-def test_markup_escapes_all_but_markup() -> None:
-    inner = element("b", "<&>", attributes={"title": '"<'})
-    assert inner == '<b title="&quot;&lt;">&lt;&amp;&gt;</b>'
-    assert element("p", inner, "<") == f"<p>{inner}&lt;</p>"
-    assert join(["<", Markup("<i></i>")]) == "&lt;<i></i>"
-    # What is put together from markup by hand is text again.
-    assert element("p", inner + "<script>") == element("p", str(inner) + "<script>")
-    assert "<script>" not in element("p", inner + "<script>")
-    assert code("a:b<") == "<code>a:<wbr>b&lt;</code>"
+def test_code_may_break_after_colons_and_is_escaped() -> None:
+    assert Text("a:b:<", "code").pieces == ["a", ":b", ":<"]
+    config = SearchConfig(records="a:b<")
+    text = build_page([], Reward(0.06), config, [], title="a run")
+    assert "<code>a:<wbr>b&lt;</code>" in text
 
 
 def test_a_table_shows_what_is_unknown_as_a_dash() -> None:
     rows = [{"x": 1.5, "y": "<"}, {"x": None, "y": ""}]
     columns = (Column("X", "x", lambda v: f"{v:.2f}"), Column("Y", "y", number=False))
-    page = Page(table(columns, rows))
-    assert page.text == "XY1.50<-"
+    table = make_table(columns, rows)
+    assert [[text.text for text in row] for row in table.rows] == [["1.50", "<"], ["-", ""]]
+    assert (table.total, len(make_table(columns, rows, most=1).rows)) == (2, 1)

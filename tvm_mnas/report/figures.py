@@ -1,4 +1,4 @@
-"""The pictures of a search: the Pareto front and the latency histogram of the paper's figure 5, and its progress.
+"""The pictures of a search: the Pareto front and the latency histogram of the paper's figure 5.
 
 A `*_figure` function builds a matplotlib `Figure` from the trials of a run, a `plot_*` function writes it as a
 PNG file. Nothing here touches pyplot or its global state, and matplotlib is imported inside the functions. A
@@ -7,21 +7,18 @@ picture of a run without results says so. Times of an emulator are labelled as n
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tvm_mnas.devices.core.latency import untuned_flag
+from tvm_mnas.report.captions import new_picture, say_if_few
 from tvm_mnas.report.drawing import (
     LIGHT,
     Theme,
     add_legend,
     bar_edges,
     dot_size,
-    new_axes,
     render_png,
-    say,
     scale_latency,
     set_label,
     spans_decades,
@@ -31,13 +28,9 @@ from tvm_mnas.report.drawing import (
 from tvm_mnas.report.tables import (
     EMULATED,
     best_record,
-    count_trials,
-    device_keys,
     is_emulated,
-    kernel_rows,
     measured,
     pareto_records,
-    worst_untuned_percent,
 )
 from tvm_mnas.search.reward import Reward
 from tvm_mnas.search.run import TrialRecord
@@ -48,11 +41,6 @@ if TYPE_CHECKING:
 
 _MOST_BARS = 25
 """A front with more members than this is drawn without the bars that show their uncertainty."""
-
-_MOST_KEY_CHARACTERS = 40
-
-_MOST_GROUPS = 120
-"""More candidates than this share a column of the tuning picture."""
 
 
 def plot_pareto(
@@ -72,16 +60,6 @@ def plot_latency_histogram(records: Sequence[TrialRecord], reward: Reward, path:
     write_png(path, render_png(latency_histogram_figure(records, reward)))
 
 
-def plot_progress(records: Sequence[TrialRecord], path: Path) -> None:
-    """Write `progress_figure` to the PNG file `path`. Raises RunError if it cannot be written."""
-    write_png(path, render_png(progress_figure(records)))
-
-
-def plot_tuning(records: Sequence[TrialRecord], path: Path) -> None:
-    """Write `tuning_figure` to the PNG file `path`. Raises RunError if it cannot be written."""
-    write_png(path, render_png(tuning_figure(records)))
-
-
 def pareto_figure(
     records: Sequence[TrialRecord],
     reward: Reward,
@@ -97,7 +75,7 @@ def pareto_figure(
     """
     bars = len(pareto_records(records)) <= _MOST_BARS
     notes = [_describe(reward), _describe_uncertainty(records, bars=bars)]
-    figure, axes = _new_picture("Accuracy and latency", records, theme, notes=notes)
+    figure, axes = new_picture("Accuracy and latency", records, theme, notes=notes)
     draw_pareto(axes, records, reward, finalists=finalists, best=best, theme=theme)
     return figure
 
@@ -149,7 +127,7 @@ def draw_pareto(
         axes.set_ylim(0.0, 100.0)
     if star is not None and star.reward is not None and len(candidates) > 1:
         _draw_equal_reward(axes, reward, star.reward, theme)
-    _say_if_few(axes, len(candidates), "a front needs two", theme)
+    say_if_few(axes, len(candidates), "a front needs two", theme)
     if candidates:
         add_legend(axes, theme)
 
@@ -161,7 +139,7 @@ def latency_histogram_figure(
 
     The target is an edge between two bars, so that what meets it can be told from what does not.
     """
-    figure, axes = _new_picture("Latencies", records, theme, notes=(_describe(reward),))
+    figure, axes = new_picture("Latencies", records, theme, notes=(_describe(reward),))
     draw_latency_histogram(axes, records, reward, theme=theme)
     return figure
 
@@ -195,110 +173,9 @@ def draw_latency_histogram(
         axes.set_ylim(0.0, 1.0)
     use_whole_numbers(axes.yaxis)
     scale_latency(axes, [*edges, target], logarithmic=logarithmic)
-    _say_if_few(axes, len(candidates), "a histogram needs more", theme)
+    say_if_few(axes, len(candidates), "a histogram needs more", theme)
     if candidates:
         add_legend(axes, theme)
-
-
-def progress_figure(records: Sequence[TrialRecord], *, theme: Theme = LIGHT) -> Figure:
-    """Return the reward of every trial, the best one so far, and which trials failed."""
-    figure, axes = _new_picture("Progress of the search", records, theme)
-    set_label(axes.xaxis, "trial", theme)
-    of_emulator = f" ({EMULATED})" if is_emulated(records) else ""
-    set_label(axes.yaxis, f"reward{of_emulator}", theme)
-    for label, filled, repeated in (("candidate", True, False), ("met before", False, True)):
-        shown = [r for r in records if r.reward is not None and (r.repeats is not None) is repeated]
-        if shown:
-            axes.plot(
-                [r.number for r in shown],
-                [r.reward for r in shown if r.reward is not None],
-                "o",
-                ms=dot_size(len(records)),
-                mfc=theme.candidate if filled else "none",
-                mec="none" if filled else theme.candidate,
-                alpha=0.75,
-                label=label,
-            )
-    numbers, best = _best_so_far(records)
-    if numbers:
-        axes.step(numbers, best, where="post", color=theme.front, lw=1.8, label="best so far")
-    failed = [r.number for r in records if r.reward is None]
-    if failed:
-        axes.plot(
-            failed,
-            [0.03] * len(failed),
-            "x",
-            transform=axes.get_xaxis_transform(),
-            color=theme.target,
-            ms=dot_size(len(records)) - 1.0,
-            label="failed: no reward",
-        )
-    use_whole_numbers(axes.xaxis)
-    _say_if_few(axes, len(measured(records)), "progress needs two", theme)
-    if records:
-        add_legend(axes, theme)
-    return figure
-
-
-def tuning_figure(records: Sequence[TrialRecord], *, theme: Theme = LIGHT) -> Figure:
-    """Return how many kernels each distinct candidate has, and how many of them no record existed for."""
-    rows = kernel_rows(records)
-    size = max(1, math.ceil(len(rows) / _MOST_GROUPS))
-    note = (
-        "A candidate that failed before its kernels were known has no bar."
-        if size == 1
-        else f"Each column is the mean of {size} candidates."
-    )
-    figure, axes = _new_picture("Kernels tuned per candidate", records, theme, notes=(note,))
-    set_label(axes.xaxis, "distinct candidate, in the order of evaluation", theme)
-    set_label(axes.yaxis, "kernels", theme)
-    if rows:
-        groups = [rows[first : first + size] for first in range(0, len(rows), size)]
-        edges = [0.5, *(0.5 + min(len(rows), size * (i + 1)) for i in range(len(groups)))]
-        for key, colour, label in (
-            ("kernels", theme.grid, "had a record already"),
-            ("kernels_tuned", theme.front, "tuned for this candidate"),
-        ):
-            heights = [sum(row[key] for row in group) / len(group) for group in groups]
-            axes.stairs(heights, edges, fill=True, color=colour, label=label)
-        axes.set_xlim(edges[0], edges[-1])
-        add_legend(axes, theme)
-    else:
-        say(axes, "No candidate was evaluated yet.", theme)
-    use_whole_numbers(axes.xaxis)
-    use_whole_numbers(axes.yaxis)
-    return figure
-
-
-def _new_picture(
-    title: str, records: Sequence[TrialRecord], theme: Theme, *, notes: Sequence[str] = ()
-) -> tuple[Figure, Axes]:
-    """Return empty axes under a title that names the device, over a caption that counts the trials."""
-    keys = ", ".join(_shorten(key) for key in device_keys(records))
-    heading = f"{title} on {keys}" if keys else title
-    if is_emulated(records):
-        heading += f" ({EMULATED})"
-    flag = untuned_flag(worst_untuned_percent(records))
-    flags = [f"Latency: up to {flag}."] if flag else []
-    return new_axes(heading, [_count_text(records), *notes, *flags], theme)
-
-
-def _shorten(key: str) -> str:
-    line = " ".join(key.split())
-    return line if len(line) <= _MOST_KEY_CHARACTERS else f"{line[: _MOST_KEY_CHARACTERS - 1]}…"
-
-
-def _count_text(records: Sequence[TrialRecord]) -> str:
-    counts = count_trials(records)
-    return (
-        f"{counts.candidates:,} distinct candidate{_plural(counts.candidates)} in "
-        f"{counts.trials:,} trial{_plural(counts.trials)}: {counts.measured:,} measured, "
-        f"{counts.failed:,} failed."
-    )
-
-
-def _plural(count: int) -> str:
-    return "" if count == 1 else "s"
 
 
 def _describe(reward: Reward) -> str:
@@ -409,23 +286,3 @@ def _draw_equal_reward(axes: Axes, reward: Reward, value: float, theme: Theme) -
     worth = [100.0 * value / reward(1.0, time) for time in times]
     axes.plot(times, worth, ":", color=theme.ink, lw=1.1, zorder=2, label=f"reward {value:.4g}")
     axes.set(xlim=(left, right), ylim=(bottom, top))
-
-
-def _best_so_far(records: Sequence[TrialRecord]) -> tuple[list[int], list[float]]:
-    numbers: list[int] = []
-    best: list[float] = []
-    for record in records:
-        if record.reward is not None:
-            numbers.append(record.number)
-            best.append(max(record.reward, best[-1] if best else record.reward))
-    if numbers and records[-1].number > numbers[-1]:
-        numbers.append(records[-1].number)
-        best.append(best[-1])
-    return numbers, best
-
-
-def _say_if_few(axes: Axes, count: int, need: str, theme: Theme) -> None:
-    if count == 0:
-        say(axes, "No candidate was measured yet.", theme)
-    elif count == 1:
-        say(axes, f"Only one candidate was measured; {need}.", theme)

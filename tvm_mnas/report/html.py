@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tvm_mnas.errors import RunError
+from tvm_mnas.report.content import Picture
 from tvm_mnas.report.drawing import DARK, LIGHT, Theme, render_png, write_png
 from tvm_mnas.report.figures import (
     latency_histogram_figure,
     pareto_figure,
-    progress_figure,
-    tuning_figure,
 )
-from tvm_mnas.report.page import Picture, build_page, dig
+from tvm_mnas.report.page import build_page, dig
+from tvm_mnas.report.progress import progress_figure, tuning_figure
 from tvm_mnas.report.tables import count_trials
 from tvm_mnas.search.result import pick_finalists
 from tvm_mnas.search.reward import Reward

@@ -1,7 +1,7 @@
 """The page about a run: one HTML document that needs nothing else.
 
 No script runs and nothing is loaded: pictures are embedded, and the page's own policy forbids the rest. All
-values go through `markup.py`, which escapes them.
+values are escaped by jinja2 in `templates/page.html.j2`.
 """
 
 from __future__ import annotations
@@ -11,12 +11,27 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tvm_mnas import __version__
 from tvm_mnas.config import SearchConfig
 from tvm_mnas.devices.core.latency import format_percent, untuned_flag
-from tvm_mnas.report.markup import Column, Markup, code, element, join, pairs, section, table
+from tvm_mnas.report.content import (
+    Column,
+    PageContent,
+    Pairs,
+    Paragraph,
+    Part,
+    Picture,
+    Pictures,
+    Section,
+    Table,
+    Text,
+    make_pairs,
+    make_table,
+)
 from tvm_mnas.report.tables import (
     EMULATED,
     Row,
@@ -38,17 +53,7 @@ from tvm_mnas.report.tables import (
 from tvm_mnas.search.reward import Reward
 from tvm_mnas.search.run import TrialRecord
 
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-
 _MOST_CANDIDATES = 500
-
-
-class Picture(NamedTuple):
-    """A picture as PNG bytes, for a light and for a dark page, and what it shows in words."""
-
-    light: bytes
-    dark: bytes
-    description: str
 
 
 def build_page(
@@ -66,60 +71,44 @@ def build_page(
     `best` is a trial number; `manifest` the one of the exported network, empty or None if there is none.
     """
     star = best_record(records, best)
-    parts = [
-        _header(title, config, reward),
-        _warning(records),
-        _tiles(records, star, reward),
+    sections = (
         _best_section(star),
         _export_section(manifest or {}),
-        section(
-            "Pictures",
-            element("div", *(_picture(p) for p in pictures), attributes={"class": "figures"}),
-        ),
+        Section("Pictures", (Pictures(tuple(pictures)),)),
         _pareto_section(records),
         _failure_section(records),
         _effort_section(records),
         _provenance_section(records),
         _forecast_section(records),
-        section("Configuration", pairs((k, code(f"{v}")) for k, v in asdict(config).items())),
+        _configuration_section(config),
         _candidates_section(records),
-        element(
-            "footer",
-            f"tvm-mnas {__version__}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        ),
-    ]
-    style = Markup(files("tvm_mnas.report").joinpath("page.css").read_text(encoding="utf-8"))
-    meta = [
-        {"charset": "utf-8"},
-        {"name": "viewport", "content": "width=device-width, initial-scale=1"},
-        {"name": "color-scheme", "content": "light dark"},
-        {"http-equiv": "Content-Security-Policy", "content": _POLICY},
-    ]
-    head = element(
-        "head",
-        *(element("meta", attributes=attributes) for attributes in meta),
-        element("title", f"{title}: tvm-mnas"),
-        element("style", style),
     )
-    body = element("body", *(join([part, "\n"]) for part in parts if part))
-    document = element("html", head, "\n", body, attributes={"lang": "en"})
-    return f"<!DOCTYPE html>\n{document}\n"
-
-
-def _header(title: str, config: SearchConfig, reward: Reward) -> Markup:
-    return element(
-        "header",
-        element("h1", title),
-        element(
-            "p",
+    page = PageContent(
+        title=title,
+        subtitle=(
             f"{config.algorithm} over the space {config.space}, data {config.data}, device "
             f"{config.device}; target {reward.target_latency_ms:g} ms, "
-            f"alpha = {reward.alpha:g}, beta = {reward.beta:g}",
+            f"alpha = {reward.alpha:g}, beta = {reward.beta:g}"
         ),
+        warnings=tuple(_warnings(records)),
+        tiles=tuple(_tiles(records, star, reward)),
+        sections=tuple(section for section in sections if section is not None),
+        footer=f"tvm-mnas {__version__}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     )
+    environment = Environment(
+        loader=PackageLoader("tvm_mnas.report"), autoescape=True, undefined=StrictUndefined
+    )
+    environment.filters["data_url"] = _data_url
+    style = files("tvm_mnas.report").joinpath("page.css").read_text(encoding="utf-8")
+    return environment.get_template("page.html.j2").render(page=page, style=style)
 
 
-def _warning(records: Sequence[TrialRecord]) -> Markup:
+def _configuration_section(config: SearchConfig) -> Section:
+    entries = ((name, Text(f"{value}", "code")) for name, value in asdict(config).items())
+    return Section("Configuration", (make_pairs(entries),))
+
+
+def _warnings(records: Sequence[TrialRecord]) -> list[str]:
     texts: list[str] = []
     if is_emulated(records):
         texts.append(f"Times on this page come from an emulator ({EMULATED}); they rank nothing.")
@@ -130,10 +119,12 @@ def _warning(records: Sequence[TrialRecord]) -> Markup:
         texts.append(
             f"Latencies on this page measured while the device's clock, heat or speed changed: {unstable}."
         )
-    return join(element("p", text, attributes={"class": "warning"}) for text in texts)
+    return texts
 
 
-def _tiles(records: Sequence[TrialRecord], star: TrialRecord | None, reward: Reward) -> Markup:
+def _tiles(
+    records: Sequence[TrialRecord], star: TrialRecord | None, reward: Reward
+) -> list[tuple[str, str]]:
     counts = count_trials(records)
     summary = effort_summary(records)
     tiles: list[tuple[str, str]] = []
@@ -151,34 +142,35 @@ def _tiles(records: Sequence[TrialRecord], star: TrialRecord | None, reward: Rew
         (f"{counts.failed:,}", "of them failed"),
         (f"{summary['kernels_tuned']:,}", "kernels tuned"),
     ]
-    items = [element("li", element("b", value), element("span", name)) for value, name in tiles]
-    return element("ul", *items, attributes={"class": "tiles"})
+    return tiles
 
 
-def _best_section(star: TrialRecord | None) -> Markup:
+def _best_section(star: TrialRecord | None) -> Section | None:
     if star is None:
-        return section("Best candidate", element("p", "No candidate was measured yet."))
+        return Section("Best candidate", (Paragraph("No candidate was measured yet."),))
     row = candidate_row(star)
-    return section(
+    return Section(
         f"Best candidate: trial {star.number}",
-        pairs(
-            [
-                ("architecture", code(row["architecture"])),
-                ("id", code(row["id"])),
-                ("accuracy in the search", _show_accuracy(row)),
-                (
-                    _time_word(row),
-                    f"{_show_ms(row['latency_ms'])}, spread {_show_spread(row)}{_show_untuned(row)}",
-                ),
-                ("reward", f"{row['reward']:.4f}"),
-                ("parameters", f"{row['parameters']:,}"),
-                ("mult-adds", f"{row['mult_adds']:,}"),
-            ]
+        (
+            make_pairs(
+                [
+                    ("architecture", Text(row["architecture"], "code")),
+                    ("id", Text(row["id"], "code")),
+                    ("accuracy in the search", _show_accuracy(row)),
+                    (
+                        _time_word(row),
+                        f"{_show_ms(row['latency_ms'])}, spread {_show_spread(row)}{_show_untuned(row)}",
+                    ),
+                    ("reward", f"{row['reward']:.4f}"),
+                    ("parameters", f"{row['parameters']:,}"),
+                    ("mult-adds", f"{row['mult_adds']:,}"),
+                ]
+            ),
         ),
     )
 
 
-def _export_section(manifest: Mapping[str, Any]) -> Markup:
+def _export_section(manifest: Mapping[str, Any]) -> Section | None:
     """What the manifest of the exported network says; what it lacks is left out."""
     emulated = dig(manifest, "latency", "emulated")
     entries: list[tuple[str, tuple[str, ...], Callable[[Any], str]]] = [
@@ -207,32 +199,26 @@ def _export_section(manifest: Mapping[str, Any]) -> Markup:
     versions = dig(manifest, "versions")
     if isinstance(versions, Mapping):
         shown.append(("versions", ", ".join(f"{name} {v}" for name, v in versions.items())))
-    return section("Exported network", pairs(shown)) if shown else Markup()
+    return Section("Exported network", (make_pairs(shown),)) if shown else None
 
 
-def _pareto_section(records: Sequence[TrialRecord]) -> Markup:
+def _pareto_section(records: Sequence[TrialRecord]) -> Section | None:
     rows = pareto_rows(records)
     if not rows:
-        return section("Pareto set", element("p", "No candidate was measured yet."))
+        return Section("Pareto front", (Paragraph("No candidate was measured yet."),))
     note = "No other candidate is both faster and more accurate. The fastest first."
-    return section(
-        "Pareto set",
-        element("p", note, attributes={"class": "note"}),
-        _candidate_table(rows),
-    )
+    return Section("Pareto front", (Paragraph(note, "note"), _candidate_table(rows)))
 
 
-def _candidates_section(records: Sequence[TrialRecord]) -> Markup:
+def _candidates_section(records: Sequence[TrialRecord]) -> Section | None:
     rows = candidate_rows(records)
     if not rows:
-        return Markup()
-    summary = element("summary", f"All {len(rows):,} measured, the highest reward first")
-    return section(
-        "Candidates", element("details", summary, _candidate_table(rows, most=_MOST_CANDIDATES))
-    )
+        return None
+    summary = f"All {len(rows):,} measured, the highest reward first"
+    return Section("Candidates", (_candidate_table(rows, summary=summary),))
 
 
-def _candidate_table(rows: Sequence[Row], *, most: int = _MOST_CANDIDATES) -> Markup:
+def _candidate_table(rows: Sequence[Row], *, summary: str = "") -> Table:
     untuned = (
         [
             Column(
@@ -255,19 +241,19 @@ def _candidate_table(rows: Sequence[Row], *, most: int = _MOST_CANDIDATES) -> Ma
         Column("reward", "reward", lambda value: f"{value:.4f}"),
         Column("parameters", "parameters", lambda value: f"{value:,}"),
         Column("mult-adds", "mult_adds", lambda value: f"{value:,}"),
-        Column("architecture", "architecture", code, number=False),
+        Column("architecture", "architecture", number=False, style="code"),
     )
     shown = [
         {**row, "accuracy_text": _show_accuracy(row), "spread_text": _show_spread(row)}
         for row in rows
     ]
-    return table(columns, shown, most=most)
+    return make_table(columns, shown, most=_MOST_CANDIDATES, summary=summary)
 
 
-def _failure_section(records: Sequence[TrialRecord]) -> Markup:
+def _failure_section(records: Sequence[TrialRecord]) -> Section | None:
     rows = failure_rows(records)
     if not rows:
-        return section("Failures", element("p", "No candidate failed."))
+        return Section("Failures", (Paragraph("No candidate failed."),))
     columns = (
         Column("stage", "stage", number=False),
         Column("candidates", "count"),
@@ -275,13 +261,11 @@ def _failure_section(records: Sequence[TrialRecord]) -> Markup:
         Column("reason", "reason", number=False),
         Column("trials", "trials", _show_trials, number=False),
     )
-    note = "A failed candidate has no reward at all, not a bad one."
-    return section(
-        "Failures", element("p", note, attributes={"class": "note"}), table(columns, rows)
-    )
+    note = "A failed candidate has no reward at all, so it teaches the controller nothing."
+    return Section("Failures", (Paragraph(note, "note"), make_table(columns, rows)))
 
 
-def _effort_section(records: Sequence[TrialRecord]) -> Markup:
+def _effort_section(records: Sequence[TrialRecord]) -> Section | None:
     summary = effort_summary(records)
     columns = (
         Column("stage", "stage", number=False),
@@ -296,35 +280,35 @@ def _effort_section(records: Sequence[TrialRecord]) -> Markup:
     )
     if reused is not None:
         text += f"; {reused:.1f}% of the candidates' kernels had a record already"
-    return section("Effort", element("p", f"{text}."), table(columns, effort_rows(records)))
+    return Section("Effort", (Paragraph(f"{text}."), make_table(columns, effort_rows(records))))
 
 
-def _provenance_section(records: Sequence[TrialRecord]) -> Markup:
+def _provenance_section(records: Sequence[TrialRecord]) -> Section | None:
     rows = provenance_rows(records)
     title = "How the latencies were measured"
     if not rows:
-        return section(title, element("p", "No latency was measured yet."))
-    parts: list[str] = []
+        return Section(title, (Paragraph("No latency was measured yet."),))
+    parts: list[Part] = []
     if len(rows) > 1:
         warning = (
             f"The latencies were measured in {len(rows)} different ways and do not compare: "
             "device, fingerprint, target or version changed during the run."
         )
-        parts.append(element("p", warning, attributes={"class": "warning"}))
+        parts.append(Paragraph(warning, "warning"))
     parts += [_provenance(row) for row in rows]
-    return section(title, *parts)
+    return Section(title, tuple(parts))
 
 
-def _provenance(row: Row) -> Markup:
+def _provenance(row: Row) -> Pairs:
     spread = (
         f"median {row['median_spread_percent']:.1f}%, worst {row['worst_spread_percent']:.1f}%; "
         f"{row['noisy']} beyond the bound of the device's profile"
     )
     first, last = row["measured_at"]
-    values: list[tuple[str, str]] = [
+    values: list[tuple[str, str | Text]] = [
         ("device", row["device"]),
-        ("fingerprint", code(row["fingerprint"])),
-        ("TVM target", code(row["target"])),
+        ("fingerprint", Text(row["fingerprint"], "code")),
+        ("TVM target", Text(row["target"], "code")),
         ("TVM version", row["tvm_version"]),
         ("method", row["method"]),
         ("latencies", f"{row['latencies']:,}"),
@@ -337,22 +321,16 @@ def _provenance(row: Row) -> Markup:
         ("measured", first if first == last else f"{first} to {last}"),
     ]
     if row["emulated"]:
-        values.insert(1, ("device kind", element("span", EMULATED, attributes={"class": "flag"})))
-    return pairs(values)
+        values.insert(1, ("device kind", Text(EMULATED, "flag")))
+    return make_pairs(values)
 
 
-def _forecast_section(records: Sequence[TrialRecord]) -> Markup:
+def _forecast_section(records: Sequence[TrialRecord]) -> Section | None:
     row = forecast_row(records)
     if row is None:
-        return Markup()
+        return None
     line = forecast_line(row)
-    return section("Latency from kernel times", element("p", f"{line[0].upper()}{line[1:]}."))
-
-
-def _picture(picture: Picture) -> Markup:
-    dark = {"srcset": _data_url(picture.dark), "media": "(prefers-color-scheme: dark)"}
-    image = element("img", attributes={"src": _data_url(picture.light), "alt": picture.description})
-    return element("figure", element("picture", element("source", attributes=dark), image))
+    return Section("Latency from kernel times", (Paragraph(f"{line[0].upper()}{line[1:]}."),))
 
 
 def _data_url(content: bytes) -> str:
