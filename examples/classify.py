@@ -1,4 +1,4 @@
-"""Run an exported net.so by TVM's runtime alone: `classify.py runs/NAME/best [IMAGE ...]`; without images, its test set."""
+"""Run a net.so by TVM's runtime alone: `classify.py runs/NAME/best [IMAGE ...]`, or its test images."""
 
 import json
 import os

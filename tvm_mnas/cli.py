@@ -204,9 +204,13 @@ def _check_inputs(config: SearchConfig) -> None:
 
 
 def _search(directory: RunDirectory, changes: dict[str, Any], *, as_json: bool) -> None:
+    import optuna
+
     from tvm_mnas.report.html import write_report
     from tvm_mnas.search.session import Session
 
+    # The command's own lines say what Optuna would; a program that uses the library decides for itself.
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     with directory.lock():
         if changes:
             directory = directory.changed(changes)

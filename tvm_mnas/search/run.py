@@ -184,7 +184,6 @@ class RunDirectory:
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
 
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
         try:
             storage = JournalStorage(JournalFileBackend(str(self.journal)))
             if STUDY_NAME in optuna.get_all_study_names(storage):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import tvm.s_tir
 import tvm_ffi
 from torch import Tensor, nn
 
@@ -15,8 +16,9 @@ from tests.compiler.scheduled import arguments_of, module_of, replayed, run_kern
 from tvm_mnas.compiler.core.kernel import Kernel
 from tvm_mnas.compiler.core.target import VectorUnit, load_target, vector_unit
 from tvm_mnas.compiler.lowering.lower import lower_network
+from tvm_mnas.compiler.schedules import convolution
 from tvm_mnas.compiler.schedules.convolution import conv_shape, propose_convolutions, schedule_tile
-from tvm_mnas.compiler.schedules.tiles import Order, Padding, rank_tiles
+from tvm_mnas.compiler.schedules.tiles import Order, Padding, Tile, rank_tiles
 
 TRIED = 6
 
@@ -158,3 +160,21 @@ def test_a_tile_is_a_record_that_replays(lowered: dict[str, list[Kernel]], targe
 def test_the_vector_unit_is_that_of_the_target(text: str, unit: tuple[int, int]) -> None:
     lanes, registers = unit
     assert vector_unit(load_target(text)) == VectorUnit(lanes=lanes, registers=registers)
+
+
+def test_a_tile_that_does_not_fit_costs_only_itself(
+    lowered: dict[str, list[Kernel]], target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TVM refuses a schedule only when it is asked, and the round has others."""
+    tiles: list[Tile] = []
+
+    def schedule(module: object, tile: Tile, *, threads: int) -> Tile:
+        tiles.append(tile)
+        if len(tiles) == 2:
+            raise tvm.s_tir.ScheduleError("injected")
+        return tile
+
+    monkeypatch.setattr(convolution, "schedule_tile", schedule)
+    (kernel,) = lowered["pointwise"]
+    proposed = list(islice(propose_convolutions(module_of(kernel), load_target(target)), 3))
+    assert proposed == [tiles[0], *tiles[2:4]]

@@ -1,7 +1,7 @@
 """The one way in which this room loads MetaSchedule, TVM's auto-scheduler.
 
-Importing it the plain way parses the tensor intrinsics of every accelerator that TVM knows, 20 to 36 seconds
-in each process; a CPU needs two of those modules and half a second.
+A search for schedules parses the tensor intrinsics of every accelerator that TVM knows, 20 to 36 seconds in each
+process; a CPU needs two of those modules and half a second.
 """
 
 from __future__ import annotations
@@ -23,7 +23,16 @@ very time that was measured."""
 
 @lru_cache(maxsize=1)
 def load_meta_schedule() -> Any:
-    """Return the module `tvm.s_tir.meta_schedule`, its import kept to what CPUs need."""
+    """Return the module `tvm.s_tir.meta_schedule`."""
+    return importlib.import_module("tvm.s_tir.meta_schedule")
+
+
+def keep_to_cpu_intrinsics() -> None:
+    """Keep this process from importing the intrinsics of accelerators; for a worker process of our own.
+
+    Whoever searches for schedules imports them all. A process that is somebody else's never does so on our account,
+    and keeps the package as TVM has it.
+    """
     import tvm.s_tir
 
     if _INTRINSICS not in sys.modules:
@@ -34,7 +43,6 @@ def load_meta_schedule() -> Any:
         tvm.s_tir.tensor_intrin = package
         for name in _CPU_INTRINSICS:
             importlib.import_module(f"{_INTRINSICS}.{name}")
-    return importlib.import_module("tvm.s_tir.meta_schedule")
 
 
 def key_of(structural_hash: str) -> str:

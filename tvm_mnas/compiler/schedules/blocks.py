@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,3 +81,18 @@ def pack_weights(schedule: Any, sums: Any, packed: Any) -> None:
     copied = schedule.cache_read(sums, weights, "global")
     schedule.annotate(copied, "meta_schedule.layout_rewrite_preproc", True)
     schedule.transform_layout(sums, ("read", weights), packed)
+
+
+def applicable(attempts: Iterable[Callable[[], Any]]) -> Iterator[Any]:
+    """Yield the schedules that `attempts` make, in their order; one that does not fit the kernel costs only itself.
+
+    A block that cannot be inlined, or loops that others do not have, show only when TVM is asked.
+    """
+    import tvm.s_tir
+
+    for attempt in attempts:
+        try:
+            schedule = attempt()
+        except tvm.s_tir.ScheduleError:
+            continue
+        yield schedule

@@ -10,6 +10,7 @@ instructions: its trace is a tuning record like any other.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from tvm_mnas.compiler.core.target import vector_unit
@@ -17,6 +18,7 @@ from tvm_mnas.compiler.schedules.blocks import (
     REDUCTION,
     SPATIAL,
     ReductionBlocks,
+    applicable,
     extent,
     inline_after,
     kinds,
@@ -36,8 +38,8 @@ def propose_convolutions(module: Any, target: Any) -> Iterator[Any]:
     if shape is None:
         return
     threads = int(target.attrs.get("num-cores", 1))
-    for tile in rank_tiles(shape, vector_unit(target)):
-        yield schedule_tile(module, tile, threads=threads)
+    tiles = rank_tiles(shape, vector_unit(target))
+    yield from applicable(partial(schedule_tile, module, tile, threads=threads) for tile in tiles)
 
 
 def conv_shape(module: Any) -> ConvShape | None:

@@ -8,10 +8,11 @@ within them.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from tvm_mnas.compiler.core.target import vector_unit
-from tvm_mnas.compiler.schedules.blocks import SPATIAL, extent, kernel_blocks, kinds
+from tvm_mnas.compiler.schedules.blocks import SPATIAL, applicable, extent, kernel_blocks, kinds
 
 _MOST_VECTORS = 4
 _WIDTHS = 3
@@ -21,18 +22,14 @@ _LEAST_LANES = 4
 
 def propose_elementwise(module: Any, target: Any) -> Iterator[Any]:
     """Yield schedules of `module`, the widest vectors first; none if it sums, or has no channels to speak of."""
-    import tvm.s_tir
-
     channels = _channels(module)
     if channels is None:
         return
     threads = int(target.attrs.get("num-cores", 1))
-    for lanes in vector_widths(channels, vector_unit(target).lanes):
-        try:
-            yield schedule_elementwise(module, lanes, threads=threads)
-        except tvm.s_tir.ScheduleError:
-            # A block that cannot be inlined, such as one that reads where an index says.
-            return
+    widths = vector_widths(channels, vector_unit(target).lanes)
+    yield from applicable(
+        partial(schedule_elementwise, module, lanes, threads=threads) for lanes in widths
+    )
 
 
 def vector_widths(channels: int, lanes: int) -> list[int]:

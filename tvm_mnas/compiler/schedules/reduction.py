@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from tvm_mnas.compiler.core.target import VectorUnit, vector_unit
@@ -16,6 +17,7 @@ from tvm_mnas.compiler.schedules.blocks import (
     REDUCTION,
     SPATIAL,
     ReductionBlocks,
+    applicable,
     extent,
     inline_after,
     kinds,
@@ -36,18 +38,15 @@ _COUNTS = 4
 
 def propose_reductions(module: Any, target: Any) -> Iterator[Any]:
     """Yield schedules of `module`, the most promising first; none if it is a convolution or sums along its vectors."""
-    import tvm.s_tir
-
     channels = _channels(module)
     if channels is None:
         return
     threads = int(target.attrs.get("num-cores", 1))
-    for vectors, lanes in rank_vectors(channels, vector_unit(target)):
-        try:
-            yield schedule_reduction(module, vectors, lanes, threads=threads)
-        except tvm.s_tir.ScheduleError:
-            # What surrounds the sums does not have their loops.
-            return
+    ranked = rank_vectors(channels, vector_unit(target))
+    yield from applicable(
+        partial(schedule_reduction, module, vectors, lanes, threads=threads)
+        for vectors, lanes in ranked
+    )
 
 
 def rank_vectors(channels: int, unit: VectorUnit) -> list[tuple[int, int]]:

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from tvm_mnas.compiler.core.linking import Linker
-from tvm_mnas.compiler.core.metaschedule import EQUALITY, load_meta_schedule
+from tvm_mnas.compiler.core.metaschedule import EQUALITY, keep_to_cpu_intrinsics, load_meta_schedule
 from tvm_mnas.compiler.core.target import load_target
 from tvm_mnas.compiler.schedules.convolution import propose_convolutions
 from tvm_mnas.compiler.schedules.elementwise import propose_elementwise
@@ -57,6 +57,7 @@ def main(arguments: list[str]) -> None:
     # Who measures on another core has a word to say here now and then, and must not wait for its turn.
     os.nice(_NICE)
     block_torch()
+    keep_to_cpu_intrinsics()
     load_meta_schedule()
     _load_compiler()
     with os.fdopen(int(read_fd), "r") as requests, os.fdopen(int(write_fd), "w") as replies:
