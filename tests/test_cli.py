@@ -160,7 +160,7 @@ MISTAKES = {
     "unknown space": Mistake(
         "search --space imagenet --target-latency 1ms",
         2,
-        ("'imagenet'", "mcu-96, mnasnet, mnasnet-se", "`tvm-mnas space`"),
+        ("'imagenet'", "mcu-96, mnasnet, mnasnet-se", "`tvm-mnas space list`"),
     ),
     "another space without a target": Mistake(
         "search --space mnasnet", 2, ("'mnasnet'", "--target-latency 80ms")
@@ -168,7 +168,9 @@ MISTAKES = {
     "unknown device": Mistake(
         "search --device pixel9", 2, ("'pixel9'", "there are: armv7-a7, ", ", local, ", "TOML file")
     ),
-    "devices watched without a tracker": Mistake("devices --watch", 2, ("--watch", "--tracker")),
+    "devices watched without a tracker": Mistake(
+        "device list --watch", 2, ("--watch", "--tracker")
+    ),
     "device to add without a way to it": Mistake(
         "device add mine", 2, ("--ssh HOST", "--adb SERIAL", "one of them")
     ),
@@ -244,9 +246,11 @@ MISTAKES = {
     ),
     "resumed with fewer trials": Mistake("search --resume run --trials 3", 2, ("10", "3")),
     "tracker that is not there": Mistake(
-        "devices --tracker 127.0.0.1:1", 1, ("127.0.0.1:1", "start one", "rpc_tracker")
+        "device list --tracker 127.0.0.1:1", 1, ("127.0.0.1:1", "start one", "rpc_tracker")
     ),
-    "tracker without a port": Mistake("devices --tracker localhost", 2, ("host:port", "localhost")),
+    "tracker without a port": Mistake(
+        "device list --tracker localhost", 2, ("host:port", "localhost")
+    ),
     "device whose tracker is not there": Mistake(
         "search --device board.toml", 1, ("127.0.0.1:1", "start one", "rpc_tracker")
     ),
@@ -313,13 +317,13 @@ MISTAKES = {
         "search --resume run --allow-untuned 5%", 2, ("--resume", "start a new run")
     ),
     "model that is none": Mistake(
-        "bench nonsense", 2, ("'nonsense'", "`tvm-mnas space quickstart --sample 1`")
+        "bench nonsense", 2, ("'nonsense'", "`tvm-mnas space show quickstart --sample 1`")
     ),
     "scaling out of range": Mistake("bench mnasnet-b1@0.2", 2, ("0.35..1.4", "not 0.2")),
-    "space around a trial that does not exist": Mistake(
-        "space around run:99", 2, ("no finished trial 99", "`tvm-mnas report run`")
+    "space derive a trial that does not exist": Mistake(
+        "space derive run:99", 2, ("no finished trial 99", "`tvm-mnas report run`")
     ),
-    "negative sample": Mistake("space mnasnet --sample -1", 2, ("--sample", "--help")),
+    "negative sample": Mistake("space show mnasnet --sample -1", 2, ("--sample", "--help")),
 }
 
 
@@ -388,7 +392,18 @@ def test_without_a_command_the_help_is_shown(tmp_path: Path) -> None:
 
 def test_the_help_names_every_command(tmp_path: Path) -> None:
     text = done("--help", cwd=tmp_path)
-    commands = ("search", "report", "export", "space", "zoo", "tune", "bench", "devices", "records")
+    commands = (
+        "search",
+        "report",
+        "export",
+        "space",
+        "zoo",
+        "tune",
+        "bench",
+        "device",
+        "records",
+        "paper",
+    )
     assert all(command in text for command in commands)
 
 
@@ -403,38 +418,38 @@ def test_the_version_is_a_line(tmp_path: Path) -> None:
 
 
 def test_spaces_are_listed(tmp_path: Path) -> None:
-    rows = json.loads(done("space", "--json", cwd=tmp_path))
+    rows = json.loads(done("space", "list", "--json", cwd=tmp_path))
     assert [row["name"] for row in rows] == list(space_names())
     assert {row["name"]: row["size"] for row in rows} == {
         name: load_space(name).size for name in space_names()
     }
-    table = done("space", cwd=tmp_path)
+    table = done("space", "list", cwd=tmp_path)
     assert all(name in table for name in space_names())
 
 
 def test_a_space_is_described_by_its_decisions(tmp_path: Path) -> None:
-    rows = json.loads(done("space", "quickstart", "--json", cwd=tmp_path))
+    rows = json.loads(done("space", "show", "quickstart", "--json", cwd=tmp_path))
     decisions = load_space("quickstart").decisions
     assert rows == [
         {"decision": decision.name, "choices": list(decision.choices)} for decision in decisions
     ]
-    table = done("space", "quickstart", cwd=tmp_path)
+    table = done("space", "show", "quickstart", cwd=tmp_path)
     assert all(decision.name in table for decision in decisions)
     assert f"{load_space('quickstart').size:,}" in table
 
 
-def test_a_space_is_written_around_a_trial_and_sampled_from_its_file(place: Path) -> None:
-    assert done("space", "around", "run:1", "-o", "near.toml", cwd=place) == "near.toml\n"
+def test_a_space_is_derived_from_a_trial_and_sampled_from_its_file(place: Path) -> None:
+    assert done("space", "derive", "run:1", "-o", "near.toml", cwd=place) == "near.toml\n"
     space = load_space(str(place / "near.toml"))
     architecture = resolve_architecture(f"{place / 'run'}:1")
     assert space.decode(space.encode(architecture)) == architecture
     scaled = resolve_architecture(f"{place / 'run'}:1@0.5,96")
     assert (scaled.depth_multiplier, scaled.input_size) == (0.5, 96)
-    assert done("space", "near.toml", "--sample", "3", cwd=place).count("\n") == 3
+    assert done("space", "show", "near.toml", "--sample", "3", cwd=place).count("\n") == 3
 
 
 def test_a_sample_is_notations_of_the_space_and_follows_from_its_seed(tmp_path: Path) -> None:
-    arguments = ("space", "mnasnet", "--sample", "3", "--seed", "5")
+    arguments = ("space", "show", "mnasnet", "--sample", "3", "--seed", "5")
     rows = json.loads(done(*arguments, "--json", cwd=tmp_path))
     space = load_space("mnasnet")
     for row in rows:
@@ -447,9 +462,9 @@ def test_a_sample_is_notations_of_the_space_and_follows_from_its_seed(tmp_path: 
 
 
 def test_devices_are_listed(tmp_path: Path) -> None:
-    rows = json.loads(done("devices", "--json", cwd=tmp_path))
+    rows = json.loads(done("device", "list", "--json", cwd=tmp_path))
     assert "local" in [row["key"] for row in rows]
-    assert "local" in done("devices", cwd=tmp_path)
+    assert "local" in done("device", "list", cwd=tmp_path)
 
 
 def test_a_report_is_written_and_printed(place: Path) -> None:
@@ -486,7 +501,9 @@ def test_the_untuned_share_of_a_search_is_kept_for_its_resumption(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[RunDirectory] = []
-    monkeypatch.setattr(cli, "_search", lambda run, changes, as_json: started.append(run))
+    monkeypatch.setattr(
+        "tvm_mnas.commands.search._search", lambda run, changes, as_json: started.append(run)
+    )
     path = str(tmp_path / "run")
     for arguments in (["--run", path, "--allow-untuned", "5%"], ["--resume", path]):
         finished = CliRunner().invoke(cli.app, ["search", *arguments])
@@ -498,7 +515,7 @@ def test_the_untuned_share_of_a_search_is_kept_for_its_resumption(
 
 def test_output_that_nobody_reads_is_no_failure_of_ours(tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "tvm_mnas", "space", "mnasnet", "--sample", "2000"],
+        [sys.executable, "-m", "tvm_mnas", "space", "show", "mnasnet", "--sample", "2000"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,

@@ -1,15 +1,20 @@
-"""`tvm-mnas bench`: one network end to end, and kernel by kernel."""
+"""`tvm-mnas bench`: one network end to end, and kernel by kernel; and how the paper's commands time several."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tvm_mnas.commands.options import ALLOW_UNTUNED, DEFAULTS, AsJson, Records
 from tvm_mnas.config import parse_untuned_share
 from tvm_mnas.console import OUTPUT, Column, SearchDisplay, print_json, print_table
+
+if TYPE_CHECKING:
+    from tvm_mnas.workflows.compare import ModelTiming
+    from tvm_mnas.workflows.model_ref import ModelRef
 
 
 def bench(
@@ -69,3 +74,34 @@ def bench(
     print_table("Kernels, from their records", columns, rows, as_json=False)
     OUTPUT.print(result.peak_line, markup=False)
     OUTPUT.print(result.line, markup=False)
+
+
+def time_networks(
+    models: Sequence[ModelRef],
+    *,
+    device: str,
+    records: str,
+    schedules_per_kernel: int,
+    rounds: int,
+    seed: int,
+) -> list[ModelTiming]:
+    """Return what `compare.compare_models` does, and raise what it raises; progress is shown meanwhile."""
+    from tvm_mnas.workflows.compare import compare_models
+
+    with SearchDisplay(1) as display:
+        return compare_models(
+            models,
+            device=device,
+            records=Path(records),
+            schedules_per_kernel=schedules_per_kernel,
+            seed=seed,
+            rounds=rounds,
+            observer=display,
+        )
+
+
+def print_failures(failures: Sequence[tuple[str, str | None]]) -> None:
+    """Print a line for each (network, reason) with a reason why it has no latency."""
+    for name, failure in failures:
+        if failure is not None:
+            OUTPUT.print(f"{name} has no latency: {failure}", markup=False)

@@ -1,4 +1,4 @@
-"""`tvm-mnas device`: from a device in its box to one that can be measured."""
+"""`tvm-mnas device list | add | push | doctor | bundle`: from a device in its box to one that can be measured."""
 
 from __future__ import annotations
 
@@ -6,22 +6,29 @@ import signal
 import threading
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tvm_mnas.commands.options import AsJson
-from tvm_mnas.console import MESSAGES, OUTPUT, Column, print_json, print_table
+from tvm_mnas.console import MESSAGES, OUTPUT, Column, print_json, print_table, watch_table
 from tvm_mnas.errors import ConfigError
 
 if TYPE_CHECKING:
+    from tvm_mnas.devices.core.tracker import TrackerAddress
     from tvm_mnas.devices.servers.reach import Reach
 
 device_app = typer.Typer(
     no_args_is_help=True,
-    help="Prepare a device: describe it, put its server there, look what is wrong with it.",
+    help="Devices: list them, describe one, put its server there, look what is wrong with it.",
 )
 
+_TRACKER_COLUMNS = (
+    Column("key", "key", number=False),
+    Column("host", "host", number=False),
+    Column("port", "port"),
+    Column("state", "state", number=False),
+)
 _Profile = Annotated[str, typer.Argument(help="A device profile by name, or a file.")]
 _SshHost = Annotated[
     str | None, typer.Option("--ssh", help="A host that ssh reaches without a password.")
@@ -29,6 +36,50 @@ _SshHost = Annotated[
 _AdbSerial = Annotated[
     str | None, typer.Option("--adb", help="A serial number that `adb devices` lists.")
 ]
+
+
+@device_app.command("list")
+def list_devices(
+    tracker: Annotated[
+        str | None, typer.Option(help="Ask this tracker, host:port, what is registered.")
+    ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="With --tracker: go on until interrupted.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show the device profiles that ship, or the devices that a tracker knows."""
+    from tvm_mnas.devices.core.profile import parse_tracker, read_profile, shipped_profiles
+
+    if watch and (tracker is None or as_json):
+        raise ConfigError("--watch goes with --tracker HOST:PORT and without --json")
+    if tracker is not None:
+        title, address = f"Devices of tracker {tracker}", parse_tracker(tracker)
+        if watch:
+            watch_table(title, _TRACKER_COLUMNS, lambda: _registered(address))
+        else:
+            print_table(title, _TRACKER_COLUMNS, _registered(address), as_json=as_json)
+        return
+    profiles: list[dict[str, Any]] = []
+    for key in shipped_profiles():
+        profile = read_profile(key)
+        profiles.append(
+            {
+                "key": key,
+                "description": profile.description,
+                "threads": profile.threads,
+                "core": profile.core,
+                "reached": "started on demand" if profile.is_local else str(profile.tracker),
+            }
+        )
+    columns = (
+        Column("key", "key", number=False),
+        Column("threads", "threads"),
+        Column("core", "core"),
+        Column("reached", "reached", number=False),
+        Column("description", "description", number=False, wraps=True),
+    )
+    print_table("Device profiles", columns, profiles, as_json=as_json)
 
 
 @device_app.command()
@@ -147,3 +198,18 @@ def _reach(ssh: str | None, adb: str | None) -> Reach:
     raise ConfigError(
         "a device is reached by --ssh HOST or by --adb SERIAL, one of them; `adb devices` lists serial numbers"
     )
+
+
+def _registered(address: TrackerAddress) -> list[dict[str, Any]]:
+    from tvm_mnas.devices.core.tracker import TrackerClient
+
+    with TrackerClient(address) as client:
+        return [
+            {
+                "key": status.key,
+                "host": status.host,
+                "port": status.port,
+                "state": {True: "free", False: "busy", None: "unknown"}[status.free],
+            }
+            for status in client.devices()
+        ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from tvm_mnas.commands.lineups import print_failures, time_networks
+from tvm_mnas.commands.bench import print_failures, time_networks
 from tvm_mnas.commands.options import DEFAULTS, AsJson, Device, Records, Rounds, Seed, Trials
 from tvm_mnas.commands.paper_figures import figure2, figure4, figure5, figure6
 from tvm_mnas.console import OUTPUT, Column, SearchDisplay, format_count, print_json, print_table

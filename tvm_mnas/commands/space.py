@@ -1,4 +1,4 @@
-"""`tvm-mnas space`: the spaces that ship, what one offers, its kernels, samples from it; one around a network."""
+"""`tvm-mnas space list | show | check | derive | reference`."""
 
 from __future__ import annotations
 
@@ -15,106 +15,164 @@ from tvm_mnas.errors import SpaceError
 if TYPE_CHECKING:
     from tvm_mnas.space.space import SearchSpace
 
-_AROUND = "around"
+space_app = typer.Typer(
+    no_args_is_help=True,
+    help="Search spaces: those that ship, one in a file, one around a network, and what a space file may say.",
+)
+
+_Space = Annotated[str, typer.Argument(help="A space by name, or a TOML file.")]
 
 
-def space(
-    name: Annotated[
-        str | None,
-        typer.Argument(
-            help="A space by name, or a TOML file. `space around MODEL` writes one around a network."
-        ),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Argument(help="After `around`: a key of the zoo, a notation, or RUN:TRIAL."),
-    ] = None,
+@space_app.command("list")
+def list_spaces(as_json: AsJson = False) -> None:
+    """List the spaces that ship."""
+    from tvm_mnas.space.files import load_space, space_names
+
+    rows: list[dict[str, Any]] = [
+        {
+            "name": known.name,
+            "size": known.size,
+            "decisions": len(known.decisions),
+            "blocks": len(known.blocks),
+            "input": known.input_size,
+            "classes": known.classes,
+        }
+        for known in map(load_space, space_names())
+    ]
+    columns = (
+        Column("name", "name", number=False),
+        Column("architectures", "size"),
+        Column("decisions", "decisions"),
+        Column("blocks", "blocks"),
+        Column("input", "input"),
+        Column("classes", "classes"),
+    )
+    print_table("Spaces", columns, rows, as_json=as_json)
+
+
+@space_app.command()
+def show(
+    name: _Space,
     sample: Annotated[int, typer.Option(min=0, help="Print this many random architectures.")] = 0,
     seed: Annotated[int, typer.Option(help="The seed of the sample.")] = 0,
     kernels: Annotated[
         bool, typer.Option("--kernels", help="Count the distinct kernels of the whole space.")
     ] = False,
-    output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", help="With `around`: the .toml file to write."),
-    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the spaces that ship, describe one, count its kernels, sample from it, or write one around a network."""
-    from tvm_mnas.models.cost import count_cost
-    from tvm_mnas.space.files import load_space, space_names
+    """Show the decisions of a space, random architectures of it, or how many kernels it has."""
+    from tvm_mnas.space.files import load_space
 
-    if name == _AROUND:
-        if sample or kernels:
-            raise SpaceError(
-                f"`space around` writes a file, and takes neither --sample nor --kernels; type "
-                f"`tvm-mnas space around {model or 'mnasnet-b1'} -o FILE.toml`, then name that file"
-            )
-        _print_around(model, output, as_json=as_json)
-        return
-    if model is not None or output is not None:
-        what = "--output" if model is None else f"a second word, not {model!r}"
+    if kernels and sample:
         raise SpaceError(
-            f"only `space around MODEL` takes {what}; type `tvm-mnas space {name or 'around MODEL'}`"
+            f"cannot show two things at once: --kernels counts, --sample draws; "
+            f"type `tvm-mnas space show {name} --kernels`"
         )
-    if kernels and (name is None or sample):
-        other = "--sample too" if sample else "no space"
-        raise SpaceError(
-            f"--kernels counts those of one space, not with {other}; "
-            f"type `tvm-mnas space {name or 'quickstart'} --kernels`"
-        )
-    if name is None:
-        spaces = [load_space(known) for known in space_names()]
-        overview: list[dict[str, Any]] = [
-            {
-                "name": known.name,
-                "size": known.size,
-                "decisions": len(known.decisions),
-                "blocks": len(known.blocks),
-                "input": known.input_size,
-                "classes": known.classes,
-            }
-            for known in spaces
-        ]
-        columns: tuple[Column, ...] = (
-            Column("name", "name", number=False),
-            Column("architectures", "size"),
-            Column("decisions", "decisions"),
-            Column("blocks", "blocks"),
-            Column("input", "input"),
-            Column("classes", "classes"),
-        )
-        print_table("Spaces", columns, overview, as_json=as_json)
-        return
     chosen = load_space(name)
     if kernels:
         _print_kernels(chosen, as_json=as_json)
+    elif sample:
+        _print_sample(chosen, sample, seed, as_json=as_json)
+    else:
+        _print_decisions(chosen, as_json=as_json)
+
+
+@space_app.command()
+def check(
+    file: Annotated[Path, typer.Argument(help="A space file.")], as_json: AsJson = False
+) -> None:
+    """Check a space file: its size and decisions if it is good, one line with the remedy if not."""
+    from tvm_mnas.space.files import read_space
+
+    chosen = read_space(file)
+    row = {
+        "file": str(file),
+        "name": chosen.name,
+        "size": chosen.size,
+        "decisions": len(chosen.decisions),
+        "blocks": len(chosen.blocks),
+        "fingerprint": chosen.fingerprint,
+    }
+    if as_json:
+        print_json(row)
+    else:
+        OUTPUT.print(
+            f"{file}: good; {chosen.name}, {chosen.size:,} architectures by {len(chosen.decisions)} "
+            f"decisions in {len(chosen.blocks)} blocks",
+            markup=False,
+        )
+
+
+@space_app.command()
+def derive(
+    model: Annotated[str, typer.Argument(help="A key of the zoo, a notation, or RUN:TRIAL.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The .toml file to write.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a space of networks near one that you have."""
+    from tvm_mnas.space.derive import derive_space
+    from tvm_mnas.space.files import parse_space
+    from tvm_mnas.workflows.model_ref import resolve_architecture
+
+    architecture = resolve_architecture(model)
+    text = derive_space(architecture, model)
+    if output is not None:
+        _write_new(output, text)
+    if as_json:
+        made = parse_space(text, output or Path("derived"))
+        print_json(
+            {
+                "name": made.name,
+                "architecture": architecture.notation,
+                "size": made.size,
+                "decisions": len(made.decisions),
+                "file": None if output is None else str(output),
+                "text": text,
+            }
+        )
+    else:
+        OUTPUT.print(text.rstrip("\n") if output is None else str(output), markup=False)
+
+
+@space_app.command()
+def reference() -> None:
+    """Print what a space file may say: every key, every operation, every permitted value."""
+    from tvm_mnas.space.reference import space_reference
+
+    OUTPUT.print(space_reference(), markup=False, highlight=False)
+
+
+def _print_sample(chosen: SearchSpace, count: int, seed: int, *, as_json: bool) -> None:
+    from tvm_mnas.models.cost import count_cost
+
+    rng = random.Random(seed)
+    rows: list[dict[str, Any]] = []
+    for _ in range(count):
+        architecture = chosen.decode(chosen.sample(rng))
+        cost = count_cost(architecture)
+        rows.append(
+            {
+                "id": architecture.id,
+                "parameters": cost.parameters,
+                "mult_adds": cost.mult_adds,
+                "architecture": architecture.notation,
+            }
+        )
+    if as_json:
+        print_json(rows)
         return
-    if sample:
-        rng = random.Random(seed)
-        rows: list[dict[str, Any]] = []
-        for _ in range(sample):
-            architecture = chosen.decode(chosen.sample(rng))
-            cost = count_cost(architecture)
-            rows.append(
-                {
-                    "id": architecture.id,
-                    "parameters": cost.parameters,
-                    "mult_adds": cost.mult_adds,
-                    "architecture": architecture.notation,
-                }
-            )
-        if as_json:
-            print_json(rows)
-            return
-        for row in rows:
-            # A notation is typed again elsewhere: it stays on one line, whatever the width.
-            OUTPUT.print(
-                f"{row['id']}  {row['parameters']:>10,} parameters  {row['mult_adds']:>13,} mult-adds  "
-                f"{row['architecture']}",
-                markup=False,
-            )
-        return
+    for row in rows:
+        # A notation is typed again elsewhere: it stays on one line, whatever the width.
+        OUTPUT.print(
+            f"{row['id']}  {row['parameters']:>10,} parameters  {row['mult_adds']:>13,} mult-adds  "
+            f"{row['architecture']}",
+            markup=False,
+        )
+
+
+def _print_decisions(chosen: SearchSpace, *, as_json: bool) -> None:
     decisions: list[dict[str, Any]] = [
         {
             "decision": decision.name,
@@ -162,37 +220,6 @@ def _print_kernels(chosen: SearchSpace, *, as_json: bool) -> None:
     OUTPUT.print(
         f"{counted.least_mult_adds:,} to {counted.most_mult_adds:,} mult-adds", markup=False
     )
-
-
-def _print_around(model: str | None, output: Path | None, *, as_json: bool) -> None:
-    """Write the space around `model` to `output`, or print it."""
-    from tvm_mnas.space.derive import derive_space
-    from tvm_mnas.space.files import parse_space
-    from tvm_mnas.workflows.model_ref import resolve_architecture
-
-    if model is None:
-        raise SpaceError(
-            "`space around` takes the network that the space is around, and there is none; type "
-            "`tvm-mnas space around mnasnet-b1`"
-        )
-    architecture = resolve_architecture(model)
-    text = derive_space(architecture, model)
-    if output is not None:
-        _write_new(output, text)
-    if as_json:
-        made = parse_space(text, output or Path(_AROUND))
-        print_json(
-            {
-                "name": made.name,
-                "architecture": architecture.notation,
-                "size": made.size,
-                "decisions": len(made.decisions),
-                "file": None if output is None else str(output),
-                "text": text,
-            }
-        )
-    else:
-        OUTPUT.print(text.rstrip("\n") if output is None else str(output), markup=False)
 
 
 def _write_new(path: Path, text: str) -> None:

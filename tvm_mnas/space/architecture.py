@@ -46,6 +46,8 @@ class SkipOp(StrEnum):
     AVG_POOL = "avg_pool"
 
 
+KERNEL_SIZES = (1, 3, 5, 7)
+MIN_SE_RATIO = 0.01
 CHANNEL_DIVISOR = 8
 """Channels are rounded to multiples of this, which vector units like."""
 
@@ -112,7 +114,7 @@ class Block:
     skip_op: SkipOp = SkipOp.IDENTITY
 
     def __post_init__(self) -> None:
-        if self.kernel_size not in (1, 3, 5, 7):
+        if self.kernel_size not in KERNEL_SIZES:
             raise SpaceError(f"a block's kernel size is 1, 3, 5 or 7, not {self.kernel_size}")
         if self.stride not in (1, 2):
             raise SpaceError(f"a block's stride is 1 or 2, not {self.stride}")
@@ -125,9 +127,9 @@ class Block:
                 f"expansion is 2 or more for mbconv and 1 for every other operation, "
                 f"not {self.expansion} for {self.conv_op.value}"
             )
-        if self.se_ratio != 0.0 and not 0.01 <= self.se_ratio <= 1.0:
+        if self.se_ratio != 0.0 and not MIN_SE_RATIO <= self.se_ratio <= 1.0:
             raise SpaceError(
-                f"a squeeze-and-excitation ratio is 0 or in 0.01..1, not {self.se_ratio}"
+                f"a squeeze-and-excitation ratio is 0 or in {MIN_SE_RATIO}..1, not {self.se_ratio}"
             )
 
 
@@ -260,7 +262,7 @@ class Architecture:
         if len(parts) < 5:
             raise SpaceError(
                 f"a notation is INPUT:STEM:BLOCK[:BLOCK...]:HEAD:CLASSES, not {text!r}; "
-                f"`tvm-mnas space quickstart --sample 1` prints one"
+                f"`tvm-mnas space show quickstart --sample 1` prints one"
             )
         source = _match(_INPUT, parts[0], "input", "i224_c3_w1")
         stem = _match(_STEM, parts[1], "stem", "stem32_s22")

@@ -49,7 +49,7 @@ def derive_space(architecture: Architecture, model: str) -> str:
 def _header(space: SearchSpace, architecture: Architecture, model: str) -> str:
     called = "" if model == architecture.notation else f" {model}"
     lines = [
-        f"Around{called}: `tvm-mnas space around` wrote this.",
+        f"Around{called}: `tvm-mnas space derive` wrote this.",
         architecture.notation,
         "",
         "Its size: operations x kernels x filters x layers of each block. Filters round to multiples of eight and",

@@ -1,19 +1,6 @@
 """Space files: TOML -> :class:`SearchSpace`, and where the files that ship are.
 
-    name = "small"                         [choices]                        # what every block chooses from
-    [input]                                conv_op = ["sepconv", "mbconv3"]
-    size = 32                              kernel_size = [3, 5]
-    channels = 3                           skip_op = ["none", "identity", "max_pool", "avg_pool"]
-    classes = 10                           se_ratio = [0.0, 0.25]
-    depth_multiplier = 1.0                 filter_scale = [0.75, 1.0, 1.25]  # times the block's `filters`
-    [stem]                                 layer_delta = [-1, 0, 1]          # plus the block's `layers`
-    filters = 16                           [[blocks]]
-    stride = 2                             resolution = 16                   # of its input: checked, not chosen
-    [head]                                 stride = 2
-    filters = 256                          filters = 24
-                                           layers = 2
-                                           conv_op = ["mbconv6"]             # a block may have its own of any choice
-
+What a file may say stands in `reference.py`, which `tvm-mnas space reference` prints; nothing else is read.
 Scaled filters are rounded to multiples of eight as the MnasNet authors round, layers are at least one, and
 values that become equal count once.
 """
@@ -29,11 +16,10 @@ from typing import NoReturn, TypeVar
 from tvm_mnas.errors import SpaceError
 from tvm_mnas.resources import resource_directory
 from tvm_mnas.space.architecture import round_filters
+from tvm_mnas.space.reference import key_names
 from tvm_mnas.space.space import BlockSpace, SearchSpace
 
 _T = TypeVar("_T")
-_CHOICE_KEYS = ("conv_op", "kernel_size", "skip_op", "se_ratio", "filter_scale", "layer_delta")
-_BLOCK_KEYS = ("resolution", "stride", "filters", "layers")
 
 
 def load_space(name_or_path: str) -> SearchSpace:
@@ -48,7 +34,7 @@ def load_space(name_or_path: str) -> SearchSpace:
     if name_or_path not in names:
         raise SpaceError(
             f"a space is a TOML file or one of {', '.join(names)}, not {name_or_path!r}; "
-            f"`tvm-mnas space` describes them"
+            f"`tvm-mnas space list` describes them"
         )
     return read_space(resource_directory("search_space") / f"{name_or_path}.toml")
 
@@ -69,7 +55,7 @@ def read_space(path: Path) -> SearchSpace:
     except OSError as error:
         raise SpaceError(
             f"{path}: a space file can be read, not {error.strerror}; "
-            f"`tvm-mnas space` lists the spaces that ship"
+            f"`tvm-mnas space list` lists the spaces that ship"
         ) from error
     except UnicodeDecodeError as error:
         raise SpaceError(f"{path}: a space file is valid TOML: {error}") from error
@@ -87,11 +73,11 @@ def parse_space(text: str, path: Path) -> SearchSpace:
     except tomllib.TOMLDecodeError as error:
         raise SpaceError(f"{path}: a space file is valid TOML: {error}") from error
     top = _Table(path, "", document)
-    top.only(("name", "description", "input", "stem", "head", "choices", "blocks"))
-    source = top.table("input", ("size", "channels", "classes", "depth_multiplier"))
-    stem = top.table("stem", ("filters", "stride"))
-    head = top.table("head", ("filters",))
-    defaults = top.table("choices", _CHOICE_KEYS, required=False)
+    top.only((*key_names(""), "input", "stem", "head", "choices", "blocks"))
+    source = top.table("input", key_names("input"))
+    stem = top.table("stem", key_names("stem"))
+    head = top.table("head", key_names("head"))
+    defaults = top.table("choices", key_names("choices"), required=False)
     input_size = source.integer("size")
     stem_stride = stem.integer("stride")
     resolution = -(-input_size // stem_stride)
@@ -116,7 +102,7 @@ def parse_space(text: str, path: Path) -> SearchSpace:
 
 
 def _read_block(block: _Table, defaults: _Table, resolution: int) -> BlockSpace:
-    block.only((*_BLOCK_KEYS, *_CHOICE_KEYS))
+    block.only((*key_names("blocks"), *key_names("choices")))
     if block.integer("resolution") != resolution:
         block.fail("resolution", f"the resolution that the strides before it leave, {resolution}")
 

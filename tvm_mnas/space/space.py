@@ -17,7 +17,6 @@ import hashlib
 import json
 import math
 import random
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -27,7 +26,10 @@ from tvm_mnas.space.architecture import Architecture, Block, ConvOp, SkipOp
 
 Choice = str | int | float
 
-_OPERATION = re.compile(r"conv|sepconv|mbconv([2-9]|10)")
+EXPANSIONS = range(2, 11)
+"""What an inverted bottleneck may be written with: `mbconv2` to `mbconv10`."""
+
+OPERATIONS = ("conv", "sepconv", *(f"mbconv{expansion}" for expansion in EXPANSIONS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +65,9 @@ class BlockSpace:
             if not values or len(set(values)) != len(values):
                 raise SpaceError(f"{name} has one or more different values, not {list(values)}")
         for operation in self.operations:
-            if not _OPERATION.fullmatch(operation):
+            if operation not in OPERATIONS:
                 raise SpaceError(
-                    f"conv_op is conv, sepconv or mbconv2..mbconv10, not {operation!r}"
+                    f"conv_op is conv, sepconv or {OPERATIONS[2]}..{OPERATIONS[-1]}, not {operation!r}"
                 )
         for skip_op in self.skip_ops:
             if skip_op not in {op.value for op in SkipOp}:

@@ -196,7 +196,7 @@ def tune_model(
     if all(kernel.best_us is None for kernel in report.kernels):
         raise BuildError(
             f"a kernel that is tuned has a schedule that runs, and of {len(report.kernels)} none has "
-            f"({result.failures}); `tvm-mnas devices` shows whether the device is there"
+            f"({result.failures}); `tvm-mnas device list` shows whether the device is there"
         )
     return result
 

@@ -50,7 +50,7 @@ def tuned_share(
         if not _is_time(untuned_us.get(kernel.key)):
             raise UntunedKernelError(
                 f"{_rule(kernel)}, and it could not be timed without one either; "
-                f"`tvm-mnas devices` shows whether the device is there"
+                f"`tvm-mnas device list` shows whether the device is there"
             )
     tuned_us = sum(
         (store.best_us(kernel.key) or 0.0) * kernel.calls

@@ -318,7 +318,7 @@ class _Tuner:
         if gone:
             raise DeviceError(
                 f"tuning needs a device that answers, and {self.lost} schedules in a row found none: "
-                f"{self.loss}; `tvm-mnas devices` shows what is registered"
+                f"{self.loss}; `tvm-mnas device list` shows what is registered"
             )
 
     def _record(

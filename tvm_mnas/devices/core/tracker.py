@@ -128,7 +128,7 @@ class TrackerClient:
         except TimeoutError as error:
             raise LeaseTimeoutError(
                 f"no device {key!r} became free at tracker {self._address} within {deadline_s:g} s; "
-                "see who holds it with: tvm-mnas devices"
+                "see who holds it with: tvm-mnas device list"
             ) from error
         except (OSError, ValueError, TypeError) as error:
             raise TrackerError(self._unreachable(f"its answer is unusable: {error}")) from error

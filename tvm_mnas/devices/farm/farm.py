@@ -327,7 +327,7 @@ class Farm:
         if reply.status is Status.NO_DEVICE:
             return LeaseTimeoutError(
                 f"no {where} became free within {deadline_s:g} s{self._left_alone()}; "
-                "see who holds it with: tvm-mnas devices"
+                "see who holds it with: tvm-mnas device list"
             )
         return DeviceLostError(
             f"{where} is listed but did not answer within {deadline_s:g} s ({reply.message}); "

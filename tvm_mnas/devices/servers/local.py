@@ -81,7 +81,7 @@ class LocalServices:
         )
 
     def pids(self) -> dict[str, int]:
-        """Return the process ids by service, for tests and for `tvm-mnas devices`."""
+        """Return the process ids by service, for tests and for `tvm-mnas device list`."""
         with self._lock:
             return {name: process.pid for name, process in self._processes.items()}
 

@@ -242,6 +242,6 @@ def zoo_entry(key: str) -> ZooEntry:
     if entry is None:
         raise ConfigError(
             f"{key!r} is no network of the zoo, which has {', '.join(_BY_KEY)}; "
-            f"`tvm-mnas zoo` describes them. Or give a notation: `tvm-mnas space quickstart --sample 1` prints one"
+            f"`tvm-mnas zoo` describes them. Or give a notation: `tvm-mnas space show quickstart --sample 1` prints one"
         )
     return entry

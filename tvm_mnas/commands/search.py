@@ -1,0 +1,199 @@
+"""`tvm-mnas search`: start a search or go on with one, watch it, and show what it found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tvm_mnas import __version__
+from tvm_mnas.commands.options import ALLOW_UNTUNED, DEFAULTS, AsJson
+from tvm_mnas.commands.report import print_pareto_front
+from tvm_mnas.config import SearchConfig, parse_untuned_share, read_settings
+from tvm_mnas.console import MESSAGES, OUTPUT, SearchDisplay, format_ms, print_json
+from tvm_mnas.errors import ConfigError, RecordsError
+
+if TYPE_CHECKING:
+    from tvm_mnas.search.result import SearchResult
+    from tvm_mnas.search.run import RunDirectory
+
+
+def search(
+    space: Annotated[
+        str | None, typer.Option(help="A space by name, a TOML file, or package.module:object.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="A device profile by name, or a file.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="embedded, imagefolder:PATH, imagenet:PATH, idx:PATH, or package.module:object."
+        ),
+    ] = None,
+    target_latency: Annotated[
+        str | None, typer.Option(help="T of the reward, with its unit: 80ms, 900us, 0.08s.")
+    ] = None,
+    hard: Annotated[
+        bool, typer.Option("--hard", help="A hard latency constraint: alpha 0, beta -1.")
+    ] = False,
+    alpha: Annotated[float | None, typer.Option(help="Exponent up to the target.")] = None,
+    beta: Annotated[float | None, typer.Option(help="Exponent beyond the target.")] = None,
+    algorithm: Annotated[
+        str | None,
+        typer.Option(help="ppo, random, evolution, tpe, nsga2, or package.module:object."),
+    ] = None,
+    trainer: Annotated[str | None, typer.Option(help="proxy, or package.module:object.")] = None,
+    executor: Annotated[str | None, typer.Option(help="local, or package.module:object.")] = None,
+    trials: Annotated[int | None, typer.Option(help="Candidates to sample in all.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Candidates per controller update.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The seed of every random choice.")] = None,
+    train_steps: Annotated[int | None, typer.Option(help="Steps of the short training.")] = None,
+    schedules_per_kernel: Annotated[
+        int | None, typer.Option(help="Schedules to measure for a kernel without records.")
+    ] = None,
+    allow_untuned: Annotated[
+        str | None, typer.Option(help=ALLOW_UNTUNED, metavar="PERCENT")
+    ] = None,
+    finalists: Annotated[
+        int | None, typer.Option(help="Best candidates to retrain before naming one.")
+    ] = None,
+    final_steps: Annotated[int | None, typer.Option(help="Steps of that retraining.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Trainings side by side; 0: one a core.")] = None,
+    records: Annotated[
+        str | None, typer.Option(help="Where tuning records are kept, from run to run.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A TOML file with any of these settings; flags win.")
+    ] = None,
+    run: Annotated[Path | None, typer.Option(help="The new run's directory.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with this run, after anything.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Search; with no options a small one, on this machine's CPU with embedded data, in minutes."""
+    from tvm_mnas.search.reward import parse_latency
+
+    given: dict[str, Any] = {
+        "space": space,
+        "device": device,
+        "data": data,
+        "target_latency_ms": None if target_latency is None else parse_latency(target_latency),
+        "alpha": alpha,
+        "beta": beta,
+        "algorithm": algorithm,
+        "trainer": trainer,
+        "executor": executor,
+        "trials": trials,
+        "batch": batch,
+        "seed": seed,
+        "train_steps": train_steps,
+        "schedules_per_kernel": schedules_per_kernel,
+        "max_untuned_share": None if allow_untuned is None else parse_untuned_share(allow_untuned),
+        "finalists": finalists,
+        "final_steps": final_steps,
+        "jobs": jobs,
+        "records": records,
+    }
+    flags = {name: value for name, value in given.items() if value is not None}
+    if hard:
+        if alpha is not None or beta is not None:
+            raise ConfigError("--hard sets alpha and beta itself; leave out --alpha and --beta")
+        flags |= {"alpha": 0.0, "beta": -1.0}
+    if resume is None:
+        _search(_start_run(flags, config, run), {}, as_json=as_json)
+    else:
+        _search(_resume_run(resume, flags, config, run), flags, as_json=as_json)
+
+
+def _start_run(flags: dict[str, Any], config: Path | None, run: Path | None) -> RunDirectory:
+    from tvm_mnas.search.run import RunDirectory
+    from tvm_mnas.space.catalogue import find_space
+    from tvm_mnas.workflows.search import default_run
+
+    settings = (read_settings(config) if config is not None else {}) | flags
+    resolved = SearchConfig.from_mapping(
+        settings, source=str(config) if config is not None else "command line"
+    )
+    if resolved.space != DEFAULTS.space and "target_latency_ms" not in settings:
+        raise ConfigError(
+            f"a search in the space {resolved.space!r} needs its target latency, and there is none; "
+            f"add, for example, --target-latency 80ms"
+        )
+    _check_inputs(resolved)
+    if run is None:
+        run = default_run(find_space(resolved.space).name)
+    return RunDirectory.create(run, resolved)
+
+
+def _resume_run(
+    path: Path, flags: dict[str, Any], config: Path | None, run: Path | None
+) -> RunDirectory:
+    from tvm_mnas.search.run import RunDirectory
+
+    if config is not None or run is not None or set(flags) - {"trials", "jobs"}:
+        raise ConfigError(
+            "a resumed run keeps its settings; beside --resume only --trials, --jobs and --json are "
+            "taken; leave out the others, or start a new run"
+        )
+    directory = RunDirectory.open(path)
+    _check_inputs(directory.config)
+    return directory
+
+
+def _check_inputs(config: SearchConfig) -> None:
+    """Find out now, not minutes later, whether space, device, data and the place for records are there."""
+    from tvm_mnas.devices.core.profile import read_profile
+    from tvm_mnas.devices.core.tracker import TrackerClient
+    from tvm_mnas.space.catalogue import find_space
+    from tvm_mnas.training.sources import check_data
+
+    find_space(config.space)
+    profile = read_profile(config.device)
+    check_data(config.data)
+    records = Path(config.records)
+    if records.exists() and not records.is_dir():
+        raise RecordsError(
+            f"{records}: tuning records are kept in a directory, and this is a file; "
+            f"name another place with --records"
+        )
+    if profile.tracker is not None:
+        with TrackerClient(profile.tracker):
+            pass
+
+
+def _search(directory: RunDirectory, changes: dict[str, Any], *, as_json: bool) -> None:
+    import optuna
+
+    from tvm_mnas.report.html import write_report
+    from tvm_mnas.search.session import Session
+
+    # The command's own lines say what Optuna would; a program that uses the library decides for itself.
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with directory.lock():
+        if changes:
+            directory = directory.changed(changes)
+        session = Session.open(directory)
+        config = directory.config
+        MESSAGES.print(
+            f"tvm-mnas {__version__}: {config.algorithm} over {session.space.name} "
+            f"({session.space.size:,} architectures), {config.trials} trials, "
+            f"target {format_ms(config.target_latency_ms)} on {config.device}; run {directory.path}",
+            markup=False,
+        )
+        with SearchDisplay(config.trials, session.finished) as display:
+            result = session.run(display)
+        write_report(directory, result.records, best=result.best)
+    _show_result(directory, result, as_json=as_json)
+
+
+def _show_result(directory: RunDirectory, result: SearchResult, *, as_json: bool) -> None:
+    from tvm_mnas.report.tables import pareto_rows
+
+    rows = pareto_rows(result.records)
+    if as_json:
+        print_json({"run": str(directory.path), "pareto": rows, **result.summary()})
+        return
+    print_pareto_front(rows)
+    for line in result.lines():
+        OUTPUT.print(line, markup=False)
