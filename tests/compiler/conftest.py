@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.compiler.targets import runs_here
 from tvm_mnas.compiler.core.kernel import LoweredNetwork
 from tvm_mnas.compiler.core.linking import Linker, find_linker
 from tvm_mnas.compiler.core.metaschedule import load_meta_schedule
@@ -20,7 +21,6 @@ from tvm_mnas.compiler.lowering.lower import lower_network
 from tvm_mnas.compiler.records.store import RecordStore
 from tvm_mnas.compiler.tuning.build_workers import WarmBuilder
 from tvm_mnas.compiler.tuning.tuner import TuningBudget, TuningReport, tune_kernels
-from tvm_mnas.devices.core.host import detect_target
 
 SHAPE = (1, 3, 16, 16)
 TRIALS = 2
@@ -143,7 +143,7 @@ def _result(outcome: list[float] | float | str) -> Any:
 
 @pytest.fixture(scope="session")
 def target() -> str:
-    return detect_target(threads=1)
+    return runs_here()
 
 
 @pytest.fixture(scope="session")

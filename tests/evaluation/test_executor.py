@@ -176,8 +176,8 @@ def test_no_worker_outlives_the_context(tmp_path: Path) -> None:
 PARENT = """
 import sys
 from pathlib import Path
-from tests.search.test_executor import tell_process
-from tvm_mnas.search.executor import LocalExecutor
+from tests.evaluation.test_executor import tell_process
+from tvm_mnas.evaluation.executor import LocalExecutor
 if __name__ == "__main__":
     with LocalExecutor(jobs=2) as executor:
         list(executor.map(tell_process, [Path(sys.argv[1])] * 2))

@@ -24,7 +24,7 @@ from tvm_mnas.models.network import build_network
 from tvm_mnas.models.zoo.registry import ZOO
 from tvm_mnas.search.run import RunDirectory
 from tvm_mnas.space.architecture import Architecture
-from tvm_mnas.workflows.doctor import Verdict, examine
+from tvm_mnas.workflows.doctor import Finding, diagnose
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "emulated-aarch64"
@@ -85,8 +85,8 @@ def _machine_of(library: Path) -> str:
 
 
 def test_the_doctor_finds_it_usable_and_does_not_time_it() -> None:
-    steps = {step.name: step for step in examine(load_profile(KEY))}
-    assert {step.verdict for step in steps.values()} == {Verdict.GOOD}, steps
+    steps = {step.name: step for step in diagnose(load_profile(KEY))}
+    assert {step.verdict for step in steps.values()} == {Finding.GOOD}, steps
     assert "machine aarch64" in steps["answers"].finding
     assert "no latencies" in steps["times"].finding
 

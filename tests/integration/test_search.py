@@ -26,13 +26,14 @@ from tvm_mnas.training.images import FASHION_NORMALIZATION, network_input, read_
 from tvm_mnas.training.weights import load_network
 
 ROOT = Path(__file__).resolve().parents[2]
-TRIALS = 6
+TRIALS = 4
 SETTINGS = (
     *("--trials", str(TRIALS), "--batch", "2", "--train-steps", "12", "--final-steps", "20"),
     *("--schedules-per-kernel", "2", "--target-latency", "0.2ms", "--seed", "3"),
 )
-INTERRUPTIONS = 4
 DEADLINE_S = 280
+JITTER_S = 0.5
+"""How long after a trial a search is ended at most: in the middle of whatever comes next."""
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -79,11 +80,8 @@ def _search(directory: Path, *arguments: str) -> dict[str, Any]:
     return output
 
 
-def _interrupt(directory: Path, *arguments: str, after_s: float, how: signal.Signals) -> list[int]:
-    """Start a search, end it with `how` after a while; return the processes that it left behind.
-
-    A search that is done before that counts as ended: the moments are drawn so that it seldom is.
-    """
+def _interrupt(directory: Path, *arguments: str, trials: int, how: signal.Signals) -> list[int]:
+    """Start a search, end it with `how` soon after so many trials; return the processes that it left behind."""
     process = subprocess.Popen(
         _command("search", *arguments),
         cwd=directory,
@@ -91,17 +89,20 @@ def _interrupt(directory: Path, *arguments: str, after_s: float, how: signal.Sig
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    end = time.monotonic() + after_s
-    while time.monotonic() < end and process.poll() is None:
-        time.sleep(0.05)
-    if process.poll() is not None:
-        assert process.returncode == 0
-        return []
-    children = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(how)
-    code = process.wait(timeout=60)
-    if how is signal.SIGINT:
-        assert code in (0, 130)
+    try:
+        end = time.monotonic() + DEADLINE_S
+        while len(_finished_numbers(directory / "run")) < trials:
+            assert process.poll() is None, "it ended before it was interrupted"
+            assert time.monotonic() < end, f"it never finished {trials} trials"
+            time.sleep(0.1)
+        time.sleep(random.uniform(0.0, JITTER_S))
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert process.poll() is None, "it ended before it was interrupted"
+        process.send_signal(how)
+        code = process.wait(timeout=60)
+    finally:
+        process.kill()
+    assert code == (130 if how is signal.SIGINT else -how)
     _, alive = psutil.wait_procs(children, timeout=10)
     return [child.pid for child in alive if child.status() != psutil.STATUS_ZOMBIE]
 
@@ -109,29 +110,28 @@ def _interrupt(directory: Path, *arguments: str, after_s: float, how: signal.Sig
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     directory = tmp_path_factory.mktemp("search")
-    rng = random.Random(os.getpid())
+    start = (*SETTINGS, "--run", "run", "--records", "records")
+    resume = ("--resume", "run")
     survivors: list[int] = []
     interrupted: list[int] = []
-    start = (*SETTINGS, "--run", "run", "--records", "records")
-    moments = [rng.uniform(5.0, 15.0) for _ in range(INTERRUPTIONS)]
-    print(f"interrupted after {[round(moment, 2) for moment in moments]} s")
-    hows = [signal.SIGKILL, signal.SIGINT, signal.SIGKILL, signal.SIGKILL]
-    for moment, how in zip(moments, hows, strict=True):
-        resumed = (directory / "run" / "config.toml").is_file()
-        arguments = ("--resume", "run") if resumed else start
-        survivors += _interrupt(directory, *arguments, after_s=moment, how=how)
+    for arguments, trials, how in ((start, 1, signal.SIGKILL), (resume, 2, signal.SIGINT)):
+        survivors += _interrupt(directory, *arguments, trials=trials, how=how)
         interrupted.append(len(_finished_numbers(directory / "run")))
-    output = _search(directory, "--resume", "run")
+    output = _search(directory, *resume)
     return Finished(directory, directory / "records", output, interrupted, survivors)
 
 
 def _finished_numbers(run: Path) -> list[int]:
+    """Return the trials that a run has finished, which may not have begun."""
+    if not (run / "config.toml").is_file():
+        return []
     return [record.number for record in RunDirectory.open(run).finished_trials()]
 
 
 def test_an_interrupted_search_ends_with_exactly_the_trials_asked_for(finished: Finished) -> None:
     assert finished.output["trials"] == TRIALS
     assert _finished_numbers(finished.run) == list(range(TRIALS))
+    assert all(1 <= trials < TRIALS for trials in finished.interrupted), "not in the middle"
     assert finished.interrupted == sorted(finished.interrupted), "a finished trial was lost"
     assert finished.survivors == []
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tests.compiler.targets import HASWELL
 from tvm_mnas.compiler.lowering.lower import lower_network
-from tvm_mnas.devices.core.host import detect_target
 from tvm_mnas.models.cost import count_cost
 from tvm_mnas.models.network import build_network
 from tvm_mnas.models.zoo.registry import zoo_entry
@@ -116,7 +116,7 @@ def test_a_network_of_the_space_runs_in_torch(name: str) -> None:
 def test_a_network_of_the_space_is_lowered_to_the_kernels_that_were_counted(name: str) -> None:
     architecture = _sample(name, seed=2)
     network = build_network(architecture, seed=2).eval()
-    lowered = lower_network(network, (1, 3, 32, 32), detect_target(threads=1))
+    lowered = lower_network(network, (1, 3, 32, 32), HASWELL)
     # A dense layer is a product of matrices, those of squeezes are convolutions of one pixel.
     products = [k for k in lowered.kernels if "conv2d" in k.name or "matmul" in k.name]
     counted = [k for k in architecture_kernels(architecture) if not k.operation.endswith("pool")]

@@ -167,7 +167,7 @@ import sys
 from pathlib import Path
 import tvm
 from tvm import te
-from tvm_mnas.compiler.objects import ObjectCache
+from tvm_mnas.compiler.core.objects import ObjectCache
 one = te.placeholder((64,), name="one")
 functions = [
     te.create_prim_func([one, te.compute((64,), lambda i: one[i] + float(number))])

@@ -118,7 +118,7 @@ def test_keys_are_the_same_in_another_process(lowered: LoweredNetwork, target: s
         capture_output=True,
         text=True,
         check=True,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         env={"PYTHONHASHSEED": "12345", "OMP_NUM_THREADS": "1", "PATH": ""},
     )
     assert done.stdout.split() == [kernel.key for kernel in lowered.kernels]

@@ -23,7 +23,7 @@ from tvm_mnas.compiler.records.json_lines import LineReader, append_lines, read_
 from tvm_mnas.compiler.records.store import RecordStore
 from tvm_mnas.errors import RecordsError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ONE, TWO = make_kernel(1), make_kernel(2)
 
 
@@ -39,7 +39,7 @@ _WRITER = """
 import sys
 from pathlib import Path
 from tests.compiler.stores import TARGET, add, make_kernel, make_record
-from tvm_mnas.compiler.records import RecordStore
+from tvm_mnas.compiler.records.store import RecordStore
 store, writer = RecordStore.open(Path(sys.argv[1]), target=TARGET), int(sys.argv[2])
 print("open", flush=True)
 sys.stdin.readline()

@@ -27,7 +27,7 @@ from tvm_mnas.compiler.records.maintenance import (
 from tvm_mnas.compiler.records.store import RecordStore
 from tvm_mnas.errors import RecordsError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ONE, TWO, THREE = make_kernel(1), make_kernel(2), make_kernel(3)
 RECORDS = "database_tuning_record.json"
 
@@ -277,7 +277,7 @@ _WRITER = """
 import sys
 from pathlib import Path
 from tests.compiler.stores import TARGET, add, make_kernel, make_record
-from tvm_mnas.compiler.records import RecordStore
+from tvm_mnas.compiler.records.store import RecordStore
 store = RecordStore.open(Path(sys.argv[1]), target=TARGET)
 for number in range(150):
     add(store, make_kernel(number % 5 + 1), [make_record((1000 - number) * 1e-6)])

@@ -22,7 +22,7 @@ from tvm_mnas.compiler.records.store import RecordStore
 from tvm_mnas.errors import RecordsError
 
 RECORDS = "database_tuning_record.json"
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ _WRITER = """
 import json, sys
 from pathlib import Path
 from tests.compiler.stores import TARGET, add, make_kernel, make_record
-from tvm_mnas.compiler.records import RecordStore
+from tvm_mnas.compiler.records.store import RecordStore
 store = RecordStore.open(Path(sys.argv[1]), target=TARGET)
 for number in range(int(sys.argv[2])):
     add(store, make_kernel(number % 7 + 1), [make_record((number + 1) * 1e-6)] * 3)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import tvm
 import tvm.s_tir
 import tvm_ffi
 from torch import Tensor, nn
 
 from tests.compiler.scheduled import arguments_of, module_of, replayed, run_kernel
+from tests.compiler.targets import CORTEX_A72, HASWELL, SKYLAKE_AVX512
 from tvm_mnas.compiler.core.kernel import Kernel
 from tvm_mnas.compiler.core.target import VectorUnit, load_target, vector_unit
 from tvm_mnas.compiler.lowering.lower import lower_network
@@ -20,7 +23,7 @@ from tvm_mnas.compiler.schedules import convolution
 from tvm_mnas.compiler.schedules.convolution import conv_shape, propose_convolutions, schedule_tile
 from tvm_mnas.compiler.schedules.tiles import Order, Padding, Tile, rank_tiles
 
-TRIED = 6
+TRIED = 4
 
 
 class Residual(nn.Module):
@@ -150,10 +153,10 @@ def test_a_tile_is_a_record_that_replays(lowered: dict[str, list[Kernel]], targe
 @pytest.mark.parametrize(
     ("text", "unit"),
     [
-        ('{"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "skylake-avx512"}', (16, 32)),
-        ('{"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "haswell"}', (8, 16)),
+        (SKYLAKE_AVX512, (16, 32)),
+        (HASWELL, (8, 16)),
         ('{"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64"}', (4, 16)),
-        ('{"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "cortex-a72"}', (4, 32)),
+        (CORTEX_A72, (4, 32)),
         ('{"kind": "llvm", "mtriple": "armv7l-linux-gnueabihf", "mattr": ["+neon"]}', (4, 16)),
     ],
 )
@@ -178,3 +181,23 @@ def test_a_tile_that_does_not_fit_costs_only_itself(
     (kernel,) = lowered["pointwise"]
     proposed = list(islice(propose_convolutions(module_of(kernel), load_target(target)), 3))
     assert proposed == [tiles[0], *tiles[2:4]]
+
+
+@pytest.mark.parametrize(
+    ("target", "register"),
+    [(SKYLAKE_AVX512, r"%zmm\d+"), (HASWELL, r"%ymm\d+"), (CORTEX_A72, r"\bv\d+\.4s")],
+    ids=["skylake-avx512", "haswell", "cortex-a72"],
+)
+@pytest.mark.parametrize("name", ["pointwise", "depthwise 3x3", "full 3x3"])
+def test_the_first_tile_is_code_for_a_core_that_is_not_here(
+    name: str, target: str, register: str
+) -> None:
+    network, shape = NETWORKS[name]
+    (kernel,) = [
+        kernel
+        for kernel in lower_network(network.eval(), shape, target).kernels
+        if kernel.name.startswith("conv2d")
+    ]
+    schedule = next(propose_convolutions(module_of(kernel), load_target(target)))
+    code = tvm.compile(schedule.mod, target=load_target(target)).mod.inspect_source("asm")
+    assert re.search(register, code), "no whole vector"

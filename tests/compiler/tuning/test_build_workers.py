@@ -256,8 +256,8 @@ def test_a_workload_that_tvm_cannot_read_is_an_answer(builder: WarmBuilder, targ
 _HOLDER = """
 import sys, time
 from pathlib import Path
-from tvm_mnas.compiler.linking import find_linker
-from tvm_mnas.compiler.workers import WarmBuilder
+from tvm_mnas.compiler.core.linking import find_linker
+from tvm_mnas.compiler.tuning.build_workers import WarmBuilder
 with WarmBuilder(cores=[int(sys.argv[1])], linker=find_linker(sys.argv[2]), log=Path(sys.argv[3])) as b:
     print(*b.processes(), flush=True)
     time.sleep(120)
@@ -270,7 +270,7 @@ def test_workers_end_with_the_process_that_started_them(
 ) -> None:
     holder = subprocess.Popen(
         [sys.executable, "-c", _HOLDER, str(core), target, str(tmp_path / "log")],
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -286,8 +286,8 @@ def test_workers_end_with_the_process_that_started_them(
 _BUILDING = """
 import sys, time
 from pathlib import Path
-from tvm_mnas.compiler.linking import Linker
-from tvm_mnas.compiler.workers import BuildRequest, WarmBuilder
+from tvm_mnas.compiler.core.linking import Linker
+from tvm_mnas.compiler.tuning.build_workers import BuildRequest, WarmBuilder
 core, target, log, linker, workload = sys.argv[1:]
 with WarmBuilder(cores=[int(core)], linker=Linker((linker,)), log=Path(log), build_deadline_s=60) as b:
     b.submit(BuildRequest(workload=workload, target=target, records=(), schedules=1, seed=1))
@@ -312,7 +312,7 @@ def test_a_build_under_way_ends_with_the_process_that_wanted_it(
             linker,
             kernel.workload,
         ],
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
     )
     try:
         end = time.monotonic() + 90

@@ -11,6 +11,7 @@ import pytest
 from torch import Tensor, nn
 
 from tests.compiler.conftest import SHAPE, TRIALS, FixedRunner, Tuned
+from tests.compiler.targets import SKYLAKE_AVX512
 from tvm_mnas.compiler.core.kernel import Kernel, LoweredNetwork
 from tvm_mnas.compiler.core.metaschedule import load_meta_schedule
 from tvm_mnas.compiler.lowering.lower import lower_network
@@ -562,19 +563,11 @@ def test_nothing_is_built_on_a_borrowed_core_while_kernels_are_measured(
 
 def test_a_convolution_has_schedules_beyond_the_tiles(tmp_path: Path, builder: WarmBuilder) -> None:
     # Stated, since the number of tiles is the core's; nothing built here runs.
-    target = json.dumps(
-        {
-            "kind": "llvm",
-            "mtriple": "x86_64-linux-gnu",
-            "mcpu": "skylake-avx512",
-            "num-cores": 1,
-        }
-    )
-    store = RecordStore.open(tmp_path / "records", target=target)
+    store = RecordStore.open(tmp_path / "records", target=SKYLAKE_AVX512)
     convolution = nn.Sequential(nn.Conv2d(16, 16, 1, bias=False), nn.ReLU()).eval()
     (kernel,) = (
         kernel
-        for kernel in lower_network(convolution, (1, 16, 5, 5), target).kernels
+        for kernel in lower_network(convolution, (1, 16, 5, 5), SKYLAKE_AVX512).kernels
         if "conv2d" in kernel.name
     )
     runner = FixedRunner(lambda run: 1e-6 * (1 + run % 7))

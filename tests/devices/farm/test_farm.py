@@ -232,9 +232,9 @@ def test_kill_9_of_the_parent_leaves_no_process(
     program = f"""
 import threading, time
 from pathlib import Path
-from tvm_mnas.devices.farm import open_farm
-from tvm_mnas.devices.profile import Timing, read_profile
-from tvm_mnas.devices.runner import measure_kernel
+from tvm_mnas.devices.farm.farm import open_farm
+from tvm_mnas.devices.core.profile import Timing, read_profile
+from tvm_mnas.devices.farm.runner import measure_kernel
 
 ARGUMENTS = {ARGUMENTS!r}
 QUICK = {QUICK!r}
@@ -252,7 +252,7 @@ print("ready" if isinstance(outcome, list) else outcome, flush=True)
 measure_kernel(farm, Path({str(kernels["hang"])!r}), ARGUMENTS, timing=QUICK,
                deadline_s=60, lease_deadline_s=10)
 """
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     parent = subprocess.Popen([sys.executable, "-c", program], cwd=root, stdout=subprocess.PIPE)
     assert parent.stdout is not None
     assert parent.stdout.readline().strip() == b"ready"
