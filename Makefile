@@ -67,7 +67,7 @@ bench: $(INSTALLED_BENCH)
 	done
 
 docs: $(INSTALLED_DOCS)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	echo site/index.html
 
 clean:

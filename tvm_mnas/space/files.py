@@ -1,4 +1,4 @@
-"""Space files: TOML -> :class:`SearchSpace`, and where the files that ship are.
+"""Space files: TOML -> `SearchSpace`, and where the files that ship are.
 
     name = "small"                         [choices]                        # what every block chooses from
     [input]                                conv_op = ["sepconv", "mbconv3"]
