@@ -5,6 +5,7 @@
 #   make lint              formatting, lint, types, import layers
 #   make arm-tools         with apt, an ARM emulator and cross compiler; without them the tests of ARM code are skipped
 #   make bench             the scripts behind the README's figures, hours; BENCHMARKS=benchmarks/rivals.py: one of them
+#   make docs              the documentation as a site, in site/index.html
 #   make clean             remove .venv, caches and builds; runs/ and your records stay
 #
 # Variables: PYTHON (3.11 or newer), ARGS (make search ARGS='--trials 50', make test ARGS=tests/space),
@@ -26,11 +27,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALLED := .venv/.installed
 INSTALLED_DEV := .venv/.installed-dev
 INSTALLED_BENCH := .venv/.installed-bench
+INSTALLED_DOCS := .venv/.installed-docs
 ARM_PACKAGES := qemu-user-static gcc-aarch64-linux-gnu libstdc++6-arm64-cross libgcc-s1-arm64-cross libc6-dev-arm64-cross \
 	binutils-arm-linux-gnueabihf
 BENCHMARKS ?= $(wildcard benchmarks/*.py)
 
-.PHONY: help search test lint arm-tools bench clean
+.PHONY: help search test lint arm-tools bench docs clean
 
 help:
 	@sed -n '2,/^$$/s/^# \{0,1\}//p' Makefile
@@ -64,8 +66,12 @@ bench: $(INSTALLED_BENCH)
 	  $(BIN)/python "$$script"
 	done
 
+docs: $(INSTALLED_DOCS)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	echo site/index.html
+
 clean:
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv build dist site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/pyvenv.cfg:
@@ -105,5 +111,14 @@ $(INSTALLED_BENCH): $(INSTALLED)
 	@echo "installing the engines to compare with"
 	SECONDS=0
 	$(PIP) install -qq -c constraints.txt -e ".[bench]"
+	touch $@
+	echo "installed in $$SECONDS s"
+
+# The sources are read, not imported: torch and TVM need not be there.
+$(INSTALLED_DOCS): .venv/pyvenv.cfg pyproject.toml constraints.txt
+	@echo "installing what builds the documentation"
+	SECONDS=0
+	packages=$$($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])')
+	$(PIP) install -qq -c constraints.txt $$packages
 	touch $@
 	echo "installed in $$SECONDS s"

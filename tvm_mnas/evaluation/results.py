@@ -1,7 +1,7 @@
 """What is known of one candidate: its accuracy and its latency, or the reason why it has neither.
 
-An :class:`Evaluation` is what a search stores per trial and what everything after the search reads. A failed
-candidate has a :class:`Failure` and never a number, so that no failure can become a reward.
+An `Evaluation` is what a search stores per trial and what everything after the search reads. A failed
+candidate has a `Failure` and never a number, so that no failure can become a reward.
 """
 
 from __future__ import annotations

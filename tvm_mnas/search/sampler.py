@@ -1,6 +1,6 @@
 """The paper's search algorithm as an Optuna sampler: an LSTM controller trained with PPO.
 
-:class:`PPOSampler` works in anybody's study::
+`PPOSampler` works in anybody's study:
 
     reward = Reward.soft(80.0)
     study = optuna.create_study(
@@ -9,7 +9,7 @@
     )
 
 or, without `reward`, in a study with one objective, which is the reward then. Every decision is a
-categorical parameter with its real choices (:func:`distributions_of`).
+categorical parameter with its real choices (`distributions_of`).
 
 **Exact resume.** Batch k is the trials numbered from k * batch_size to (k + 1) * batch_size - 1.
 Once all of them are finished the controller gets update k, in the order of their numbers, however
@@ -89,7 +89,7 @@ class Observation:
 class BatchSampler(BaseSampler):
     """A sampler whose every trial follows from the finished batches before it, seed and number.
 
-    Subclasses say which tokens (:meth:`propose`). `reward` is given for studies with two
+    Subclasses say which tokens (`propose`). `reward` is given for studies with two
     objectives, accuracy to maximize and latency in milliseconds to minimize; without it the study's
     only objective is the reward (its negative, if the study minimizes).
     """
@@ -271,7 +271,7 @@ class PPOSampler(BatchSampler):
 
     @property
     def ppo(self) -> PPO:
-        """The controller as of the last trial sampled, or as of :meth:`catch_up`."""
+        """The controller as of the last trial sampled, or as of `catch_up`."""
         if self._ppo is None:
             from tvm_mnas.search.ppo import PPO, PPOSettings
 

@@ -1,8 +1,8 @@
 """An architecture: the frozen description of one network, its one-line notation and its resolved layers.
 
-Everything downstream works from :class:`Architecture`: `models/` builds the torch network from
-:attr:`Architecture.layers`, the search keys its cache on :attr:`Architecture.id`, and people read and type
-:attr:`Architecture.notation`.
+Everything downstream works from `Architecture`: `models/` builds the torch network from
+`Architecture.layers`, the search keys its cache on `Architecture.id`, and people read and type
+`Architecture.notation`.
 
 The notation follows the one that the MnasNet authors published with their code
 (https://github.com/tensorflow/tpu, models/official/mnasnet/mnasnet_models.py), fenced by input and head:

@@ -1,4 +1,4 @@
-"""Space files: TOML -> :class:`SearchSpace`, and where the files that ship are.
+"""Space files: TOML -> `SearchSpace`, and where the files that ship are.
 
 What a file may say stands in `reference.py`, which `tvm-mnas space reference` prints; nothing else is read.
 Scaled filters are rounded to multiples of eight as the MnasNet authors round, layers are at least one, and

@@ -3,7 +3,7 @@
 A space is built in code or read from a TOML file (`files.py`). It has a fixed skeleton (input, stem, the
 blocks' strides, head) and, per block, choices for the operation, the kernel size, the skip, the
 squeeze-and-excitation ratio, the filters and the number of layers (paper, "Factorized Hierarchical Search
-Space"). Each choice between two or more values is one :class:`Decision`; an architecture of the space is one
+Space"). Each choice between two or more values is one `Decision`; an architecture of the space is one
 token (the index of the value) per decision:
 
     decisions --sample--> tokens --decode--> Architecture --encode--> the same tokens
