@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,14 +22,14 @@ from stock_metaschedule import Side, run_stock
 if TYPE_CHECKING:
     from tvm_mnas.compiler.build.artifact import CompiledArtifact
     from tvm_mnas.compiler.core.kernel import Kernel, LoweredNetwork
-    from tvm_mnas.evaluation.toolchain import Shape, Toolchain
+    from tvm_mnas.evaluation.toolchain import Shape, Toolchain, ToolchainOptions
     from tvm_mnas.space.architecture import Architecture
 
 WITHIN = 0.05
 """How much longer a network from shared records may take than one that was tuned alone."""
 
-OpenWorkbench = Callable[..., Any]
-"""`open_toolchain` with everything given but `records`, `logs`, `scratch` and `seed`."""
+OpenToolchain = Callable[..., AbstractContextManager["Toolchain"]]
+"""`open_toolchain` of a profile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,14 +131,13 @@ def spread_evenly(items: Sequence[int], count: int) -> list[int]:
 
 def tune_alone(
     architectures: Mapping[int, Architecture],
-    open_bench: OpenWorkbench,
+    open_one: OpenToolchain,
+    options: ToolchainOptions,
     *,
-    stores: Path,
     directory: Path,
-    seed: int,
     say: Callable[[str], None],
 ) -> Peers:
-    """Tune and compile each of `architectures` (number in the list -> one) from a store of its own below `stores`."""
+    """Tune and compile each of `architectures` (number in the list -> one) from a store of its own."""
     from tvm_mnas.errors import CandidateError
     from tvm_mnas.models.network import build_network
 
@@ -146,8 +146,8 @@ def tune_alone(
         result = Alone(number=number, architecture=architecture.notation)
         own = directory / f"alone-{number}"
         own.mkdir()
-        with open_bench(
-            records=stores / architecture.id, logs=own, scratch=own, seed=seed
+        with open_one(
+            replace(options, records=options.records / architecture.id), logs=own, scratch=own
         ) as toolchain:
             try:
                 network = build_network(architecture).eval()

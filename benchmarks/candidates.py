@@ -26,12 +26,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import alone
-from alone import Alone, OpenWorkbench, StockSample
+from alone import Alone, OpenToolchain, StockSample
 from calm import time_in_rounds
 from costs import Cost, Result, predict
 
 if TYPE_CHECKING:
-    from tvm_mnas.evaluation.toolchain import Toolchain
+    from tvm_mnas.evaluation.toolchain import Toolchain, ToolchainOptions
     from tvm_mnas.space.architecture import Architecture
 
 
@@ -118,7 +118,7 @@ def run(arguments: argparse.Namespace, directory: Path) -> Result:
     """Evaluate the candidates and compare some with tuning alone; `directory` takes temporary files."""
     from tvm_mnas.devices.core.profile import load_profile
     from tvm_mnas.errors import TvmMnasError
-    from tvm_mnas.evaluation.toolchain import open_toolchain
+    from tvm_mnas.evaluation.toolchain import ToolchainOptions, open_toolchain
 
     architectures = draw(
         arguments.space,
@@ -135,18 +135,16 @@ def run(arguments: argparse.Namespace, directory: Path) -> Result:
     records = Path(arguments.records) if arguments.records else directory / "records"
     profile = load_profile(arguments.device)
     # Kernels of the published networks, of which records ship, are kernels of the space too.
-    open_bench = partial(
-        open_toolchain,
-        profile,
+    options = ToolchainOptions(
+        records=records,
         schedules_per_kernel=arguments.schedules_per_kernel,
+        seed=arguments.seed,
         with_shipped=False,
     )
-    open_shared = partial(
-        open_bench, records=records, logs=directory, scratch=directory, seed=arguments.seed
-    )
+    open_one = partial(open_toolchain, profile)
     costs: list[Cost] = []
     distinct: set[str] = set()
-    with open_shared() as toolchain:
+    with open_one(options, logs=directory, scratch=directory) as toolchain:
         known = toolchain.store.keys()
         for number, architecture in enumerate(architectures, start=1):
             cost, keys = evaluate(architecture, toolchain, directory / f"{number}.so")
@@ -171,9 +169,8 @@ def run(arguments: argparse.Namespace, directory: Path) -> Result:
         tuned_alone, stock = compare_alone(
             {number: measured[number] for number in chosen},
             arguments,
-            open_bench,
-            open_shared,
-            stores=records / "alone",
+            open_one,
+            options,
             directory=directory,
         )
     except TvmMnasError as error:
@@ -193,10 +190,9 @@ def run(arguments: argparse.Namespace, directory: Path) -> Result:
 def compare_alone(
     architectures: Mapping[int, Architecture],
     arguments: argparse.Namespace,
-    open_bench: OpenWorkbench,
-    open_shared: OpenWorkbench,
+    open_one: OpenToolchain,
+    options: ToolchainOptions,
     *,
-    stores: Path,
     directory: Path,
 ) -> tuple[list[Alone] | str, StockSample | str]:
     """Return what tuning `architectures` (number -> one) alone gave, and what stock takes; a text tells why not."""
@@ -207,13 +203,12 @@ def compare_alone(
         return reason, reason
     peers = alone.tune_alone(
         architectures,
-        open_bench,
-        stores=stores,
+        open_one,
+        replace(options, records=options.records / "alone", seed=options.seed + 1),
         directory=directory,
-        seed=arguments.seed + 1,
         say=say,
     )
-    with open_shared() as toolchain:
+    with open_one(options, logs=directory, scratch=directory) as toolchain:
         results = alone.time_both(
             peers,
             toolchain,

@@ -96,7 +96,7 @@ def main() -> int:
         parser.error(f"repetitions are 1 or more, not {arguments.repetitions}")
 
     from tvm_mnas.devices.core.profile import load_profile
-    from tvm_mnas.evaluation.toolchain import open_toolchain
+    from tvm_mnas.evaluation.toolchain import ToolchainOptions, open_toolchain
     from tvm_mnas.models.network import build_network
     from tvm_mnas.space.architecture import Architecture
 
@@ -105,11 +105,13 @@ def main() -> int:
         tempfile.TemporaryDirectory(prefix="compile-time-") as text,
         open_toolchain(
             load_profile(arguments.device),
-            records=Path(arguments.records),
+            ToolchainOptions(
+                records=Path(arguments.records),
+                schedules_per_kernel=arguments.schedules_per_kernel,
+                seed=0,
+            ),
             logs=Path(text),
             scratch=Path(text),
-            schedules_per_kernel=arguments.schedules_per_kernel,
-            seed=0,
         ) as toolchain,
     ):
         architecture = Architecture.parse(notation)

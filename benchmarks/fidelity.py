@@ -168,7 +168,7 @@ def main() -> int:
 
     from tvm_mnas.compiler.records.store import RecordStore
     from tvm_mnas.devices.core.profile import load_profile
-    from tvm_mnas.evaluation.toolchain import open_toolchain
+    from tvm_mnas.evaluation.toolchain import ToolchainOptions, open_toolchain
     from tvm_mnas.models.network import build_network
 
     profile = load_profile(arguments.device)
@@ -185,11 +185,13 @@ def main() -> int:
         opened = stack.enter_context(
             open_toolchain(
                 profile,
-                records=directory / "unused",
+                ToolchainOptions(
+                    records=directory / "unused",
+                    schedules_per_kernel=arguments.full,
+                    seed=arguments.seed,
+                ),
                 logs=directory,
                 scratch=directory,
-                schedules_per_kernel=arguments.full,
-                seed=arguments.seed,
             )
         )
         # Without the records that ship, of which only the best schedules are left.

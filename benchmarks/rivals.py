@@ -371,7 +371,7 @@ def prepared(name: str, *, records: Path, schedules_per_kernel: int) -> Iterator
     import numpy as np
 
     from tvm_mnas.devices.core.profile import load_profile
-    from tvm_mnas.evaluation.toolchain import open_toolchain
+    from tvm_mnas.evaluation.toolchain import ToolchainOptions, open_toolchain
     from tvm_mnas.models.inference import export_onnx, predict
 
     with tempfile.TemporaryDirectory(prefix="rivals-") as text:
@@ -386,11 +386,13 @@ def prepared(name: str, *, records: Path, schedules_per_kernel: int) -> Iterator
         export_onnx(network, shape, directory / "net.onnx")
         with open_toolchain(
             load_profile("local"),
-            records=records,
+            ToolchainOptions(
+                records=records,
+                schedules_per_kernel=schedules_per_kernel,
+                seed=0,
+            ),
             logs=directory,
             scratch=directory,
-            schedules_per_kernel=schedules_per_kernel,
-            seed=0,
         ) as toolchain:
             lowered = toolchain.lower(network, shape)
             missing = len(toolchain.missing(lowered))

@@ -198,19 +198,21 @@ def run_ours(
     from tvm_mnas.compiler.core.kernel import LoweredNetwork
     from tvm_mnas.compiler.core.metaschedule import load_meta_schedule
     from tvm_mnas.devices.core.profile import load_profile
-    from tvm_mnas.evaluation.toolchain import open_toolchain
+    from tvm_mnas.evaluation.toolchain import ToolchainOptions, open_toolchain
 
     directory.mkdir()
     profile = load_profile("local")
     started = time.time()
     with open_toolchain(
         profile,
-        records=directory / "records",
+        ToolchainOptions(
+            records=directory / "records",
+            schedules_per_kernel=trials,
+            seed=seed,
+            with_shipped=False,
+        ),
         logs=directory,
         scratch=directory,
-        schedules_per_kernel=trials,
-        seed=seed,
-        with_shipped=False,
     ) as toolchain:
         network = LoweredNetwork((1, 3, 224, 224), profile.target, tuple(kernels.values()), None)
         report = toolchain.tune(
@@ -292,7 +294,7 @@ def compare(
 ) -> Comparison:
     """Tune `kernels` with both and time what they found; `directory` takes the files of this seed."""
     from tvm_mnas.devices.core.profile import load_profile
-    from tvm_mnas.evaluation.toolchain import open_toolchain
+    from tvm_mnas.evaluation.toolchain import ToolchainOptions, open_toolchain
 
     directory.mkdir()
     profile = load_profile("local")
@@ -303,11 +305,13 @@ def compare(
     times_us = {}
     with open_toolchain(
         profile,
-        records=directory / "empty",
+        ToolchainOptions(
+            records=directory / "empty",
+            schedules_per_kernel=1,
+            seed=seed,
+        ),
         logs=directory / "logs",
         scratch=directory,
-        schedules_per_kernel=1,
-        seed=seed,
     ) as toolchain:
         for label in kernels:
             if label not in stock.libraries or label not in ours.libraries:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tvm_mnas.devices.farm import runner
+from tvm_mnas.evaluation.toolchain import ToolchainOptions
 
 Script = Callable[[str], ModuleType]
 
@@ -72,14 +73,14 @@ def test_ours_begins_without_the_records_that_ship(
     class Opened(Exception):
         pass
 
-    def open_toolchain(profile: Any, **arguments: Any) -> None:
-        raise Opened(arguments)
+    def open_toolchain(profile: Any, options: ToolchainOptions, **_: Any) -> None:
+        raise Opened(options)
 
     monkeypatch.setattr("tvm_mnas.evaluation.toolchain.open_toolchain", open_toolchain)
     with pytest.raises(Opened) as caught:
         script("stock_metaschedule").run_ours({}, tmp_path / "ours", trials=1, seed=0)
-    (arguments,) = caught.value.args
-    assert arguments["with_shipped"] is False
+    (options,) = caught.value.args
+    assert not options.with_shipped
 
 
 def test_the_table_has_rates_and_geometric_means(script: Script) -> None:

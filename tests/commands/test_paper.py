@@ -12,6 +12,7 @@ import pytest
 from tests.report.runs import make_latency
 from tvm_mnas.commands import paper
 from tvm_mnas.errors import ConfigError
+from tvm_mnas.evaluation.toolchain import ToolchainOptions
 from tvm_mnas.paper import checkpoints
 from tvm_mnas.paper import separable as search_layers
 from tvm_mnas.paper.checkpoints import CheckpointAccuracy
@@ -26,7 +27,9 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Times each network at 10 ms more than the one before it; `darts-imagenet` fails. Returns what was asked for."""
     asked: list[str] = []
 
-    def compare_models(models: Sequence[ModelRef], **options: Any) -> list[ModelTiming]:
+    def compare_models(
+        models: Sequence[ModelRef], _: ToolchainOptions, **options: Any
+    ) -> list[ModelTiming]:
         asked.extend(model.name for model in models)
         return [
             ModelTiming(name=model.name, failure="tuning: gone")

@@ -13,6 +13,7 @@ from tests.report.runs import make_latency, make_run
 from tvm_mnas.commands import paper_figures
 from tvm_mnas.config import SearchConfig
 from tvm_mnas.errors import ConfigError, RunError
+from tvm_mnas.evaluation.toolchain import ToolchainOptions
 from tvm_mnas.search.run import RunDirectory
 from tvm_mnas.workflows import compare as lineup
 from tvm_mnas.workflows.compare import ModelTiming
@@ -24,7 +25,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Times every network at 5 ms; returns the names of those that were asked for."""
     names: list[str] = []
 
-    def compare_models(models: Sequence[ModelRef], **_: Any) -> list[ModelTiming]:
+    def compare_models(
+        models: Sequence[ModelRef], options: ToolchainOptions, **_: Any
+    ) -> list[ModelTiming]:
         names.extend(model.name for model in models)
         return [ModelTiming(name=model.name, latencies=(make_latency(5.0),)) for model in models]
 

@@ -15,7 +15,7 @@ from tvm_mnas.config import SearchConfig
 from tvm_mnas.devices.core.profile import load_profile
 from tvm_mnas.evaluation.executor import Outcome
 from tvm_mnas.evaluation.pipeline import CandidatePipeline
-from tvm_mnas.evaluation.toolchain import open_toolchain
+from tvm_mnas.evaluation.toolchain import ToolchainOptions, open_toolchain
 from tvm_mnas.models import network as networks
 from tvm_mnas.models.network import Network
 from tvm_mnas.space.architecture import Architecture
@@ -61,12 +61,14 @@ def test_a_network_that_returns_nan_fails_alone_and_the_device_goes_on(
     # A name for which no records ship; a kernel of which the only schedule fails is let in as it is.
     with open_toolchain(
         replace(load_profile("local"), key="unshipped"),
-        records=tmp_path / "records",
+        ToolchainOptions(
+            records=tmp_path / "records",
+            schedules_per_kernel=1,
+            seed=0,
+            max_untuned_share=0.99,
+        ),
         logs=tmp_path,
         scratch=tmp_path,
-        schedules_per_kernel=1,
-        seed=0,
-        max_untuned_share=0.99,
     ) as toolchain:
         trained: Any = Trained()
         pipeline = CandidatePipeline(config, toolchain, trained, tmp_path, Silent())

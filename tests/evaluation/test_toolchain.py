@@ -17,14 +17,15 @@ from tvm_mnas.compiler.tuning import build_workers as workers
 from tvm_mnas.devices.core.profile import load_profile
 from tvm_mnas.devices.farm import farm
 from tvm_mnas.evaluation import toolchain as module
-from tvm_mnas.evaluation.toolchain import Toolchain, open_toolchain
+from tvm_mnas.evaluation.toolchain import Toolchain, ToolchainOptions, open_toolchain
 
 
 def test_kernels_count_as_often_as_they_are_called_and_one_without_record_makes_no_sum() -> None:
     best_us = {"a": 10.0, "b": 2.5}
     absent: Any = None
     store: Any = SimpleNamespace(best_us=best_us.get)
-    toolchain = Toolchain(absent, absent, store, absent, 8, 0, Path("objects"))
+    options = ToolchainOptions(records=Path("records"), schedules_per_kernel=8, seed=0)
+    toolchain = Toolchain(absent, absent, store, absent, options, Path("objects"))
 
     def network(**calls: int) -> Any:
         return SimpleNamespace(
@@ -51,11 +52,13 @@ def test_records_that_ship_lie_below_unless_a_comparison_begins_with_none(
         monkeypatch.setattr(place, name, lambda *_, **__: contextlib.nullcontext())
     with open_toolchain(
         profile,
-        records=tmp_path / "mine",
+        ToolchainOptions(
+            records=tmp_path / "mine",
+            schedules_per_kernel=8,
+            seed=0,
+            with_shipped=with_shipped,
+        ),
         logs=tmp_path,
         scratch=tmp_path,
-        schedules_per_kernel=8,
-        seed=0,
-        with_shipped=with_shipped,
     ) as opened:
         assert opened.store.best_us(kernel.key) == known

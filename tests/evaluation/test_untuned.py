@@ -20,7 +20,7 @@ from tvm_mnas.compiler.records.store import RecordStore
 from tvm_mnas.devices.core.profile import DeviceProfile, load_profile
 from tvm_mnas.errors import ConfigError, DeviceError, UntunedKernelError
 from tvm_mnas.evaluation import toolchain as module
-from tvm_mnas.evaluation.toolchain import AGREEMENT, Toolchain, open_toolchain
+from tvm_mnas.evaluation.toolchain import AGREEMENT, Toolchain, ToolchainOptions, open_toolchain
 from tvm_mnas.models.inference import predict
 from tvm_mnas.models.network import Network, build_network
 from tvm_mnas.space.architecture import Architecture
@@ -77,18 +77,21 @@ def toolchain(place: Place) -> Iterator[Toolchain]:
     """Yield a toolchain that refuses untuned kernels; all but the pooling are tuned."""
     with open_toolchain(
         place.profile,
-        records=place.records,
+        ToolchainOptions(
+            records=place.records,
+            schedules_per_kernel=2,
+            seed=0,
+        ),
         logs=place.directory,
         scratch=place.directory,
-        schedules_per_kernel=2,
-        seed=0,
     ) as opened:
         opened.tune([place.lowered], on_progress=lambda done, total: None)
         yield opened
 
 
 def allowing(toolchain: Toolchain, share: float) -> Toolchain:
-    return replace(toolchain, max_untuned_share=share, _untuned_us={})
+    options = replace(toolchain.options, max_untuned_share=share)
+    return replace(toolchain, options=options, _untuned_us={})
 
 
 def test_by_default_it_is_refused_and_nothing_is_timed_for_it(
@@ -173,12 +176,14 @@ def test_a_limit_that_is_none_is_refused(toolchain: Toolchain, share: float) -> 
 def bench(place: Place, max_untuned_share: float, *, untuned: bool = False) -> BenchResult:
     return bench_model(
         NETWORK,
+        ToolchainOptions(
+            records=place.records,
+            schedules_per_kernel=2,
+            seed=0,
+            max_untuned_share=max_untuned_share,
+        ),
         device=str(place.directory / "unshipped.toml"),
-        records=place.records,
-        schedules_per_kernel=2,
-        seed=0,
         observer=Silent(),
-        max_untuned_share=max_untuned_share,
         untuned=untuned,
     )
 

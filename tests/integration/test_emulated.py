@@ -18,7 +18,7 @@ import pytest
 
 from tvm_mnas.compiler.lowering.lower import lower_network
 from tvm_mnas.devices.core.profile import load_profile
-from tvm_mnas.evaluation.toolchain import open_toolchain
+from tvm_mnas.evaluation.toolchain import ToolchainOptions, open_toolchain
 from tvm_mnas.models.inference import predict
 from tvm_mnas.models.network import build_network
 from tvm_mnas.models.zoo.registry import ZOO
@@ -56,11 +56,13 @@ def test_mnasnet_b1_computes_there_what_torch_does(tmp_path: Path) -> None:
     profile = load_profile(KEY)
     with open_toolchain(
         profile,
-        records=tmp_path / "records",
+        ToolchainOptions(
+            records=tmp_path / "records",
+            schedules_per_kernel=1,
+            seed=0,
+        ),
         logs=tmp_path,
         scratch=tmp_path,
-        schedules_per_kernel=1,
-        seed=0,
     ) as toolchain:
         lowered = lower_network(network, shape, profile.target)
         toolchain.tune([lowered], on_progress=lambda done, total: None)

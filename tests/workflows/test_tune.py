@@ -11,6 +11,7 @@ from tvm_mnas.compiler.core.kernel import Kernel
 from tvm_mnas.compiler.records.store import RecordStore
 from tvm_mnas.compiler.tuning.tuner import TunedKernel, TuningReport
 from tvm_mnas.errors import ConfigError, SpaceError
+from tvm_mnas.evaluation.toolchain import ToolchainOptions
 from tvm_mnas.workflows import tune
 from tvm_mnas.workflows.tune import (
     Forecast,
@@ -163,10 +164,12 @@ def test_what_is_not_there_is_found_out_before_anything_is_written(
 def _tune(model: str | None, space: str | None, directory: Path) -> TuneResult:
     return tune_model(
         model,
+        ToolchainOptions(
+            records=directory / "records",
+            schedules_per_kernel=2,
+            seed=0,
+        ),
         space=space,
         device="local",
-        records=directory / "records",
-        schedules_per_kernel=2,
-        seed=0,
         observer=Heard(),
     )

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tvm_mnas.commands.options import ALLOW_UNTUNED, DEFAULTS, AsJson, Records
+from tvm_mnas.commands.options import ALLOW_UNTUNED, DEFAULTS, AsJson, Records, toolchain_options
 from tvm_mnas.config import parse_untuned_share
 from tvm_mnas.console import OUTPUT, Column, SearchDisplay, print_json, print_table
 
 if TYPE_CHECKING:
+    from tvm_mnas.evaluation.toolchain import ToolchainOptions
     from tvm_mnas.workflows.compare import ModelTiming
     from tvm_mnas.workflows.model_ref import ModelRef
 
@@ -44,13 +44,15 @@ def bench(
     with SearchDisplay(1) as display:
         result = bench_model(
             model,
+            toolchain_options(
+                records=records,
+                schedules_per_kernel=schedules_per_kernel,
+                seed=seed,
+                max_untuned_share=max_untuned_share,
+            ),
             device=device,
-            records=Path(records),
-            schedules_per_kernel=schedules_per_kernel,
-            seed=seed,
             observer=display,
             untuned=untuned,
-            max_untuned_share=max_untuned_share,
         )
     if as_json:
         print_json(result.to_json())
@@ -78,12 +80,10 @@ def bench(
 
 def time_networks(
     models: Sequence[ModelRef],
+    options: ToolchainOptions,
     *,
     device: str,
-    records: str,
-    schedules_per_kernel: int,
     rounds: int,
-    seed: int,
 ) -> list[ModelTiming]:
     """Return what `compare.compare_models` does, and raise what it raises; progress is shown meanwhile."""
     from tvm_mnas.workflows.compare import compare_models
@@ -91,10 +91,8 @@ def time_networks(
     with SearchDisplay(1) as display:
         return compare_models(
             models,
+            options,
             device=device,
-            records=Path(records),
-            schedules_per_kernel=schedules_per_kernel,
-            seed=seed,
             rounds=rounds,
             observer=display,
         )

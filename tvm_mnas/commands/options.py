@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tvm_mnas.config import SearchConfig
+
+if TYPE_CHECKING:
+    from tvm_mnas.evaluation.toolchain import ToolchainOptions
 
 DEFAULTS = SearchConfig()
 
@@ -28,3 +32,17 @@ Rounds = Annotated[
     typer.Option(min=1, help="How often to time each network, all in turn; the median counts."),
 ]
 Seed = Annotated[int, typer.Option(help="The seed of weights and tuning.")]
+
+
+def toolchain_options(
+    *, records: str, schedules_per_kernel: int, seed: int, max_untuned_share: float = 0.0
+) -> ToolchainOptions:
+    """Return what the flags of a command that tunes kernels mean."""
+    from tvm_mnas.evaluation.toolchain import ToolchainOptions
+
+    return ToolchainOptions(
+        records=Path(records),
+        schedules_per_kernel=schedules_per_kernel,
+        seed=seed,
+        max_untuned_share=max_untuned_share,
+    )

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from tvm_mnas.commands.bench import print_failures, time_networks
-from tvm_mnas.commands.options import DEFAULTS, AsJson, Device, Records, Rounds, Seed, Trials
+from tvm_mnas.commands.options import (
+    DEFAULTS,
+    AsJson,
+    Device,
+    Records,
+    Rounds,
+    Seed,
+    Trials,
+    toolchain_options,
+)
 from tvm_mnas.commands.paper_figures import figure2, figure4, figure5, figure6
 from tvm_mnas.console import OUTPUT, Column, SearchDisplay, format_count, print_json, print_table
 from tvm_mnas.errors import ConfigError
@@ -67,7 +75,10 @@ def table1(
     rows = _zoo_rows(ZOO, only)
     models = [resolve_model(row.key) for row in rows]
     accuracies = _accuracies(models, checkpoint or [], data)
-    timed = _timed(models, counts_only, device, records, schedules_per_kernel, rounds, seed)
+    options = toolchain_options(
+        records=records, schedules_per_kernel=schedules_per_kernel, seed=seed
+    )
+    timed = [] if counts_only else time_networks(models, options, device=device, rounds=rounds)
     _print_table(
         "Table 1", "top-1 %", rows, timed, accuracies, baseline="mobilenet-v2", as_json=as_json
     )
@@ -90,7 +101,10 @@ def table2(
 
     rows = _zoo_rows(DETECTORS, only)
     models = [resolve_model(row.key) for row in rows]
-    timed = _timed(models, counts_only, device, records, schedules_per_kernel, rounds, seed)
+    options = toolchain_options(
+        records=records, schedules_per_kernel=schedules_per_kernel, seed=seed
+    )
+    timed = [] if counts_only else time_networks(models, options, device=device, rounds=rounds)
     _print_table(
         "Table 2", "mAP %", rows, timed, {}, baseline="mobilenet-v2-ssdlite", as_json=as_json
     )
@@ -128,7 +142,10 @@ def table3(
     ]
     models = [ModelRef(name=variant.key, architecture=variant.architecture) for variant in variants]
     accuracies = _accuracies(models, checkpoint or [], data)
-    timed = _timed(models, counts_only, device, records, schedules_per_kernel, rounds, seed)
+    options = toolchain_options(
+        records=records, schedules_per_kernel=schedules_per_kernel, seed=seed
+    )
+    timed = [] if counts_only else time_networks(models, options, device=device, rounds=rounds)
     _print_table("Table 3", "top-1 %", rows, timed, accuracies, baseline="mnasnet", as_json=as_json)
 
 
@@ -148,10 +165,12 @@ def layers(
     with SearchDisplay(1) as display:
         pairs, timed = compare_layers(
             SHAPES,
+            toolchain_options(
+                records=records,
+                schedules_per_kernel=schedules_per_kernel,
+                seed=seed,
+            ),
             device=device,
-            records=Path(records),
-            schedules_per_kernel=schedules_per_kernel,
-            seed=seed,
             rounds=rounds,
             observer=display,
         )
@@ -221,27 +240,6 @@ def _accuracies(
         return {}
     with SearchDisplay(1) as display:
         return measure_checkpoints(models, files, data, observer=display)
-
-
-def _timed(
-    models: Sequence[ModelRef],
-    counts_only: bool,
-    device: str,
-    records: str,
-    schedules_per_kernel: int,
-    rounds: int,
-    seed: int,
-) -> list[ModelTiming]:
-    if counts_only:
-        return []
-    return time_networks(
-        models,
-        device=device,
-        records=records,
-        schedules_per_kernel=schedules_per_kernel,
-        rounds=rounds,
-        seed=seed,
-    )
 
 
 def _print_table(

@@ -9,13 +9,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tvm_mnas.commands.bench import print_failures, time_networks
-from tvm_mnas.commands.options import DEFAULTS, AsJson, Device, Records, Rounds, Seed, Trials
+from tvm_mnas.commands.options import (
+    DEFAULTS,
+    AsJson,
+    Device,
+    Records,
+    Rounds,
+    Seed,
+    Trials,
+    toolchain_options,
+)
 from tvm_mnas.console import OUTPUT, Column, format_count, print_json, print_table
 from tvm_mnas.errors import ConfigError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from tvm_mnas.evaluation.toolchain import ToolchainOptions
     from tvm_mnas.paper.figures import ScaledPoint
     from tvm_mnas.search.run import TrialRecord
 
@@ -54,7 +64,10 @@ def figure4(
     _check_output(output)
     from tvm_mnas.paper.figures import figure4_points, scaling_figure
 
-    rows, line = _time_scaled(figure4_points(), device, records, schedules_per_kernel, rounds, seed)
+    options = toolchain_options(
+        records=records, schedules_per_kernel=schedules_per_kernel, seed=seed
+    )
+    rows, line = _time_scaled(figure4_points(), options, device=device, rounds=rounds)
     _write(output, scaling_figure(rows, device))
     if as_json:
         print_json({"networks": rows, "file": str(output)})
@@ -118,7 +131,10 @@ def figure6(
 
     trials = [] if run is None else RunDirectory.open(run).finished_trials()
     _check_device(trials, device)
-    rows, line = _time_scaled(figure6_points(), device, records, schedules_per_kernel, rounds, seed)
+    options = toolchain_options(
+        records=records, schedules_per_kernel=schedules_per_kernel, seed=seed
+    )
+    rows, line = _time_scaled(figure6_points(), options, device=device, rounds=rounds)
     _write(output, scale_or_search_figure(rows, device, pareto_records(trials)))
     if as_json:
         print_json({"networks": rows, "new_search": pareto_rows(trials), "file": str(output)})
@@ -168,12 +184,7 @@ def _write(output: Path, figure: Figure) -> None:
 
 
 def _time_scaled(
-    points: Sequence[ScaledPoint],
-    device: str,
-    records: str,
-    schedules_per_kernel: int,
-    rounds: int,
-    seed: int,
+    points: Sequence[ScaledPoint], options: ToolchainOptions, *, device: str, rounds: int
 ) -> tuple[list[dict[str, Any]], str]:
     """Return the rows of `points`, measured on `device`, and the line that says how."""
     from tvm_mnas.models.cost import count_cost
@@ -183,14 +194,7 @@ def _time_scaled(
 
     models = [resolve_model(point.model) for point in points]
     costs = [count_cost(resolve_architecture(point.model)) for point in points]
-    timed = time_networks(
-        models,
-        device=device,
-        records=records,
-        schedules_per_kernel=schedules_per_kernel,
-        rounds=rounds,
-        seed=seed,
-    )
+    timed = time_networks(models, options, device=device, rounds=rounds)
     return scaled_rows(points, costs, timed), provenance(timed)
 
 

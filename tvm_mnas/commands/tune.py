@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tvm_mnas.commands.options import DEFAULTS, AsJson, Records
+from tvm_mnas.commands.options import DEFAULTS, AsJson, Records, toolchain_options
 from tvm_mnas.console import OUTPUT, Column, SearchDisplay, print_json, print_table
 
 SHOWN = 8
@@ -39,11 +38,13 @@ def tune(
     with SearchDisplay(1) as display:
         result = tune_model(
             model,
+            toolchain_options(
+                records=records,
+                schedules_per_kernel=schedules_per_kernel,
+                seed=seed,
+            ),
             space=space,
             device=device,
-            records=Path(records),
-            schedules_per_kernel=schedules_per_kernel,
-            seed=seed,
             observer=display,
         )
     if as_json:

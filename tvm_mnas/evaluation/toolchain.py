@@ -54,6 +54,28 @@ Outputs = Callable[["NDArray[np.float32]"], "NDArray[np.float32]"]
 """What computes the outputs (N,classes) of images (N,C,H,W) by other means than the device."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolchainOptions:
+    """Where tuning records are kept, how much is spent on a kernel without one, and what is let in untuned.
+
+    `records` is the directory under which each profile and target has its store, above the one that ships if
+    `with_shipped`. A kernel without records gets `schedules_per_kernel` schedules, drawn from `seed`.
+    `max_untuned_share` (0..1) of a network's run time may be in kernels without a record; 0 refuses any.
+
+    Raises:
+        ConfigError: if `max_untuned_share` is no such share.
+    """
+
+    records: Path
+    schedules_per_kernel: int
+    seed: int
+    max_untuned_share: float = 0.0
+    with_shipped: bool = True
+
+    def __post_init__(self) -> None:
+        check_untuned_share(self.max_untuned_share)
+
+
 @dataclass(frozen=True)
 class Toolchain:
     """A farm, a builder and a store of records for one device profile. Made by `open_toolchain`."""
@@ -62,16 +84,10 @@ class Toolchain:
     farm: Farm
     store: TuningRecords
     builder: WarmBuilder
-    schedules_per_kernel: int
-    seed: int
+    options: ToolchainOptions
     objects: Path
     """Where compiled kernels are kept."""
-    max_untuned_share: float = 0.0
-    """The part (0..1) of a network's run time that may be in kernels without a record; 0 refuses any."""
     _untuned_us: dict[str, float | None] = field(default_factory=dict, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        check_untuned_share(self.max_untuned_share)
 
     @property
     def overlap(self) -> bool:
@@ -90,7 +106,9 @@ class Toolchain:
 
     def missing(self, lowered: LoweredNetwork) -> list[Kernel]:
         """Return the kernels of `lowered` on which less than the budget was spent."""
-        return self.store.missing(lowered.kernels, schedules_per_kernel=self.schedules_per_kernel)
+        return self.store.missing(
+            lowered.kernels, schedules_per_kernel=self.options.schedules_per_kernel
+        )
 
     def tune(
         self,
@@ -119,11 +137,11 @@ class Toolchain:
             builder=self.builder,
             runner=KernelRunner(self.farm, overlap=self.overlap),
             budget=TuningBudget(
-                schedules_per_kernel=self.schedules_per_kernel,
-                schedules_per_round=min(MOST_PER_ROUND, -(-self.schedules_per_kernel // 2)),
+                schedules_per_kernel=self.options.schedules_per_kernel,
+                schedules_per_round=min(MOST_PER_ROUND, -(-self.options.schedules_per_kernel // 2)),
                 by_importance=by_importance,
             ),
-            seed=self.seed,
+            seed=self.options.seed,
             on_progress=on_progress,
         )
 
@@ -154,8 +172,8 @@ class Toolchain:
             self.store,
             path,
             objects=self.objects,
-            untuned_us=self.untuned_us(lowered) if self.max_untuned_share else {},
-            max_untuned_share=self.max_untuned_share,
+            untuned_us=self.untuned_us(lowered) if self.options.max_untuned_share else {},
+            max_untuned_share=self.options.max_untuned_share,
         )
 
     def untuned_us(self, lowered: LoweredNetwork) -> dict[str, float]:
@@ -261,22 +279,16 @@ class Toolchain:
 @contextlib.contextmanager
 def open_toolchain(
     profile: DeviceProfile,
+    options: ToolchainOptions,
     *,
-    records: Path,
     logs: Path,
     scratch: Path,
-    schedules_per_kernel: int,
-    seed: int,
-    max_untuned_share: float = 0.0,
-    with_shipped: bool = True,
     on_warning: Callable[[str], None] = lambda text: None,
 ) -> Iterator[Toolchain]:
     """Yield a toolchain for `profile`; its processes end with the context.
 
-    `records` is the directory under which each profile and target has its store, above the one that ships if
-    `with_shipped`; `scratch` is for files that nobody needs afterwards. `max_untuned_share` (0..1) of a network's run
-    time may be in kernels without a record. `on_warning` gets a line where a device is left alone because it is far
-    slower than others of its profile, or where it changed between measurements.
+    `scratch` is for files that nobody needs afterwards. `on_warning` gets a line where a device is left alone because
+    it is far slower than others of its profile, or where it changed between measurements.
 
     Raises:
         RecordsError: if the records there are unreadable or of another target.
@@ -289,10 +301,10 @@ def open_toolchain(
     from tvm_mnas.devices.farm.farm import open_farm
 
     store = open_records(
-        records,
+        options.records,
         profile_key=profile.key,
         target=profile.target,
-        shipped=shipped_directory() if with_shipped else None,
+        shipped=shipped_directory() if options.with_shipped else None,
     )
     linker = find_linker(profile.target)
     reference = None if profile.emulated else _reference(profile.target, linker, scratch)
@@ -307,20 +319,15 @@ def open_toolchain(
         ) as builder,
         open_farm(profile, work_directory=logs, reference=reference, on_warning=on_warning) as farm,
     ):
-        objects = records / store_name(profile.key, profile.target) / "objects"
-        yield Toolchain(
-            profile, farm, store, builder, schedules_per_kernel, seed, objects, max_untuned_share
-        )
+        objects = options.records / store_name(profile.key, profile.target) / "objects"
+        yield Toolchain(profile, farm, store, builder, options, objects)
 
 
 @contextlib.contextmanager
 def open_scratch_toolchain(
     profile: DeviceProfile,
+    options: ToolchainOptions,
     *,
-    records: Path,
-    schedules_per_kernel: int,
-    seed: int,
-    max_untuned_share: float = 0.0,
     on_warning: Callable[[str], None] = lambda text: None,
 ) -> Iterator[tuple[Toolchain, Path]]:
     """Yield what `open_toolchain` does, and a directory that is gone afterwards, with the logs in it.
@@ -331,12 +338,9 @@ def open_scratch_toolchain(
         tempfile.TemporaryDirectory(prefix="tvm-mnas-") as name,
         open_toolchain(
             profile,
-            records=records,
+            options,
             logs=Path(name),
             scratch=Path(name),
-            schedules_per_kernel=schedules_per_kernel,
-            seed=seed,
-            max_untuned_share=max_untuned_share,
             on_warning=on_warning,
         ) as toolchain,
     ):

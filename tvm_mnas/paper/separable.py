@@ -10,12 +10,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tvm_mnas.errors import ConfigError
 from tvm_mnas.evaluation.results import Observer
-from tvm_mnas.evaluation.toolchain import Toolchain, open_scratch_toolchain
+from tvm_mnas.evaluation.toolchain import Toolchain, ToolchainOptions, open_scratch_toolchain
 from tvm_mnas.models.zoo.entry import ZooEntry
 from tvm_mnas.workflows.compare import ModelTiming, time_on_toolchain
 from tvm_mnas.workflows.model_ref import ModelRef
@@ -70,11 +69,9 @@ class LayerPair:
 
 def compare_layers(
     shapes: Sequence[tuple[int, int]],
+    options: ToolchainOptions,
     *,
     device: str,
-    records: Path,
-    schedules_per_kernel: int,
-    seed: int,
     rounds: int,
     observer: Observer,
 ) -> tuple[list[LayerPair], list[ModelTiming]]:
@@ -88,20 +85,18 @@ def compare_layers(
 
     with open_scratch_toolchain(
         load_profile(device),
-        records=records,
-        schedules_per_kernel=schedules_per_kernel,
-        seed=seed,
+        options,
         on_warning=observer.note,
     ) as (toolchain, directory):
         models = [model for size, channels in shapes for model in _models(size, channels)]
         timed = time_on_toolchain(
-            toolchain, models, directory, seed=seed, observer=observer, rounds=rounds
+            toolchain, models, directory, seed=options.seed, observer=observer, rounds=rounds
         )
         pairs = []
         for number, (size, channels) in enumerate(shapes):
             observer.stage("untuned kernels", number, len(shapes))
             at = 3 * number
-            untuned = _untuned_us(toolchain, models[at : at + 3], seed)
+            untuned = _untuned_us(toolchain, models[at : at + 3], options.seed)
             pairs.append(make_pair(size, channels, timed[at : at + 3], untuned))
     return pairs, timed
 

@@ -18,7 +18,7 @@ from tvm_mnas.errors import CandidateError, ConfigError, RunError
 from tvm_mnas.evaluation.executor import Executor
 from tvm_mnas.evaluation.pipeline import CandidatePipeline
 from tvm_mnas.evaluation.results import Observer
-from tvm_mnas.evaluation.toolchain import Toolchain, open_toolchain
+from tvm_mnas.evaluation.toolchain import Toolchain, ToolchainOptions, open_toolchain
 from tvm_mnas.evaluation.trainers import TrainTask, run_training, training_seed
 from tvm_mnas.plugins import EXECUTORS
 from tvm_mnas.search.algorithms import AlgorithmRequest, make_sampler
@@ -280,12 +280,14 @@ class Session:
         scratch.mkdir()
         with open_toolchain(
             load_profile(config.device),
-            records=Path(config.records),
+            ToolchainOptions(
+                records=Path(config.records),
+                schedules_per_kernel=schedules_per_kernel,
+                seed=config.seed,
+                max_untuned_share=config.max_untuned_share,
+            ),
             logs=self.directory.logs,
             scratch=scratch,
-            schedules_per_kernel=schedules_per_kernel,
-            seed=config.seed,
-            max_untuned_share=config.max_untuned_share,
             on_warning=observer.note,
         ) as toolchain:
             yield toolchain

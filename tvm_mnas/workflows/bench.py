@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tvm_mnas.errors import BuildError, DeviceError, LoweringError, MeasurementError
 from tvm_mnas.evaluation.results import Observer
 from tvm_mnas.evaluation.roofline import DevicePeak, measure_peak
-from tvm_mnas.evaluation.toolchain import Toolchain, open_scratch_toolchain
+from tvm_mnas.evaluation.toolchain import Toolchain, ToolchainOptions, open_scratch_toolchain
 from tvm_mnas.evaluation.untuned import measure_untuned
 from tvm_mnas.workflows.model_ref import resolve_model
 
@@ -96,20 +96,16 @@ class BenchResult:
 
 def bench_model(
     model: str,
+    options: ToolchainOptions,
     *,
     device: str,
-    records: Path,
-    schedules_per_kernel: int,
-    seed: int,
     observer: Observer,
     untuned: bool = False,
-    max_untuned_share: float = 0.0,
 ) -> BenchResult:
     """Tune what lacks records, compile `model`, check it against torch and time it.
 
     `model` is a key of the zoo, a notation, an .onnx file, or RUN:TRIAL. With `untuned` each kernel is also
-    timed as TVM builds it by itself, which takes a while. `max_untuned_share` (0..1) of the run time may be in
-    kernels without a record.
+    timed as TVM builds it by itself, which takes a while.
 
     Raises:
         ConfigError: if there is no such model.
@@ -122,14 +118,11 @@ def bench_model(
     profile = load_profile(device)
     with open_scratch_toolchain(
         profile,
-        records=records,
-        schedules_per_kernel=schedules_per_kernel,
-        seed=seed,
-        max_untuned_share=max_untuned_share,
+        options,
         on_warning=observer.note,
     ) as (toolchain, directory):
         observer.stage("lowering", 0, 1)
-        network = subject.build(seed=seed)
+        network = subject.build(seed=options.seed)
         lowered = subject.lower(network, profile.target)
         toolchain.tune(
             [lowered], on_progress=lambda done, total: observer.stage("tuning", done, total)
@@ -140,7 +133,7 @@ def bench_model(
         difference, unchecked = None, None
         try:
             difference = toolchain.check_network(
-                artifact, partial(subject.outputs, network), lowered.input_shape, seed=seed
+                artifact, partial(subject.outputs, network), lowered.input_shape, seed=options.seed
             )
         except LoweringError as error:
             # Nothing to compare with is no reason to keep the time back; the result says so.

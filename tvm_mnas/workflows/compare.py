@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tvm_mnas.errors import CandidateError, ConfigError
 from tvm_mnas.evaluation.results import Observer
-from tvm_mnas.evaluation.toolchain import Toolchain, open_scratch_toolchain
+from tvm_mnas.evaluation.toolchain import Toolchain, ToolchainOptions, open_scratch_toolchain
 
 if TYPE_CHECKING:
     from tvm_mnas.compiler.build.artifact import CompiledArtifact
@@ -79,11 +79,9 @@ class ModelTiming:
 
 def compare_models(
     models: Sequence[ModelRef],
+    options: ToolchainOptions,
     *,
     device: str,
-    records: Path,
-    schedules_per_kernel: int,
-    seed: int,
     observer: Observer,
     rounds: int,
 ) -> list[ModelTiming]:
@@ -99,13 +97,11 @@ def compare_models(
 
     with open_scratch_toolchain(
         load_profile(device),
-        records=records,
-        schedules_per_kernel=schedules_per_kernel,
-        seed=seed,
+        options,
         on_warning=observer.note,
     ) as (toolchain, directory):
         return time_on_toolchain(
-            toolchain, models, directory, seed=seed, observer=observer, rounds=rounds
+            toolchain, models, directory, seed=options.seed, observer=observer, rounds=rounds
         )
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tvm_mnas.errors import BuildError, BundleError, CandidateError, DeviceError
-from tvm_mnas.evaluation.toolchain import Toolchain, open_toolchain
+from tvm_mnas.evaluation.toolchain import Toolchain, ToolchainOptions, open_toolchain
 from tvm_mnas.space.architecture import Architecture
 
 if TYPE_CHECKING:
@@ -71,11 +71,13 @@ def diagnose(
         try:
             with open_toolchain(
                 profile,
-                records=directory / "records",
+                ToolchainOptions(
+                    records=directory / "records",
+                    schedules_per_kernel=1,
+                    seed=seed,
+                ),
                 logs=directory,
                 scratch=directory,
-                schedules_per_kernel=1,
-                seed=seed,
                 on_warning=warnings.append,
             ) as toolchain:
                 # Later ones tell of a change between two latencies: that is what "steady times" shows.

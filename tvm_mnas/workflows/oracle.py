@@ -21,7 +21,12 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from tvm_mnas.config import SearchConfig
 from tvm_mnas.errors import ConfigError, DeviceError, LoweringError
-from tvm_mnas.evaluation.toolchain import Outputs, Toolchain, open_scratch_toolchain
+from tvm_mnas.evaluation.toolchain import (
+    Outputs,
+    Toolchain,
+    ToolchainOptions,
+    open_scratch_toolchain,
+)
 from tvm_mnas.space.candidate import Candidate
 from tvm_mnas.workflows.model_ref import ModelRef, resolve_model
 
@@ -55,18 +60,12 @@ class Device:
     def __init__(
         self,
         profile: DeviceProfile,
+        options: ToolchainOptions,
         *,
-        records: Path,
-        schedules_per_kernel: int,
-        max_untuned_share: float,
-        seed: int,
         on_warning: Callable[[str], None],
     ) -> None:
         self.profile = profile
-        self._records = records
-        self._schedules_per_kernel = schedules_per_kernel
-        self._max_untuned_share = max_untuned_share
-        self._seed = seed
+        self._options = options
         self._on_warning = on_warning
         self._stack = contextlib.ExitStack()
         self._toolchain: Toolchain | None = None
@@ -97,10 +96,12 @@ class Device:
 
         return cls(
             load_profile(device),
-            records=Path(records),
-            schedules_per_kernel=schedules_per_kernel,
-            max_untuned_share=max_untuned_share,
-            seed=seed,
+            ToolchainOptions(
+                records=Path(records),
+                schedules_per_kernel=schedules_per_kernel,
+                seed=seed,
+                max_untuned_share=max_untuned_share,
+            ),
             on_warning=on_warning,
         )
 
@@ -176,10 +177,7 @@ class Device:
             self._toolchain, self._directory = self._stack.enter_context(
                 open_scratch_toolchain(
                     self.profile,
-                    records=self._records,
-                    schedules_per_kernel=self._schedules_per_kernel,
-                    seed=self._seed,
-                    max_untuned_share=self._max_untuned_share,
+                    self._options,
                     on_warning=self._on_warning,
                 )
             )
@@ -208,7 +206,7 @@ class Device:
 
     def _lower(self, subject: ModelRef | nn.Module, shape: Shape) -> _Lowered:
         if isinstance(subject, ModelRef):
-            network = subject.build(seed=self._seed)
+            network = subject.build(seed=self._options.seed)
             lowered = subject.lower(network, self.profile.target)
             return _Lowered(lowered, partial(subject.outputs, network))
         from tvm_mnas.models.inference import predict
@@ -222,7 +220,7 @@ class Device:
     ) -> Latency:
         shape = lowered.network.input_shape
         try:
-            toolchain.check_network(artifact, lowered.compute, shape, seed=self._seed)
+            toolchain.check_network(artifact, lowered.compute, shape, seed=self._options.seed)
         except LoweringError as error:
             # An ONNX file may hold what its judge cannot compute: then there is nothing to compare with.
             self._on_warning(f"outputs NOT CHECKED: {error}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tvm_mnas.errors import BuildError, ConfigError
 from tvm_mnas.evaluation.results import Observer
-from tvm_mnas.evaluation.toolchain import open_scratch_toolchain
+from tvm_mnas.evaluation.toolchain import ToolchainOptions, open_scratch_toolchain
 from tvm_mnas.workflows.model_ref import ModelRef, resolve_model
 
 if TYPE_CHECKING:
@@ -121,12 +121,10 @@ def format_duration(duration_s: float) -> str:
 
 def tune_model(
     model: str | None,
+    options: ToolchainOptions,
     *,
     space: str | None,
     device: str,
-    records: Path,
-    schedules_per_kernel: int,
-    seed: int,
     observer: Observer,
 ) -> TuneResult:
     """Tune the kernels that lack schedules: those of `model`, or of a few networks that have all of `space`.
@@ -153,28 +151,28 @@ def tune_model(
     from tvm_mnas.devices.core.tracker import TrackerClient
 
     started = time.monotonic()
-    sources = _sources(model, space, seed)
+    sources = _sources(model, space, options.seed)
     profile = load_profile(device)
     if profile.tracker is not None:
         # Found out now, not after a space's networks are lowered.
         with TrackerClient(profile.tracker):
             pass
     store = open_records(
-        records, profile_key=profile.key, target=profile.target, shipped=shipped_directory()
+        options.records, profile_key=profile.key, target=profile.target, shipped=shipped_directory()
     )
     networks: list[LoweredNetwork] = []
     for done, source in enumerate(sources):
         observer.stage("lowering", done, len(sources))
         # Kernels do not depend on weights: random ones do.
-        lowered = source.lower(source.build(seed=seed), profile.target)
+        lowered = source.lower(source.build(seed=options.seed), profile.target)
         # Without its module, which holds the weights: those of a whole space are many.
         networks.append(replace(lowered, module=None))
     kernels = distinct_kernels(networks)
     forecast = make_forecast(
         kernels,
         store,
-        directory=records / store_name(profile.key, profile.target),
-        schedules_per_kernel=schedules_per_kernel,
+        directory=options.records / store_name(profile.key, profile.target),
+        schedules_per_kernel=options.schedules_per_kernel,
     )
     if not forecast.lacking:
         rows = kernel_rows(kernels, store, None)
@@ -182,12 +180,10 @@ def tune_model(
     observer.note(forecast.line)
     with open_scratch_toolchain(
         profile,
-        records=records,
-        schedules_per_kernel=schedules_per_kernel,
-        seed=seed,
+        options,
         on_warning=observer.note,
     ) as (toolchain, _):
-        pace = _Pace(observer, schedules_per_kernel, known=forecast.expected_s is not None)
+        pace = _Pace(observer, options.schedules_per_kernel, known=forecast.expected_s is not None)
         report = toolchain.tune(networks, on_progress=pace.show)
         rows = kernel_rows(kernels, toolchain.store, report)
     result = TuneResult(
