@@ -56,9 +56,9 @@ def test_a_latency_has_three_digits_and_its_unit(latency_ms: float, text: str) -
 
 
 def test_a_table_shows_every_row_and_a_dash_for_nothing(output: io.StringIO) -> None:
-    print_table("Pareto set", COLUMNS, ROWS, as_json=False)
+    print_table("Pareto front", COLUMNS, ROWS, as_json=False)
     lines = output.getvalue().splitlines()
-    assert "Pareto set" in lines[0]
+    assert "Pareto front" in lines[0]
     assert "name" in output.getvalue()
     assert "latency ms" in output.getvalue()
     (first,) = (line for line in lines if "first" in line)
@@ -68,7 +68,7 @@ def test_a_table_shows_every_row_and_a_dash_for_nothing(output: io.StringIO) -> 
 
 
 def test_a_table_as_json_has_every_key(capsys: pytest.CaptureFixture[str]) -> None:
-    print_table("Pareto set", COLUMNS, ROWS, as_json=True)
+    print_table("Pareto front", COLUMNS, ROWS, as_json=True)
     printed = capsys.readouterr()
     assert json.loads(printed.out) == ROWS
     assert printed.err == ""

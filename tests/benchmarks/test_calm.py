@@ -8,7 +8,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from tvm_mnas.devices.core.profile import Timing
+from tvm_mnas.devices.core.profile import TimingSettings
 from tvm_mnas.devices.farm import timing as device_timing
 from tvm_mnas.errors import DeviceLostError
 
@@ -27,7 +27,7 @@ def test_each_round_times_all_once_and_the_calm_rounds_count(
     asked: list[str] = []
 
     def measure(
-        path: Path, shape: Sequence[int], farm: object, *, timing: Timing
+        path: Path, shape: Sequence[int], farm: object, *, timing: TimingSettings
     ) -> SimpleNamespace:
         assert (timing.repeat, timing.attempts, timing.warmup) == (calm.REPEAT, 1, 9)
         assert tuple(shape) == (1, 3, 8, 8)
@@ -41,7 +41,7 @@ def test_each_round_times_all_once_and_the_calm_rounds_count(
     told: list[str] = []
     found = calm.time_in_rounds(
         {name: (Path(name), (1, 3, 8, 8)) for name in times_ms},
-        SimpleNamespace(profile=SimpleNamespace(timing=Timing(warmup=9))),
+        SimpleNamespace(profile=SimpleNamespace(timing=TimingSettings(warmup=9))),
         rounds=5,
         seed=0,
         say=told.append,
@@ -56,6 +56,6 @@ def test_each_round_times_all_once_and_the_calm_rounds_count(
 
 def test_no_rounds_are_no_latencies(script: Script) -> None:
     calm = script("calm")
-    farm = SimpleNamespace(profile=SimpleNamespace(timing=Timing()))
+    farm = SimpleNamespace(profile=SimpleNamespace(timing=TimingSettings()))
     networks = {"a": (Path("a"), (1, 3, 8, 8))}
     assert calm.time_in_rounds(networks, farm, rounds=0, seed=0, say=print) == {}

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tvm_mnas.errors import DataError, TrainingError
-from tvm_mnas.evaluation.executor import LocalExecutor, Outcome
+from tvm_mnas.evaluation.executor import LocalExecutor, TaskOutcome
 
 ROOT = Path(__file__).resolve().parents[2]
 Report = Callable[[int], None]
@@ -75,7 +75,9 @@ def executor() -> Iterator[LocalExecutor]:
 
 def test_results_come_with_their_index(executor: LocalExecutor) -> None:
     outcomes = dict(executor.map(square, [5, 0, 3, 7]))
-    assert outcomes == {index: Outcome(result, None) for index, result in enumerate([25, 0, 9, 49])}
+    assert outcomes == {
+        index: TaskOutcome(result, None) for index, result in enumerate([25, 0, 9, 49])
+    }
 
 
 def test_nothing_to_do_is_done(executor: LocalExecutor) -> None:
@@ -94,8 +96,8 @@ def test_progress_ends_with_the_sum_of_all_tasks(executor: LocalExecutor) -> Non
 
 def test_our_errors_are_outcomes(executor: LocalExecutor) -> None:
     outcomes = dict(executor.map(refuse, [0, 1, 2, 3]))
-    assert outcomes[0] == Outcome(0, None)
-    assert outcomes[3] == Outcome(3, None)
+    assert outcomes[0] == TaskOutcome(0, None)
+    assert outcomes[3] == TaskOutcome(3, None)
     assert outcomes[1].result is None
     assert isinstance(outcomes[1].error, TrainingError)
     assert str(outcomes[1].error) == "the loss is NaN at step 3"
@@ -105,7 +107,7 @@ def test_our_errors_are_outcomes(executor: LocalExecutor) -> None:
 def test_other_errors_are_raised(executor: LocalExecutor) -> None:
     with pytest.raises(ZeroDivisionError, match="a mistake of ours"):
         list(executor.map(break_down, [0]))
-    assert dict(executor.map(square, [2])) == {0: Outcome(4, None)}
+    assert dict(executor.map(square, [2])) == {0: TaskOutcome(4, None)}
 
 
 def test_workers_are_warm_and_have_one_thread_each(executor: LocalExecutor) -> None:
@@ -118,7 +120,7 @@ def test_workers_are_warm_and_have_one_thread_each(executor: LocalExecutor) -> N
 
 
 def test_an_interrupt_is_the_parents_affair(executor: LocalExecutor) -> None:
-    assert dict(executor.map(interrupt, [1])) == {0: Outcome(1, None)}
+    assert dict(executor.map(interrupt, [1])) == {0: TaskOutcome(1, None)}
 
 
 def test_a_task_that_kills_its_process_costs_itself_only(
@@ -130,8 +132,8 @@ def test_a_task_that_kills_its_process_costs_itself_only(
     assert isinstance(outcomes[1].error, TrainingError)
     assert "died twice" in str(outcomes[1].error)
     for index in (0, 2, 3, 4):
-        assert outcomes[index] == Outcome(f"{tasks[index]} done", None)
-    assert dict(executor.map(square, [3])) == {0: Outcome(9, None)}, "it goes on"
+        assert outcomes[index] == TaskOutcome(f"{tasks[index]} done", None)
+    assert dict(executor.map(square, [3])) == {0: TaskOutcome(9, None)}, "it goes on"
 
 
 def test_more_tasks_than_there_is_room_for_are_refused(executor: LocalExecutor) -> None:

@@ -13,7 +13,7 @@ import torch
 from tests.report.runs import make_accuracy
 from tvm_mnas.config import SearchConfig
 from tvm_mnas.devices.core.profile import load_profile
-from tvm_mnas.evaluation.executor import Outcome
+from tvm_mnas.evaluation.executor import TaskOutcome
 from tvm_mnas.evaluation.pipeline import CandidatePipeline
 from tvm_mnas.evaluation.toolchain import ToolchainOptions, open_toolchain
 from tvm_mnas.models import network as networks
@@ -29,9 +29,9 @@ class Trained:
 
     def map(
         self, function: object, tasks: Sequence[object], *, on_progress: Callable[[int], None]
-    ) -> Iterator[tuple[int, Outcome[Any]]]:
+    ) -> Iterator[tuple[int, TaskOutcome[Any]]]:
         for index in range(len(tasks)):
-            yield index, Outcome(make_accuracy(0.5), None)
+            yield index, TaskOutcome(make_accuracy(0.5), None)
 
 
 class Silent:

@@ -1,4 +1,4 @@
-"""Rows: who is in the Pareto set, what counts once, how failures and effort add up."""
+"""Rows: who is in the Pareto front, what counts once, how failures and effort add up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Pareto set and the hypervolume against the definitions, written naively."""
+"""The Pareto front and the hypervolume against the definitions, written naively."""
 
 from __future__ import annotations
 

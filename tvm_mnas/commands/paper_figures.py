@@ -123,7 +123,7 @@ def figure6(
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Scaling to (0.5, 160) and (0.5, 192) against a new search's Pareto set."""
+    """Scaling to (0.5, 160) and (0.5, 192) against a new search's Pareto front."""
     _check_output(output)
     from tvm_mnas.paper.figures import figure6_points, scale_or_search_figure
     from tvm_mnas.report.tables import pareto_records, pareto_rows

@@ -14,7 +14,7 @@ from tvm_mnas.errors import RecordsError
 
 if TYPE_CHECKING:
     from tvm_mnas.compiler.records.check import Finding
-    from tvm_mnas.compiler.records.formats import Manifest
+    from tvm_mnas.compiler.records.formats import StoreManifest
 
 records_app = typer.Typer(
     no_args_is_help=True, help="Look after tuning records: list, check, merge and prune them."
@@ -259,7 +259,7 @@ def prune_records(
     print_table(f"PruneResult to {keep} schedules a kernel", columns, rows, as_json=as_json)
 
 
-def _describe_target(manifest: Manifest) -> str:
+def _describe_target(manifest: StoreManifest) -> str:
     """Return a target in short: `llvm znver5, 1 core`."""
     try:
         values = manifest.target_values()

@@ -14,7 +14,7 @@ from tvm_mnas.console import OUTPUT, Column, format_count, format_ms, print_json
 def report(
     run: Annotated[Path, typer.Argument(help="A run directory.")], as_json: AsJson = False
 ) -> None:
-    """Show a run's Pareto set and write its figures and page to RUN/report."""
+    """Show a run's Pareto front and write its figures and page to RUN/report."""
     from tvm_mnas.report.html import write_report
     from tvm_mnas.report.tables import forecast_line, forecast_row, pareto_rows
     from tvm_mnas.search.run import RunDirectory

@@ -28,7 +28,7 @@ _SLOTS = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome(Generic[_Result]):
+class TaskOutcome(Generic[_Result]):
     """What became of one task: a result or an error."""
 
     result: _Result | None
@@ -57,7 +57,7 @@ class Executor(Protocol):
         tasks: Sequence[_Task],
         *,
         on_progress: Callable[[int], None] = ...,
-    ) -> Iterator[tuple[int, Outcome[_Result]]]:
+    ) -> Iterator[tuple[int, TaskOutcome[_Result]]]:
         """Yield `(index, outcome)` of `function(task, report)` for each task, as each is done, in any order."""
         ...
 
@@ -89,7 +89,7 @@ class LocalExecutor:
         tasks: Sequence[_Task],
         *,
         on_progress: Callable[[int], None] = lambda steps: None,
-    ) -> Iterator[tuple[int, Outcome[_Result]]]:
+    ) -> Iterator[tuple[int, TaskOutcome[_Result]]]:
         """Yield `(index, outcome)` of `function(task, report)` for each task, as each is done.
 
         `function` is importable by name, and calls `report(steps)` with the steps that it has done;
@@ -116,12 +116,12 @@ class LocalExecutor:
         tasks: Sequence[_Task],
         suspect: int,
         on_progress: Callable[[int], None],
-    ) -> Outcome[_Result]:
+    ) -> TaskOutcome[_Result]:
         for _ in range(_ATTEMPTS_ALONE):
             for _, outcome in self._run(function, tasks, [suspect], on_progress):
                 if outcome is not None:
                     return outcome
-        return Outcome(None, TrainingError("a training process died twice"))
+        return TaskOutcome(None, TrainingError("a training process died twice"))
 
     def _run(
         self,
@@ -129,7 +129,7 @@ class LocalExecutor:
         tasks: Sequence[_Task],
         indices: Sequence[int],
         on_progress: Callable[[int], None],
-    ) -> Iterator[tuple[int, Outcome[_Result] | None]]:
+    ) -> Iterator[tuple[int, TaskOutcome[_Result] | None]]:
         pool = self._open_pool()
         waiting: dict[Future[_Result], int] = {}
         died = False
@@ -145,9 +145,9 @@ class LocalExecutor:
             for future in done:
                 index = waiting.pop(future)
                 try:
-                    yield index, Outcome(future.result(), None)
+                    yield index, TaskOutcome(future.result(), None)
                 except TvmMnasError as error:
-                    yield index, Outcome(None, error)
+                    yield index, TaskOutcome(None, error)
                 except BrokenProcessPool:
                     died = True
                     yield index, None

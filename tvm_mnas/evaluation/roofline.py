@@ -84,12 +84,12 @@ def measure_peak(toolchain: Toolchain, directory: Path) -> DevicePeak:
     """
     from tvm_mnas.compiler.build.probes import build_probes
     from tvm_mnas.compiler.core.linking import find_linker
-    from tvm_mnas.devices.core.profile import Timing
+    from tvm_mnas.devices.core.profile import TimingSettings
     from tvm_mnas.devices.farm.runner import measure_kernel
 
     target = toolchain.profile.target
     probes = build_probes(target, directory, linker=find_linker(target))
-    timing = Timing(repeat=10, min_repeat_ms=5, warmup=0, attempts=1)
+    timing = TimingSettings(repeat=10, min_repeat_ms=5, warmup=0, attempts=1)
     timed: list[tuple[Probe, float]] = []
     failure = "none was built"
     for probe in probes:

@@ -102,7 +102,7 @@ def device_keys(records: Iterable[TrialRecord]) -> list[str]:
 
 
 def pareto_rows(records: Iterable[TrialRecord]) -> list[Row]:
-    """Return the Pareto set, the fastest first, a row each as `candidate_row` makes it."""
+    """Return the Pareto front, the fastest first, a row each as `candidate_row` makes it."""
     return [candidate_row(record) for record in pareto_records(records)]
 
 

@@ -1,4 +1,4 @@
-"""Which candidates nobody beats: the Pareto set of high accuracy and low latency."""
+"""Which candidates nobody beats: the Pareto front of high accuracy and low latency."""
 
 from __future__ import annotations
 

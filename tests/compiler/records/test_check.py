@@ -12,14 +12,14 @@ from tests.compiler.conftest import Tuned
 from tests.compiler.stores import TARGET, add, contents, make_kernel, make_record, reopened
 from tvm_mnas.compiler.core.kernel import LoweredNetwork
 from tvm_mnas.compiler.core.metaschedule import EQUALITY, load_meta_schedule
-from tvm_mnas.compiler.records.check import Finding, Kind, check_store, repair_store
+from tvm_mnas.compiler.records.check import Finding, FindingKind, check_store, repair_store
 from tvm_mnas.compiler.records.formats import (
     FAILED_S,
     HISTORY,
     MANIFEST,
     RECORDS,
     WORKLOADS,
-    Manifest,
+    StoreManifest,
 )
 from tvm_mnas.compiler.records.layered import store_name
 from tvm_mnas.compiler.records.store import RecordStore
@@ -46,7 +46,7 @@ def _spoil(store: RecordStore, name: str, line: int, text: bytes) -> None:
     path.write_bytes(b"".join(lines))
 
 
-def _places(findings: tuple[Finding, ...]) -> list[tuple[Kind, str, int | None]]:
+def _places(findings: tuple[Finding, ...]) -> list[tuple[FindingKind, str, int | None]]:
     return [(finding.kind, finding.path.name, finding.line) for finding in findings]
 
 
@@ -66,7 +66,7 @@ def test_a_damaged_line_is_found_by_file_and_number(
     _spoil(store, name, 2, text)
     before = contents(store.directory)
     findings = check_store(store.directory)
-    assert (Kind.DAMAGED, name, 2) in _places(findings)
+    assert (FindingKind.DAMAGED, name, 2) in _places(findings)
     assert all(finding.path.parent == store.directory for finding in findings)
     if name != WORKLOADS:
         assert len(findings) == 1
@@ -83,7 +83,7 @@ def test_a_torn_end_is_found_and_left_by_a_check(store: RecordStore, name: str) 
     before = contents(store.directory)
     findings = check_store(store.directory)
     last = {WORKLOADS: 4, RECORDS: 8, HISTORY: 4}[name]
-    assert (Kind.TORN, name, last) in _places(findings)
+    assert (FindingKind.TORN, name, last) in _places(findings)
     assert contents(store.directory) == before
 
 
@@ -91,20 +91,20 @@ def test_a_damaged_trace_that_opening_skips_is_found(store: RecordStore) -> None
     text = (store.directory / RECORDS).read_bytes().splitlines(keepends=True)[2]
     _spoil(store, RECORDS, 3, text.replace(b'"trace"', b'"tra\0e"'))
     reopened(store)
-    assert _places(check_store(store.directory)) == [(Kind.DAMAGED, RECORDS, 3)]
+    assert _places(check_store(store.directory)) == [(FindingKind.DAMAGED, RECORDS, 3)]
 
 
 def test_a_record_of_no_kernel_is_found(store: RecordStore) -> None:
     _spoil(store, RECORDS, 1, f"[4, {make_record(1e-6)}]\n".encode())
-    assert _places(check_store(store.directory)) == [(Kind.DAMAGED, RECORDS, 1)]
+    assert _places(check_store(store.directory)) == [(FindingKind.DAMAGED, RECORDS, 1)]
 
 
 def test_records_of_a_damaged_kernel_are_found_with_it(store: RecordStore) -> None:
     _spoil(store, WORKLOADS, 2, b"garbage\n")
     assert _places(check_store(store.directory)) == [
-        (Kind.DAMAGED, WORKLOADS, 2),
-        (Kind.DAMAGED, RECORDS, 3),
-        (Kind.DAMAGED, RECORDS, 4),
+        (FindingKind.DAMAGED, WORKLOADS, 2),
+        (FindingKind.DAMAGED, RECORDS, 3),
+        (FindingKind.DAMAGED, RECORDS, 4),
     ]
 
 
@@ -112,7 +112,10 @@ def test_duplicates_and_kernels_without_a_valid_record_are_no_damage(store: Reco
     add(store, ONE, [make_record(1e-6)])
     add(store, make_kernel(9), [make_record(FAILED_S)])
     findings = check_store(store.directory)
-    assert _places(findings) == [(Kind.DUPLICATE, RECORDS, 9), (Kind.UNTUNED, WORKLOADS, 5)]
+    assert _places(findings) == [
+        (FindingKind.DUPLICATE, RECORDS, 9),
+        (FindingKind.UNTUNED, WORKLOADS, 5),
+    ]
     assert not any(finding.kind.is_damage for finding in findings)
     assert "line 2" in findings[0].text
     assert "kernel9" in findings[1].text
@@ -128,33 +131,35 @@ def test_a_manifest_that_is_none_is_damage(store: RecordStore, content: str | No
         path.unlink()
     else:
         path.write_text(content)
-    assert _places(check_store(store.directory)) == [(Kind.MANIFEST, MANIFEST, None)]
+    assert _places(check_store(store.directory)) == [(FindingKind.MANIFEST, MANIFEST, None)]
     # Nobody knows what the records are for: none of them is to be taken for another target's.
     with pytest.raises(RecordsError):
         reopened(store)
 
 
 def test_a_target_that_is_none_costs_no_record(store: RecordStore) -> None:
-    Manifest("llvm", Manifest.of_this(TARGET).tvm).write(store.directory)
+    StoreManifest("llvm", StoreManifest.of_this(TARGET).tvm).write(store.directory)
     before = contents(store.directory)
-    assert _places(repair_store(store.directory).findings) == [(Kind.MANIFEST, MANIFEST, None)]
+    assert _places(repair_store(store.directory).findings) == [
+        (FindingKind.MANIFEST, MANIFEST, None)
+    ]
     assert contents(store.directory) == before
 
 
 def test_another_format_is_damage_and_another_tvm_is_none(store: RecordStore) -> None:
-    Manifest(TARGET, Manifest.of_this(TARGET).tvm, 2).write(store.directory)
-    assert _places(check_store(store.directory)) == [(Kind.MANIFEST, MANIFEST, None)]
-    Manifest(TARGET, "0.26.0").write(store.directory)
+    StoreManifest(TARGET, StoreManifest.of_this(TARGET).tvm, 2).write(store.directory)
+    assert _places(check_store(store.directory)) == [(FindingKind.MANIFEST, MANIFEST, None)]
+    StoreManifest(TARGET, "0.26.0").write(store.directory)
     (finding,) = check_store(store.directory)
-    assert finding.kind is Kind.OTHER_TVM and not finding.kind.is_damage
+    assert finding.kind is FindingKind.OTHER_TVM and not finding.kind.is_damage
     assert "0.26.0" in finding.text
 
 
 def test_a_directory_named_for_another_target_is_found(store: RecordStore) -> None:
-    Manifest('{"kind": "llvm", "num-cores": 2}', Manifest.of_this(TARGET).tvm).write(
+    StoreManifest('{"kind": "llvm", "num-cores": 2}', StoreManifest.of_this(TARGET).tvm).write(
         store.directory
     )
-    assert _places(check_store(store.directory)) == [(Kind.MISMATCH, MANIFEST, None)]
+    assert _places(check_store(store.directory)) == [(FindingKind.MISMATCH, MANIFEST, None)]
 
 
 def test_records_of_another_target_are_found_once(store: RecordStore) -> None:
@@ -162,7 +167,7 @@ def test_records_of_another_target_are_found_once(store: RecordStore) -> None:
     record[2] = {"kind": "llvm", "keys": ["cpu"], "num-cores": 4}
     add(store, ONE, [json.dumps(record), json.dumps([*record[:1], [2e-9], *record[2:]])])
     (finding,) = check_store(store.directory)
-    assert (finding.kind, finding.path.name, finding.line) == (Kind.MISMATCH, RECORDS, 9)
+    assert (finding.kind, finding.path.name, finding.line) == (FindingKind.MISMATCH, RECORDS, 9)
     assert "num-cores 4" in finding.text
 
 

@@ -15,9 +15,9 @@ import pytest
 from tests.compiler.stores import TARGET, add, make_kernel, make_record
 from tvm_mnas.compiler.records.formats import (
     FAILED_S,
-    Event,
-    Manifest,
+    HistoryEvent,
     ScheduleParser,
+    StoreManifest,
     compact_workload,
     mean_s,
     parse_event,
@@ -170,7 +170,7 @@ def test_what_is_no_event_is_refused(text: bytes) -> None:
 
 @pytest.mark.parametrize("flops", [None, 123])
 def test_an_event_round_trips(flops: int | None) -> None:
-    event = Event("0f", "conv2d", 32, 30, {"timeout": 2}, 1.5, flops)
+    event = HistoryEvent("0f", "conv2d", 32, 30, {"timeout": 2}, 1.5, flops)
     assert parse_event(event.to_line()) == event
 
 
@@ -180,18 +180,18 @@ def test_failed_runs_have_no_mean() -> None:
 
 
 def test_a_manifest_round_trips_and_tells_differences(tmp_path: Path) -> None:
-    manifest = Manifest(TARGET, "0.27.0")
+    manifest = StoreManifest(TARGET, "0.27.0")
     manifest.write(tmp_path)
-    assert Manifest.read(tmp_path) == manifest
+    assert StoreManifest.read(tmp_path) == manifest
     assert manifest.difference(manifest) is None
     for other in (
-        Manifest(TARGET, "0.26.0"),
-        Manifest("{}", "0.27.0"),
-        Manifest(TARGET, "0.27.0", 2),
+        StoreManifest(TARGET, "0.26.0"),
+        StoreManifest("{}", "0.27.0"),
+        StoreManifest(TARGET, "0.27.0", 2),
     ):
         assert manifest.difference(other) is not None
     with pytest.raises(RecordsError, match="manifest.json"):
-        Manifest.read(tmp_path / "absent")
+        StoreManifest.read(tmp_path / "absent")
 
 
 SCHEDULES = 50_000

@@ -14,7 +14,7 @@ from tvm_mnas.compiler.core.kernel import LoweredNetwork
 from tvm_mnas.compiler.lowering.lower import lower_network
 from tvm_mnas.compiler.records.base import TuningRecords
 from tvm_mnas.compiler.records.check import check_store
-from tvm_mnas.compiler.records.formats import FAILED_S, Manifest
+from tvm_mnas.compiler.records.formats import FAILED_S, StoreManifest
 from tvm_mnas.compiler.records.layered import (
     LayeredRecords,
     open_records,
@@ -216,7 +216,7 @@ def test_what_this_repository_ships_is_whole_and_of_the_networks_that_it_names()
     assert directory is not None
     (store,) = (path for path in directory.iterdir() if path.is_dir())
     assert check_store(store) == ()
-    records = RecordStore.read(store, target=Manifest.read(store).target)
+    records = RecordStore.read(store, target=StoreManifest.read(store).target)
     assert store.name == store_name("local", records.target)
     for key in ("mnasnet-b1", "mobilenet-v2"):
         entry = zoo_entry(key)

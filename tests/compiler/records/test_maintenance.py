@@ -16,7 +16,7 @@ from tvm_mnas.compiler.build.artifact import compile_network
 from tvm_mnas.compiler.core.kernel import LoweredNetwork
 from tvm_mnas.compiler.core.metaschedule import EQUALITY, load_meta_schedule
 from tvm_mnas.compiler.records.check import check_store
-from tvm_mnas.compiler.records.formats import FAILED_S, Manifest
+from tvm_mnas.compiler.records.formats import FAILED_S, StoreManifest
 from tvm_mnas.compiler.records.maintenance import (
     find_stores,
     is_store,
@@ -62,7 +62,7 @@ def test_a_store_is_summed_up(first: RecordStore) -> None:
     summary = summarize_store(first.directory)
     assert (summary.kernels, summary.valid, summary.schedules) == (3, 2, 6)
     assert summary.failures == {"timeout": 2}
-    assert summary.manifest == Manifest.of_this(TARGET)
+    assert summary.manifest == StoreManifest.of_this(TARGET)
     assert summary.size_bytes == sum(
         len(content) for name, content in before.items() if name != "manifest.json"
     )
@@ -163,7 +163,7 @@ def test_records_of_another_target_are_not_merged(first: RecordStore, tmp_path: 
 
 
 def test_records_of_another_tvm_are_not_merged(first: RecordStore, second: RecordStore) -> None:
-    Manifest(TARGET, "0.26.0").write(second.directory)
+    StoreManifest(TARGET, "0.26.0").write(second.directory)
     with pytest.raises(RecordsError, match=r"0\.26\.0"):
         merge_stores([second.directory], first.directory)
 
@@ -172,7 +172,7 @@ def test_stores_of_another_tvm_can_be_merged_with_each_other(
     first: RecordStore, second: RecordStore
 ) -> None:
     for store in (first, second):
-        Manifest(TARGET, "0.26.0").write(store.directory)
+        StoreManifest(TARGET, "0.26.0").write(store.directory)
     merge_stores([second.directory], first.directory)
     assert len(RecordStore.read(first.directory)) == 3
 

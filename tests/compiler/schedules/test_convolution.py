@@ -21,7 +21,7 @@ from tvm_mnas.compiler.core.target import VectorUnit, load_target, vector_unit
 from tvm_mnas.compiler.lowering.lower import lower_network
 from tvm_mnas.compiler.schedules import convolution
 from tvm_mnas.compiler.schedules.convolution import conv_shape, propose_convolutions, schedule_tile
-from tvm_mnas.compiler.schedules.tiles import Order, Padding, Tile, rank_tiles
+from tvm_mnas.compiler.schedules.tiles import LoopOrder, PaddingSource, Tile, rank_tiles
 
 TRIED = 4
 
@@ -106,9 +106,9 @@ def test_every_way_around_a_tile_is_right(
     expected = run_kernel(module, arrays, target)
     tiles = rank_tiles(shape, vector_unit(load_target(target)))
     ways = {(tile.order, tile.padding): tile for tile in reversed(tiles)}
-    assert {order for order, _ in ways} == set(Order)
+    assert {order for order, _ in ways} == set(LoopOrder)
     if name == "full 3x3":
-        assert {padding for _, padding in ways} == set(Padding)
+        assert {padding for _, padding in ways} == set(PaddingSource)
     for tile in ways.values():
         for threads in (1, 2):
             schedule = schedule_tile(module, tile, threads=threads)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tvm_mnas.compiler.core.target import VectorUnit
-from tvm_mnas.compiler.schedules.tiles import ConvShape, Order, Padding, Tile, rank_tiles
+from tvm_mnas.compiler.schedules.tiles import ConvShape, LoopOrder, PaddingSource, Tile, rank_tiles
 
 AVX512 = VectorUnit(lanes=16, registers=32)
 AVX2 = VectorUnit(lanes=8, registers=16)
@@ -73,7 +73,7 @@ def test_a_single_pixel_gets_as_many_sums_as_it_can() -> None:
     first = rank_tiles(gate, AVX512)[0]
     assert first.pixels == 1
     assert first.vectors == 6
-    assert {tile.order for tile in rank_tiles(gate, AVX512)} == {Order.CHANNELS_OUTSIDE}
+    assert {tile.order for tile in rank_tiles(gate, AVX512)} == {LoopOrder.CHANNELS_OUTSIDE}
 
 
 def test_channels_that_no_full_vector_divides_get_shorter_ones() -> None:
@@ -109,12 +109,12 @@ def test_few_trials_see_both_orders_of_the_best_shape() -> None:
 
 
 def test_the_image_is_copied_only_where_a_full_convolution_pads() -> None:
-    def paddings(shape: ConvShape) -> set[Padding]:
+    def paddings(shape: ConvShape) -> set[PaddingSource]:
         return {tile.padding for tile in rank_tiles(shape, AVX512)}
 
-    assert paddings(STEM) == {Padding.TESTED, Padding.COPIED}
-    assert paddings(DEPTHWISE) == {Padding.TESTED}
-    assert paddings(POINTWISE) == {Padding.TESTED}
+    assert paddings(STEM) == {PaddingSource.TESTED, PaddingSource.COPIED}
+    assert paddings(DEPTHWISE) == {PaddingSource.TESTED}
+    assert paddings(POINTWISE) == {PaddingSource.TESTED}
 
 
 def test_weights_beyond_the_first_cache_favour_tiles_of_more_pixels() -> None:

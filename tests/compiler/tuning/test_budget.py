@@ -6,11 +6,11 @@ import random
 
 import pytest
 
-from tvm_mnas.compiler.tuning.budget import MOST, Progress, next_kernel
+from tvm_mnas.compiler.tuning.budget import MOST, KernelProgress, next_kernel
 
 
-def _kernel(*curve_us: float, weight: float = 1.0, exhausted: bool = False) -> Progress:
-    return Progress(
+def _kernel(*curve_us: float, weight: float = 1.0, exhausted: bool = False) -> KernelProgress:
+    return KernelProgress(
         weight=weight, rounds=len(curve_us), curve_us=tuple(curve_us), exhausted=exhausted
     )
 
@@ -22,7 +22,7 @@ def test_every_kernel_gets_a_first_round_in_order() -> None:
 
 
 def test_of_those_of_which_nothing_ran_the_one_with_fewest_rounds_is_next() -> None:
-    tried = Progress(weight=1.0, rounds=2, curve_us=())
+    tried = KernelProgress(weight=1.0, rounds=2, curve_us=())
     assert next_kernel([tried, _kernel(), _kernel(3.0)]) == 1
     assert next_kernel([tried, _kernel(3.0)]) == 0
 
@@ -37,7 +37,9 @@ def test_of_those_of_which_nothing_ran_the_one_with_fewest_rounds_is_next() -> N
     ],
     ids=["more calls", "more gained", "unknown", "large but stalled"],
 )
-def test_the_next_round_goes_where_it_saves_most(more: Progress, less: Progress) -> None:
+def test_the_next_round_goes_where_it_saves_most(
+    more: KernelProgress, less: KernelProgress
+) -> None:
     assert next_kernel([more, less]) == 0
     assert next_kernel([less, more]) == 1
 
@@ -52,7 +54,7 @@ def test_a_kernel_that_stopped_improving_gets_no_more() -> None:
 @pytest.mark.parametrize(("weight", "rounds"), [(0.0, 1), (1.0, 0)])
 def test_an_impossible_kernel_cannot_be_made(weight: float, rounds: int) -> None:
     with pytest.raises(ValueError, match="a kernel has a weight above 0"):
-        Progress(weight=weight, rounds=rounds, curve_us=(1.0,))
+        KernelProgress(weight=weight, rounds=rounds, curve_us=(1.0,))
 
 
 def _spend(

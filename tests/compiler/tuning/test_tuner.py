@@ -15,7 +15,7 @@ from tests.compiler.targets import SKYLAKE_AVX512
 from tvm_mnas.compiler.core.kernel import Kernel, LoweredNetwork
 from tvm_mnas.compiler.core.metaschedule import load_meta_schedule
 from tvm_mnas.compiler.lowering.lower import lower_network
-from tvm_mnas.compiler.records.formats import HISTORY, RECORDS, Event, parse_event
+from tvm_mnas.compiler.records.formats import HISTORY, RECORDS, HistoryEvent, parse_event
 from tvm_mnas.compiler.records.store import RecordStore
 from tvm_mnas.compiler.tuning.build_workers import BuildResult, WarmBuilder
 from tvm_mnas.compiler.tuning.forecast import count_planned, seconds_per_schedule
@@ -291,7 +291,7 @@ def test_failures_of_the_machine_do_not_spend_a_kernels_budget(
     assert store.missing([transpose], schedules_per_kernel=4) == [transpose]
 
 
-def _events(store: RecordStore) -> list[Event]:
+def _events(store: RecordStore) -> list[HistoryEvent]:
     return [parse_event(line) for line in (store.directory / HISTORY).read_bytes().splitlines()]
 
 
@@ -478,7 +478,9 @@ def test_seconds_per_schedule_are_the_median_of_the_kernels(tmp_path: Path) -> N
         ("d", 0, 100.0),
         ("b", 90, 0.0),
     ]
-    lines = [Event(key, "name", 1, count, {}, time_s).to_line() for key, count, time_s in told]
+    lines = [
+        HistoryEvent(key, "name", 1, count, {}, time_s).to_line() for key, count, time_s in told
+    ]
     history.write_bytes(b"".join(lines) + b'{"key": "torn')
     assert seconds_per_schedule(tmp_path) == pytest.approx(2.0)
 

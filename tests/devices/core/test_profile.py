@@ -12,7 +12,7 @@ import pytest
 from tvm_mnas.devices.core.host import available_cores
 from tvm_mnas.devices.core.profile import (
     DeviceProfile,
-    Timing,
+    TimingSettings,
     load_profile,
     read_profile,
     shipped_profiles,
@@ -65,7 +65,7 @@ def test_a_profile_of_ones_own_is_read_by_path(tmp_path: Path) -> None:
         "mtriple": "aarch64-linux-gnu",
         "num-cores": 2,
     }
-    assert profile.timing == Timing(repeat=7, cooldown_s=0.5)
+    assert profile.timing == TimingSettings(repeat=7, cooldown_s=0.5)
     assert (profile.max_temperature_c, profile.max_slowdown) == (75, 2.5)
 
 

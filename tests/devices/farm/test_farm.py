@@ -16,9 +16,9 @@ import psutil
 import pytest
 
 from tvm_mnas.devices.core.host import available_cores, reserved_core
-from tvm_mnas.devices.core.profile import DeviceProfile, Timing
+from tvm_mnas.devices.core.profile import DeviceProfile, TimingSettings
 from tvm_mnas.devices.core.tracker import TrackerAddress, TrackerClient
-from tvm_mnas.devices.farm.channel import Status
+from tvm_mnas.devices.farm.channel import WorkerStatus
 from tvm_mnas.devices.farm.farm import Farm, open_farm
 from tvm_mnas.devices.farm.runner import measure_kernel
 from tvm_mnas.devices.servers.local_main import free_port
@@ -26,7 +26,7 @@ from tvm_mnas.errors import LeaseTimeoutError, TrackerError
 from tvm_mnas.processes import Spawner, kill_group
 
 ARGUMENTS = [("float32", (8, 8)), ("float32", (8, 8))]
-QUICK = Timing(repeat=2, number=1, min_repeat_ms=1, warmup=0, attempts=1)
+QUICK = TimingSettings(repeat=2, number=1, min_repeat_ms=1, warmup=0, attempts=1)
 RECOVERY_S = 30
 
 ProcessesOf = Callable[[Path], list[psutil.Process]]
@@ -203,7 +203,7 @@ def test_a_kernel_that_never_returns_ends_at_the_deadline(
     started = time.monotonic()
     with farm.lease() as lease:
         reply = lease.time_kernel(kernels["hang"], ARGUMENTS, QUICK, deadline_s=1)
-    assert reply.status is Status.HUNG
+    assert reply.status is WorkerStatus.HUNG
     assert time.monotonic() - started < 10
     works(farm, kernels["good"])
     assert time.monotonic() - started < RECOVERY_S
@@ -233,7 +233,7 @@ def test_kill_9_of_the_parent_leaves_no_process(
 import threading, time
 from pathlib import Path
 from tvm_mnas.devices.farm.farm import open_farm
-from tvm_mnas.devices.core.profile import Timing, read_profile
+from tvm_mnas.devices.core.profile import TimingSettings, read_profile
 from tvm_mnas.devices.farm.runner import measure_kernel
 
 ARGUMENTS = {ARGUMENTS!r}

@@ -25,7 +25,7 @@ from tvm.script import ir as I
 from tvm.script import relax as R
 
 from tvm_mnas.devices.core.latency import change_text
-from tvm_mnas.devices.core.profile import DeviceProfile, Timing
+from tvm_mnas.devices.core.profile import DeviceProfile, TimingSettings
 from tvm_mnas.devices.core.tracker import TrackerAddress, TrackerClient
 from tvm_mnas.devices.farm.farm import Farm, open_farm
 from tvm_mnas.devices.farm.reference import Reference
@@ -43,7 +43,7 @@ from tvm_mnas.errors import LeaseTimeoutError, TrackerError
 HOST = "127.0.0.1"
 KEY = "board"
 ARGUMENTS = [("float32", (8, 8))]
-ONCE = Timing(repeat=1, number=1, min_repeat_ms=0, warmup=0, max_spread=1.0, attempts=1)
+ONCE = TimingSettings(repeat=1, number=1, min_repeat_ms=0, warmup=0, max_spread=1.0, attempts=1)
 DEADLINE_S = 5.0
 USABLE_S = 30.0
 
@@ -180,7 +180,7 @@ def usable(farm: Farm, kernel: Path) -> None:
 
 
 def reference(kernels: dict[str, Path]) -> Reference:
-    timing = Timing(repeat=1, number=1, min_repeat_ms=0, warmup=0, attempts=1)
+    timing = TimingSettings(repeat=1, number=1, min_repeat_ms=0, warmup=0, attempts=1)
     return Reference(path=kernels["reference"], arguments=(("float32", (8,)),), timing=timing)
 
 
@@ -341,7 +341,7 @@ def test_a_device_whose_speed_moves_is_measured_again_flagged_and_named(
     tvm.compile(Doubler, target="llvm").export_library(str(network))
     warnings: list[str] = []
     # Half as long again is no sleep's inaccuracy.
-    timing = Timing(repeat=3, min_repeat_ms=1, warmup=0, max_spread=0.5, attempts=2)
+    timing = TimingSettings(repeat=3, min_repeat_ms=1, warmup=0, max_spread=0.5, attempts=2)
     profile = replace(site.profile(), timing=timing)
     with open_farm(
         profile,

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from tvm_mnas.devices.core.profile import DeviceProfile, Timing
-from tvm_mnas.devices.farm.channel import Reply, Status
+from tvm_mnas.devices.core.profile import DeviceProfile, TimingSettings
+from tvm_mnas.devices.farm.channel import WorkerReply, WorkerStatus
 from tvm_mnas.devices.farm.reference import REST_S, Reference, ReferenceWatch
 from tvm_mnas.errors import DeviceLostError
 
 REFERENCE = Reference(path=Path("reference.so"), arguments=())
 PROFILE = DeviceProfile(
-    key="board", target='{"kind": "llvm", "num-cores": 1}', timing=Timing(max_spread=0.1)
+    key="board", target='{"kind": "llvm", "num-cores": 1}', timing=TimingSettings(max_spread=0.1)
 )
 
 
@@ -24,21 +24,21 @@ class Device:
     """Answers with these times in seconds, one after another, the last one for ever."""
 
     name: str
-    times_s: Sequence[float | Status]
+    times_s: Sequence[float | WorkerStatus]
     asked: int = 0
-    _left: Iterator[float | Status] = field(init=False)
+    _left: Iterator[float | WorkerStatus] = field(init=False)
 
     def __post_init__(self) -> None:
         self._left = iter(self.times_s)
 
-    def time_reference(self, reference: Reference, *, deadline_s: float) -> Reply:
+    def time_reference(self, reference: Reference, *, deadline_s: float) -> WorkerReply:
         assert reference is REFERENCE
         assert deadline_s > 0
         self.asked += 1
         answer = next(self._left, self.times_s[-1])
-        if isinstance(answer, Status):
-            return Reply(answer, {"message": "no"})
-        return Reply(Status.OK, {"samples_s": [answer] * 3})
+        if isinstance(answer, WorkerStatus):
+            return WorkerReply(answer, {"message": "no"})
+        return WorkerReply(WorkerStatus.OK, {"samples_s": [answer] * 3})
 
 
 def watch(warnings: list[str]) -> ReferenceWatch:
@@ -104,7 +104,7 @@ def test_a_moment_of_noise_is_no_change_and_a_slower_clock_is() -> None:
 def test_one_on_which_it_does_not_run_is_not_judged() -> None:
     warnings: list[str] = []
     watched = watch(warnings)
-    device = Device("a", [Status.FAILED])
+    device = Device("a", [WorkerStatus.FAILED])
     assert watched.admits(device)
     assert watched.admits(Device("b", [1e-3]))
     assert watched.read(device, deadline_s=1) is None
@@ -115,8 +115,8 @@ def test_one_on_which_it_does_not_run_is_not_judged() -> None:
         assert watched.read(odd, deadline_s=1) is None
 
 
-@pytest.mark.parametrize("status", [Status.LOST, Status.HUNG])
-def test_one_that_is_lost_at_it_is_tried_again_later(status: Status) -> None:
+@pytest.mark.parametrize("status", [WorkerStatus.LOST, WorkerStatus.HUNG])
+def test_one_that_is_lost_at_it_is_tried_again_later(status: WorkerStatus) -> None:
     watched = watch([])
     device = Device("a", [status, 1e-3, 1e-3, 1e-3, status])
     assert not watched.admits(device)

@@ -8,12 +8,12 @@ from pathlib import Path
 from tvm.s_tir.meta_schedule.arg_info import TensorInfo
 from tvm.s_tir.meta_schedule.runner import RunnerInput
 
-from tvm_mnas.devices.core.profile import Timing
+from tvm_mnas.devices.core.profile import TimingSettings
 from tvm_mnas.devices.farm.farm import Farm
 from tvm_mnas.devices.farm.runner import KernelRunner
 
 ARGUMENTS = [("float32", (8, 8)), ("float32", (8, 8))]
-QUICK = Timing(repeat=2, number=1, min_repeat_ms=1, warmup=0, attempts=1)
+QUICK = TimingSettings(repeat=2, number=1, min_repeat_ms=1, warmup=0, attempts=1)
 
 
 def schedule(path: Path) -> RunnerInput:

@@ -14,13 +14,13 @@ from tvm.script import relax as R
 from tvm.target import Target
 
 from tvm_mnas.devices.core.latency import Coverage, Latency
-from tvm_mnas.devices.core.profile import Timing, load_profile
+from tvm_mnas.devices.core.profile import TimingSettings, load_profile
 from tvm_mnas.devices.farm.farm import Farm
 from tvm_mnas.devices.farm.timing import measure, run_network
 from tvm_mnas.errors import DeviceLostError, MeasurementError
 
 SHAPE = (1, 3, 16, 16)
-TIMING = Timing(repeat=5, number=1, min_repeat_ms=2, warmup=1, max_spread=1.0, attempts=1)
+TIMING = TimingSettings(repeat=5, number=1, min_repeat_ms=2, warmup=1, max_spread=1.0, attempts=1)
 
 
 @I.ir_module

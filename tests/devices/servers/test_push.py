@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tvm_mnas.devices.core.profile import DeviceProfile, Timing
+from tvm_mnas.devices.core.profile import DeviceProfile, TimingSettings
 from tvm_mnas.devices.core.tracker import TrackerAddress, TrackerClient
 from tvm_mnas.devices.farm.farm import open_farm
 from tvm_mnas.devices.farm.runner import measure_kernel
@@ -26,7 +26,7 @@ from tvm_mnas.errors import TrackerError
 
 HOST = "127.0.0.1"
 KEY = "pushed"
-QUICK = Timing(repeat=2, number=1, min_repeat_ms=1, warmup=0, max_spread=1.0, attempts=1)
+QUICK = TimingSettings(repeat=2, number=1, min_repeat_ms=1, warmup=0, max_spread=1.0, attempts=1)
 ARGUMENTS = [("float32", (8, 8))]
 FIRST_RESULT_S = 20.0
 

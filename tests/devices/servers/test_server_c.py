@@ -23,7 +23,7 @@ from tvm.script import relax as R
 from tvm.target import Target
 
 from tvm_mnas.devices.core.host import Fingerprint, device_facts
-from tvm_mnas.devices.core.profile import DeviceProfile, Timing, load_profile
+from tvm_mnas.devices.core.profile import DeviceProfile, TimingSettings, load_profile
 from tvm_mnas.devices.core.tracker import DeviceStatus, TrackerAddress, TrackerClient
 from tvm_mnas.devices.farm.farm import Farm, open_farm
 from tvm_mnas.devices.farm.runner import measure_kernel
@@ -41,7 +41,7 @@ KEY = "board"
 HOST = "127.0.0.1"
 MAGIC = 0xFF271
 MISMATCH = 0xFF273
-QUICK = Timing(repeat=3, number=1, min_repeat_ms=1, warmup=1, max_spread=1.0, attempts=1)
+QUICK = TimingSettings(repeat=3, number=1, min_repeat_ms=1, warmup=1, max_spread=1.0, attempts=1)
 ARGUMENTS = [("float32", (8, 8)), ("float32", (8, 8))]
 SHAPE = (1, 3, 16, 16)
 

@@ -19,7 +19,7 @@ from tvm_mnas.compiler.records.formats import (
     MANIFEST,
     RECORDS,
     WORKLOADS,
-    Manifest,
+    StoreManifest,
     parse_event,
     parse_schedule,
     parse_workload,
@@ -32,7 +32,7 @@ _TARGET_KEYS = ("kind", "mtriple", "mcpu", "mattr", "num-cores")
 """What is the same in the target of a store and in those of its records, where both have it."""
 
 
-class Kind(Enum):
+class FindingKind(Enum):
     """What can be wrong with a store."""
 
     MANIFEST = "manifest"
@@ -46,19 +46,24 @@ class Kind(Enum):
     @property
     def is_damage(self) -> bool:
         """Whether something is lost or false; the others are only to be known."""
-        return self in (Kind.MANIFEST, Kind.DAMAGED, Kind.TORN, Kind.MISMATCH)
+        return self in (
+            FindingKind.MANIFEST,
+            FindingKind.DAMAGED,
+            FindingKind.TORN,
+            FindingKind.MISMATCH,
+        )
 
     @property
     def is_repairable(self) -> bool:
         """Whether `repair_store` drops it."""
-        return self in (Kind.DAMAGED, Kind.TORN)
+        return self in (FindingKind.DAMAGED, FindingKind.TORN)
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
     """Something that is wrong with a store: what, in which file and, counted from 1, in which line if in one."""
 
-    kind: Kind
+    kind: FindingKind
     path: Path
     line: int | None
     text: str
@@ -135,7 +140,7 @@ class _Check:
 
     directory: Path
     findings: list[Finding] = field(default_factory=list)
-    manifest: Manifest | None = None
+    manifest: StoreManifest | None = None
     kernels: dict[int, str] = field(default_factory=dict)
     lines: int = 0
     names: dict[str, str] = field(default_factory=dict)
@@ -152,14 +157,17 @@ class _Check:
         for line, key in self.kernels.items():
             if first.setdefault(key, line) != line:
                 self._find(
-                    Kind.DUPLICATE, WORKLOADS, line + 1, f"the kernel of line {first[key] + 1}"
+                    FindingKind.DUPLICATE,
+                    WORKLOADS,
+                    line + 1,
+                    f"the kernel of line {first[key] + 1}",
                 )
             elif key not in self.tuned:
                 text = f"no schedule of {self.names.get(key, 'the kernel')} ({key}) ran"
-                self._find(Kind.UNTUNED, WORKLOADS, line + 1, text)
+                self._find(FindingKind.UNTUNED, WORKLOADS, line + 1, text)
         return tuple(self.findings)
 
-    def _find(self, kind: Kind, name: str, line: int | None, text: str) -> None:
+    def _find(self, kind: FindingKind, name: str, line: int | None, text: str) -> None:
         self.findings.append(Finding(kind, self.directory / name, line, text))
 
     def _read(self, name: str, take: Callable[[int, bytes], None]) -> None:
@@ -167,33 +175,35 @@ class _Check:
             try:
                 parse_whole(lambda line, number=number: take(number, line), text)  # type: ignore[misc]
             except ValueError as error:
-                kind = Kind.DAMAGED if text.endswith(b"\n") else Kind.TORN
+                kind = FindingKind.DAMAGED if text.endswith(b"\n") else FindingKind.TORN
                 self._find(kind, name, number, str(error))
 
     def _check_manifest(self) -> None:
         try:
-            self.manifest = Manifest.read(self.directory)
+            self.manifest = StoreManifest.read(self.directory)
         except RecordsError as error:
-            self._find(Kind.MANIFEST, MANIFEST, None, str(error).rpartition(";")[0])
+            self._find(FindingKind.MANIFEST, MANIFEST, None, str(error).rpartition(";")[0])
             return
         try:
-            wanted = Manifest.of_this(self.manifest.target)
+            wanted = StoreManifest.of_this(self.manifest.target)
             self.manifest.target_values()
         except ValueError as error:
-            self._find(Kind.MANIFEST, MANIFEST, None, f"its target is no JSON object: {error}")
+            self._find(
+                FindingKind.MANIFEST, MANIFEST, None, f"its target is no JSON object: {error}"
+            )
             self.manifest = None
             return
         if self.manifest.format != wanted.format:
             text = f"it is of format {self.manifest.format}, and this reads {wanted.format}"
-            self._find(Kind.MANIFEST, MANIFEST, None, text)
+            self._find(FindingKind.MANIFEST, MANIFEST, None, text)
         if self.manifest.tvm != wanted.tvm:
             text = f"the records are for TVM {self.manifest.tvm}, and {wanted.tvm} is installed"
-            self._find(Kind.OTHER_TVM, MANIFEST, None, text)
+            self._find(FindingKind.OTHER_TVM, MANIFEST, None, text)
         named = re.fullmatch(r".+-([0-9a-f]{8})", self.directory.resolve().name)
         digest = target_digest(self.manifest.target)
         if named is not None and named[1] != digest:
             text = f"the directory is named for another target; that of {digest} is in it"
-            self._find(Kind.MISMATCH, MANIFEST, None, text)
+            self._find(FindingKind.MISMATCH, MANIFEST, None, text)
 
     def _take_workload(self, number: int, text: bytes) -> None:
         self.lines = number
@@ -208,11 +218,13 @@ class _Check:
             self.tuned.add(self.kernels[line])
         digest = hashlib.blake2b(text, digest_size=16).digest()
         if self.digests.setdefault(digest, number) != number:
-            self._find(Kind.DUPLICATE, RECORDS, number, f"the same as line {self.digests[digest]}")
+            self._find(
+                FindingKind.DUPLICATE, RECORDS, number, f"the same as line {self.digests[digest]}"
+            )
         difference = self._target_difference(record[2])
         if difference is not None and difference not in self.targets:
             self.targets.add(difference)
-            self._find(Kind.MISMATCH, RECORDS, number, difference)
+            self._find(FindingKind.MISMATCH, RECORDS, number, difference)
 
     def _take_event(self, number: int, text: bytes) -> None:
         event = parse_event(text)

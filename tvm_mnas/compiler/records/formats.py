@@ -35,7 +35,7 @@ _BOUNDARY = b"], {"
 
 
 @dataclass(frozen=True, slots=True)
-class Manifest:
+class StoreManifest:
     """What a store's records are valid for: the target's JSON text and the version of TVM."""
 
     target: str
@@ -43,12 +43,12 @@ class Manifest:
     format: int = FORMAT
 
     @classmethod
-    def of_this(cls, target: str) -> Manifest:
+    def of_this(cls, target: str) -> StoreManifest:
         """Return what records have to be for, to serve `target` with the TVM that is installed."""
         return cls(target, version("apache-tvm"))
 
     @classmethod
-    def read(cls, directory: Path) -> Manifest:
+    def read(cls, directory: Path) -> StoreManifest:
         """Return the manifest of the store in `directory`.
 
         Raises:
@@ -89,7 +89,7 @@ class Manifest:
             raise ValueError(f"not {self.target}")
         return values
 
-    def difference(self, other: Manifest) -> str | None:
+    def difference(self, other: StoreManifest) -> str | None:
         """Return how `other` differs from this, None if its records are for the same."""
         for name in ("format", "target", "tvm"):
             mine, theirs = getattr(self, name), getattr(other, name)
@@ -99,7 +99,7 @@ class Manifest:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class HistoryEvent:
     """A line of the history: one tuning of one kernel.
 
     `budget` is the number of schedules that it was tuned to, `measured` of those that this took, `failures` are
@@ -158,7 +158,7 @@ def compact_workload(text: str) -> str:
     return json.dumps([structural_hash, packed])
 
 
-def parse_event(text: bytes) -> Event:
+def parse_event(text: bytes) -> HistoryEvent:
     """Return the event in a line of the history.
 
     Raises:
@@ -169,7 +169,7 @@ def parse_event(text: bytes) -> Event:
         raise ValueError("it is not an event of a tuning")
     try:
         flops = values.get("flops")
-        return Event(
+        return HistoryEvent(
             key=str(values["key"]),
             name=str(values["name"]),
             budget=int(values["budget"]),

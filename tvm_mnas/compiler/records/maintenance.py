@@ -10,7 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tvm_mnas.compiler.records.formats import HISTORY, MANIFEST, RECORDS, WORKLOADS, Event, Manifest
+from tvm_mnas.compiler.records.formats import (
+    HISTORY,
+    MANIFEST,
+    RECORDS,
+    WORKLOADS,
+    HistoryEvent,
+    StoreManifest,
+)
 from tvm_mnas.compiler.records.layered import SHIPPED
 from tvm_mnas.compiler.records.store import RecordStore
 from tvm_mnas.errors import RecordsError
@@ -21,7 +28,7 @@ class StoreSummary:
     """A store in a row: kernels, those of them with a schedule that ran, schedules kept, failures by reason."""
 
     directory: Path
-    manifest: Manifest
+    manifest: StoreManifest
     kernels: int
     valid: int
     schedules: int
@@ -120,7 +127,7 @@ def merge_stores(sources: Sequence[Path], into: Path) -> list[MergeResult]:
             f"{into}: records are merged into a store, or into a new or empty directory, and this is neither; "
             f"name the store itself, for example {into / stores[0].directory.resolve().name}"
         )
-    manifest = Manifest.read(into) if is_store(into) else stores[0].manifest
+    manifest = StoreManifest.read(into) if is_store(into) else stores[0].manifest
     for store in stores:
         if is_store(into) and store.directory.samefile(into):
             raise RecordsError(
@@ -156,7 +163,7 @@ def _merge(source: RecordStore, into: RecordStore) -> MergeResult:
     return MergeResult(source.directory, kernels, schedules)
 
 
-def _addition(events: Sequence[Event], *, lacking: int, budget: int) -> list[Event]:
+def _addition(events: Sequence[HistoryEvent], *, lacking: int, budget: int) -> list[HistoryEvent]:
     """Return what the history of a kernel gets that was known with `budget`, along with `lacking` schedules."""
     spent = max((event.budget for event in events), default=0)
     if not events or (lacking == 0 and spent <= budget):
@@ -177,7 +184,7 @@ def prune_store(directory: Path, *, keep: int) -> PruneResult:
     if keep < 1:
         raise ValueError(f"a kernel keeps 1 schedule or more, not {keep}")
     path = directory / RECORDS
-    store = RecordStore.open_for(directory, Manifest.read(directory))
+    store = RecordStore.open_for(directory, StoreManifest.read(directory))
     with store.changing(f"tvm-mnas records prune {directory} --keep {keep}"):
         before_bytes = _size_bytes(path)
         kept, dropped = store.keep_best(keep)

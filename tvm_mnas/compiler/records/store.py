@@ -30,9 +30,9 @@ from tvm_mnas.compiler.records.formats import (
     MANIFEST,
     RECORDS,
     WORKLOADS,
-    Event,
-    Manifest,
+    HistoryEvent,
     ScheduleParser,
+    StoreManifest,
     compact_workload,
     parse_event,
     parse_schedule,
@@ -88,7 +88,7 @@ class _Entry:
 class RecordStore(TuningRecords):
     """The records of one target in one directory. Open with `RecordStore.open` or `RecordStore.read`."""
 
-    def __init__(self, directory: Path, manifest: Manifest, *, writable: bool) -> None:
+    def __init__(self, directory: Path, manifest: StoreManifest, *, writable: bool) -> None:
         self.directory = directory
         self.manifest = manifest
         self.writable = writable
@@ -106,10 +106,10 @@ class RecordStore(TuningRecords):
         Raises:
             RecordsError: if it belongs to another target or TVM, is damaged, or cannot be written.
         """
-        return cls.open_for(directory, Manifest.of_this(target))
+        return cls.open_for(directory, StoreManifest.of_this(target))
 
     @classmethod
-    def open_for(cls, directory: Path, manifest: Manifest) -> RecordStore:
+    def open_for(cls, directory: Path, manifest: StoreManifest) -> RecordStore:
         """Return the store in `directory`, made if absent, for what `manifest` says.
 
         Raises:
@@ -140,7 +140,9 @@ class RecordStore(TuningRecords):
         Raises:
             RecordsError: if there is no store, it is for another target or TVM, is damaged or cannot be read.
         """
-        manifest = Manifest.read(directory) if target is None else Manifest.of_this(target)
+        manifest = (
+            StoreManifest.read(directory) if target is None else StoreManifest.of_this(target)
+        )
         store = cls(directory, manifest, writable=False)
         try:
             with hold_lock(directory, alone=store.writable):
@@ -226,7 +228,7 @@ class RecordStore(TuningRecords):
         Raises:
             RecordsError: if the disk does not take them; what was there before stays.
         """
-        event = Event(
+        event = HistoryEvent(
             kernel.key, kernel.name, budget, len(records), failures, duration_s, kernel.flops
         )
         with self.changing("tvm-mnas search --resume RUN"):
@@ -269,7 +271,7 @@ class RecordStore(TuningRecords):
             ) from error
 
     def append(
-        self, key: str, workload: str, records: Sequence[str], events: Sequence[Event]
+        self, key: str, workload: str, records: Sequence[str], events: Sequence[HistoryEvent]
     ) -> None:
         """Append a kernel, should it be new, and records and events of it. The lock must be held (`changing`).
 
@@ -321,7 +323,7 @@ class RecordStore(TuningRecords):
                 entry.name = event.name
                 entry.flops = event.flops if event.flops is not None else entry.flops
 
-    def contents_of(self, key: str) -> tuple[str, list[Event]]:
+    def contents_of(self, key: str) -> tuple[str, list[HistoryEvent]]:
         """Return the kernel's line of the file of kernels, without its end, and its events, the oldest first."""
         entry = self._entries[key]
         workload = self._workloads.read(entry.place).decode().removesuffix("\n")
@@ -357,7 +359,7 @@ class RecordStore(TuningRecords):
             ) from error
 
     def _check_manifest(self) -> None:
-        difference = self.manifest.difference(Manifest.read(self.directory))
+        difference = self.manifest.difference(StoreManifest.read(self.directory))
         if difference is not None:
             raise RecordsError(
                 f"{self.directory}: these records are {difference}; name another directory with --records"

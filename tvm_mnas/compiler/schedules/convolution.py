@@ -27,7 +27,7 @@ from tvm_mnas.compiler.schedules.blocks import (
     start_in_registers,
     vectorize_output,
 )
-from tvm_mnas.compiler.schedules.tiles import ConvShape, Order, Padding, Tile, rank_tiles
+from tvm_mnas.compiler.schedules.tiles import ConvShape, LoopOrder, PaddingSource, Tile, rank_tiles
 
 _UNROLLED_INPUTS = 4
 
@@ -90,7 +90,7 @@ def schedule_tile(module: Any, tile: Tile, *, threads: int) -> Any:
     slice_, vector, lane = schedule.split(channel, [None, tile.vectors, tile.lanes])
     outside = (
         [slice_, y_tile, x_tile]
-        if tile.order is Order.CHANNELS_OUTSIDE
+        if tile.order is LoopOrder.CHANNELS_OUTSIDE
         else [y_tile, x_tile, slice_]
     )
     schedule.reorder(image, *outside, kernel_y, kernel_x, inputs, y_pixel, x_pixel, vector, lane)
@@ -138,7 +138,7 @@ def _inline_before(schedule: Any, blocks: ReductionBlocks, tile: Tile) -> Any:
     """Inline what precedes the convolution; return the block that copies the padded image, if one stays."""
     kept = None
     for block in blocks.before:
-        if tile.padding is Padding.COPIED and _pads(schedule, block):
+        if tile.padding is PaddingSource.COPIED and _pads(schedule, block):
             kept = block
         else:
             schedule.compute_inline(block)

@@ -68,7 +68,7 @@ class ConvShape:
         return self.group_channels if self.group_channels > 1 else self.channels
 
 
-class Order(StrEnum):
+class LoopOrder(StrEnum):
     """What the loops around a tile go through first."""
 
     CHANNELS_OUTSIDE = "channels-outside"
@@ -77,7 +77,7 @@ class Order(StrEnum):
     """The pixels of a tile stay in the cache while the weights pass."""
 
 
-class Padding(StrEnum):
+class PaddingSource(StrEnum):
     """Where the zeros around the image come from."""
 
     TESTED = "tested"
@@ -94,8 +94,8 @@ class Tile:
     columns: int
     vectors: int
     lanes: int
-    order: Order
-    padding: Padding
+    order: LoopOrder
+    padding: PaddingSource
 
     @property
     def channels(self) -> int:
@@ -212,16 +212,16 @@ def _efficiency(shape: ConvShape, unit: VectorUnit, extents: _Extents) -> float:
     return share * (1 - _body(shape, products) / (8 * _LARGEST_BODY))
 
 
-def _paddings(shape: ConvShape) -> tuple[Padding, ...]:
+def _paddings(shape: ConvShape) -> tuple[PaddingSource, ...]:
     if not shape.padded or shape.depthwise:
-        return (Padding.TESTED,)
-    return (Padding.TESTED, Padding.COPIED)
+        return (PaddingSource.TESTED,)
+    return (PaddingSource.TESTED, PaddingSource.COPIED)
 
 
-def _orders(shape: ConvShape) -> tuple[Order, ...]:
+def _orders(shape: ConvShape) -> tuple[LoopOrder, ...]:
     if shape.height * shape.width == 1:
-        return (Order.CHANNELS_OUTSIDE,)
-    return (Order.CHANNELS_OUTSIDE, Order.CHANNELS_INSIDE)
+        return (LoopOrder.CHANNELS_OUTSIDE,)
+    return (LoopOrder.CHANNELS_OUTSIDE, LoopOrder.CHANNELS_INSIDE)
 
 
 def _divisors(number: int) -> list[int]:

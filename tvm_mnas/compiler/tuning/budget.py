@@ -25,7 +25,7 @@ MOST = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
+class KernelProgress:
     """One kernel on its way: how much it matters, and the best time after each of its rounds.
 
     `weight` is how often the networks run it; `curve_us` holds microseconds, falling, and nothing for rounds in which
@@ -64,7 +64,7 @@ class Progress:
         return [1 - after / before for before, after in pairs]
 
 
-def next_kernel(kernels: Sequence[Progress]) -> int | None:
+def next_kernel(kernels: Sequence[KernelProgress]) -> int | None:
     """Return the index of the kernel that gets the next round, None if none should.
 
     Those without a round come first, in their order; so do those of which no schedule ran.

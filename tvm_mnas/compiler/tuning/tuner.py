@@ -22,7 +22,7 @@ from tvm_mnas.compiler.core.kernel import Kernel
 from tvm_mnas.compiler.core.metaschedule import load_meta_schedule
 from tvm_mnas.compiler.records.base import TuningRecords
 from tvm_mnas.compiler.records.formats import FAILED_S
-from tvm_mnas.compiler.tuning.budget import MOST, Progress, next_kernel
+from tvm_mnas.compiler.tuning.budget import MOST, KernelProgress, next_kernel
 from tvm_mnas.compiler.tuning.build_workers import (
     BuildRequest,
     BuildResult,
@@ -116,9 +116,9 @@ class _Task:
     curve_us: list[float] = field(default_factory=list)
 
     @property
-    def progress(self) -> Progress:
+    def progress(self) -> KernelProgress:
         """What decides about the next round."""
-        return Progress(
+        return KernelProgress(
             weight=float(self.kernel.calls),
             rounds=self.rounds,
             curve_us=tuple(self.curve_us),

@@ -38,7 +38,7 @@ def _is_number(value: object) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Timing:
+class TimingSettings:
     """How one thing is timed: `repeat` samples, each the mean of at least `number` runs.
 
     `number` grows until a sample takes `min_repeat_ms`; `warmup` runs come first and are thrown away; after
@@ -71,7 +71,7 @@ class Timing:
             raise ProfileError(f"max_spread must be above 0 and at most 1, not {self.max_spread!r}")
 
 
-KERNEL_TIMING = Timing(repeat=3, number=1, min_repeat_ms=5, warmup=0, attempts=1)
+KERNEL_TIMING = TimingSettings(repeat=3, number=1, min_repeat_ms=5, warmup=0, attempts=1)
 """While tuning a schedule must be cheap: thousands of them are ranked, none is reported."""
 
 MAX_SLOWDOWN = 1.5
@@ -98,8 +98,8 @@ class DeviceProfile:
     emulated: bool = False
     max_temperature_c: float | None = None
     max_slowdown: float = MAX_SLOWDOWN
-    timing: Timing = Timing()
-    kernel_timing: Timing = KERNEL_TIMING
+    timing: TimingSettings = TimingSettings()
+    kernel_timing: TimingSettings = KERNEL_TIMING
 
     def __post_init__(self) -> None:
         if not isinstance(self.key, str) or not _KEY.fullmatch(self.key):
@@ -201,7 +201,7 @@ class DeviceProfile:
                 f"{json.dumps(k)} = {json.dumps(v)}" for k, v in json.loads(self.target).items()
             ]
         for name in ("timing", "kernel_timing"):
-            timing: Timing = getattr(self, name)
+            timing: TimingSettings = getattr(self, name)
             lines += ["", f"[{name}]"]
             lines += [f"{f.name} = {getattr(timing, f.name)!r}" for f in fields(timing)]
         return "\n".join(lines) + "\n"
@@ -245,7 +245,7 @@ def _from_table(data: Mapping[str, object]) -> DeviceProfile:
         values["core"] = _core(values["core"])
     if "tracker" in values:
         values["tracker"] = parse_tracker(values["tracker"])
-    for name, default in (("timing", Timing()), ("kernel_timing", KERNEL_TIMING)):
+    for name, default in (("timing", TimingSettings()), ("kernel_timing", KERNEL_TIMING)):
         if name in values:
             values[name] = _timing(values[name], default, name)
     return DeviceProfile(**values)  # type: ignore[arg-type]
@@ -279,10 +279,10 @@ def parse_tracker(value: object) -> TrackerAddress:
     return TrackerAddress(host.strip("[]"), int(port))
 
 
-def _timing(value: object, default: Timing, name: str) -> Timing:
+def _timing(value: object, default: TimingSettings, name: str) -> TimingSettings:
     if not isinstance(value, Mapping):
         raise ProfileError(f"{name} must be a table, not {value!r}")
-    _refuse_unknown(value, {f.name for f in fields(Timing)}, f"{name}.")
+    _refuse_unknown(value, {f.name for f in fields(TimingSettings)}, f"{name}.")
     try:
         return replace(default, **value)
     except ProfileError as error:

@@ -27,7 +27,7 @@ _START_DEADLINE_S = 60.0
 """How long a worker may take to import TVM: 0.5 s, more on a busy machine."""
 
 
-class Status(StrEnum):
+class WorkerStatus(StrEnum):
     """How a request to a worker ended."""
 
     OK = "ok"
@@ -39,10 +39,10 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class WorkerReply:
     """What came back: a status, values, and bytes where the request asks for an array."""
 
-    status: Status
+    status: WorkerStatus
     values: Mapping[str, Any] = field(default_factory=dict)
     payload: bytes = b""
 
@@ -106,7 +106,9 @@ class WorkerHandle:
         if process is not None:
             kill_group(process)
 
-    def call(self, request: Mapping[str, Any], *, deadline_s: float, payload: bytes = b"") -> Reply:
+    def call(
+        self, request: Mapping[str, Any], *, deadline_s: float, payload: bytes = b""
+    ) -> WorkerReply:
         """Send one request and return its reply; LOST and HUNG end the worker, the next call starts one."""
         try:
             self.start()
@@ -115,7 +117,9 @@ class WorkerHandle:
                 self._ready = True
         except (OSError, EOFError) as error:
             self.kill()
-            return Reply(Status.LOST, {"message": f"the worker process did not start ({error})"})
+            return WorkerReply(
+                WorkerStatus.LOST, {"message": f"the worker process did not start ({error})"}
+            )
         end = time.monotonic() + deadline_s
         header = json.dumps(request).encode()
         try:
@@ -123,13 +127,17 @@ class WorkerHandle:
             _write_all(self._to_worker, frame, end)
             _write_all(self._to_worker, payload, end)
             values, answer = read_frame(self._from_worker, end=end)
-            return Reply(Status(values.pop("status")), values, answer)
+            return WorkerReply(WorkerStatus(values.pop("status")), values, answer)
         except TimeoutError:
             self.kill()
-            return Reply(Status.HUNG, {"message": f"no answer within {deadline_s:.2g} s"})
+            return WorkerReply(
+                WorkerStatus.HUNG, {"message": f"no answer within {deadline_s:.2g} s"}
+            )
         except (EOFError, OSError, ValueError, KeyError) as error:
             self.kill()
-            return Reply(Status.LOST, {"message": f"the worker process ended ({error})"})
+            return WorkerReply(
+                WorkerStatus.LOST, {"message": f"the worker process ended ({error})"}
+            )
 
     def kill(self) -> None:
         """End the worker, whatever it is doing."""

@@ -21,7 +21,7 @@ from typing import TypeVar
 from tvm_mnas.devices.core.host import Fingerprint, available_cores
 from tvm_mnas.devices.core.profile import DeviceProfile
 from tvm_mnas.devices.core.tracker import DeviceStatus, TrackerAddress, TrackerClient
-from tvm_mnas.devices.farm.channel import Reply, Status, WorkerHandle
+from tvm_mnas.devices.farm.channel import WorkerHandle, WorkerReply, WorkerStatus
 from tvm_mnas.devices.farm.lease import Lease
 from tvm_mnas.devices.farm.quarantine import FIRST_S, Quarantine
 from tvm_mnas.devices.farm.reference import Reference, ReferenceTiming, ReferenceWatch
@@ -255,29 +255,29 @@ class Farm:
                 self._changed.notify_all()
 
     def _open(self, worker: WorkerHandle, end: float, deadline_s: float, hold_s: float) -> Lease:
-        reply = Reply(Status.NO_DEVICE)
+        reply = WorkerReply(WorkerStatus.NO_DEVICE)
         while not self._closed:
             left_s = end - time.monotonic()
             if left_s <= 0:
                 break
             reply = self._find(worker, left_s, hold_s)
-            if reply.status is Status.OK:
+            if reply.status is WorkerStatus.OK:
                 server = str(reply.values["server"])
                 most_s = _LOCAL_WAIT_S if self._services else _CONNECT_S
                 reply = self._connect(worker, server, min(left_s, most_s), hold_s)
-                if reply.status is Status.OK:
+                if reply.status is WorkerStatus.OK:
                     fingerprint = Fingerprint.of(reply.values["facts"])
                     name = self.profile.key if self._services else server
                     return Lease(worker, server, fingerprint, self._on_reply, name)
             if self._services is not None:
                 # The tracker is ours and nobody else leases: whoever does not answer now is broken.
                 self._services.recover()
-            elif reply.status is Status.NO_TRACKER:
+            elif reply.status is WorkerStatus.NO_TRACKER:
                 break
             time.sleep(0.1)
         raise self._lease_error(reply, deadline_s)
 
-    def _find(self, worker: WorkerHandle, left_s: float, hold_s: float) -> Reply:
+    def _find(self, worker: WorkerHandle, left_s: float, hold_s: float) -> WorkerReply:
         """Return the reply that names a device, at best one that is not in quarantine."""
         slow = set(self._slow())
         blocked = set(self._quarantine.blocked()) - slow
@@ -303,7 +303,7 @@ class Farm:
 
     def _connect(
         self, worker: WorkerHandle, server: str, deadline_s: float, hold_s: float
-    ) -> Reply:
+    ) -> WorkerReply:
         request = {
             "op": "connect",
             "known_as": f"{self._tracker}/{self.profile.key}",
@@ -311,20 +311,20 @@ class Farm:
             "idle_s": None if self._services else _IDLE_RELEASE_S,
         }
         reply = worker.call(request, deadline_s=deadline_s + _ANSWER_SLACK_S)
-        if reply.status is not Status.OK:
+        if reply.status is not WorkerStatus.OK:
             self._quarantine.unreachable(server, reply.message)
         return reply
 
-    def _lease_error(self, reply: Reply, deadline_s: float) -> Exception:
+    def _lease_error(self, reply: WorkerReply, deadline_s: float) -> Exception:
         where = f"device {self.profile.key!r} at tracker {self._tracker}"
         if self._services is not None:
             return DeviceLostError(
                 f"{where} did not answer within {deadline_s:g} s ({reply.message}); "
                 f"see {self._services.diagnosis()}"
             )
-        if reply.status is Status.NO_TRACKER:
+        if reply.status is WorkerStatus.NO_TRACKER:
             return TrackerError(reply.message)
-        if reply.status is Status.NO_DEVICE:
+        if reply.status is WorkerStatus.NO_DEVICE:
             return LeaseTimeoutError(
                 f"no {where} became free within {deadline_s:g} s{self._left_alone()}; "
                 "see who holds it with: tvm-mnas device list"
@@ -334,13 +334,13 @@ class Farm:
             "restart its server"
         )
 
-    def _on_reply(self, server: str, reply: Reply) -> None:
-        if reply.status is Status.OK:
+    def _on_reply(self, server: str, reply: WorkerReply) -> None:
+        if reply.status is WorkerStatus.OK:
             self._quarantine.worked(server)
-        elif reply.status in (Status.HUNG, Status.LOST):
+        elif reply.status in (WorkerStatus.HUNG, WorkerStatus.LOST):
             self._quarantine.failed(server, reply.message)
         # What hangs on the device would hang on: the session's timeout is long. Elsewhere it has to do.
-        if self._services is not None and reply.status is Status.HUNG:
+        if self._services is not None and reply.status is WorkerStatus.HUNG:
             self._services.recover()
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tvm_mnas.devices.core.host import Fingerprint
-from tvm_mnas.devices.core.profile import Timing
-from tvm_mnas.devices.farm.channel import Reply, WorkerHandle
+from tvm_mnas.devices.core.profile import TimingSettings
+from tvm_mnas.devices.farm.channel import WorkerHandle, WorkerReply
 from tvm_mnas.devices.farm.reference import Reference
 
 
@@ -20,7 +20,7 @@ class Lease:
         worker: WorkerHandle,
         server: str,
         fingerprint: Fingerprint,
-        on_reply: Callable[[str, Reply], None],
+        on_reply: Callable[[str, WorkerReply], None],
         name: str,
     ) -> None:
         """Wrap an open worker; `on_reply` is told how each request to the device at `server` ended.
@@ -37,11 +37,11 @@ class Lease:
         self,
         path: Path,
         arguments: Sequence[tuple[str, Sequence[int]]],
-        timing: Timing,
+        timing: TimingSettings,
         *,
         deadline_s: float,
         entry: str = "",
-    ) -> Reply:
+    ) -> WorkerReply:
         """Time the entry function of a shared library on random arguments of these (dtype, shape).
 
         The reply holds `samples_s`, or why there are none: a kernel's failure is a result, not an exception.
@@ -57,26 +57,26 @@ class Lease:
 
     def load_network(
         self, path: Path, payload: bytes, dtype: str, shape: Sequence[int], *, deadline_s: float
-    ) -> Reply:
+    ) -> WorkerReply:
         """Upload a compiled network and set its input."""
         request = {"op": "load", "path": str(path.resolve()), "dtype": dtype, "shape": list(shape)}
         return self._call(request, deadline_s, payload)
 
-    def time_network(self, timing: Timing, *, deadline_s: float) -> Reply:
+    def time_network(self, timing: TimingSettings, *, deadline_s: float) -> WorkerReply:
         """Time the loaded network; the reply holds `samples_s`."""
         return self._call({"op": "time", "timing": _timing_values(timing)}, deadline_s)
 
     def run_network(
         self, payload: bytes, dtype: str, shape: Sequence[int], *, deadline_s: float
-    ) -> Reply:
+    ) -> WorkerReply:
         """Run the loaded network once; the reply holds `outputs` ([dtype, shape] each) and their bytes."""
         return self._call({"op": "run", "dtype": dtype, "shape": list(shape)}, deadline_s, payload)
 
-    def state(self, *, deadline_s: float) -> Reply:
+    def state(self, *, deadline_s: float) -> WorkerReply:
         """Ask for the device's clocks and heat; the reply's `state` holds what is readable there."""
         return self._call({"op": "state"}, deadline_s)
 
-    def time_reference(self, reference: Reference, *, deadline_s: float) -> Reply:
+    def time_reference(self, reference: Reference, *, deadline_s: float) -> WorkerReply:
         """Time the reference kernel beside whatever is loaded; the reply holds `samples_s`."""
         request = {
             "op": "reference",
@@ -86,13 +86,15 @@ class Lease:
         }
         return self._call(request, deadline_s)
 
-    def _call(self, request: Mapping[str, Any], deadline_s: float, payload: bytes = b"") -> Reply:
+    def _call(
+        self, request: Mapping[str, Any], deadline_s: float, payload: bytes = b""
+    ) -> WorkerReply:
         reply = self._worker.call(request, deadline_s=deadline_s, payload=payload)
         self._on_reply(self.server, reply)
         return reply
 
 
-def _timing_values(timing: Timing) -> dict[str, int]:
+def _timing_values(timing: TimingSettings) -> dict[str, int]:
     return {
         "number": timing.number,
         "repeat": timing.repeat,

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from tvm_mnas.devices.core.profile import DeviceProfile, Timing
-from tvm_mnas.devices.farm.channel import Reply, Status
+from tvm_mnas.devices.core.profile import DeviceProfile, TimingSettings
+from tvm_mnas.devices.farm.channel import WorkerReply, WorkerStatus
 from tvm_mnas.errors import DeviceLostError
 
-TIMING = Timing(repeat=10, number=1, min_repeat_ms=5, warmup=0, attempts=3)
+TIMING = TimingSettings(repeat=10, number=1, min_repeat_ms=5, warmup=0, attempts=3)
 """Some 0.1 s in all, little beside a latency: so each latency can have a reference of its own."""
 FIRST_S = 20.0
 """What the first timing on a device may take, with the upload."""
@@ -34,7 +34,7 @@ class Reference:
 
     path: Path
     arguments: tuple[tuple[str, tuple[int, ...]], ...]
-    timing: Timing = TIMING
+    timing: TimingSettings = TIMING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +56,7 @@ class ReferenceDevice(Protocol):
     def name(self) -> str:
         """What the device is called in messages."""
 
-    def time_reference(self, reference: Reference, *, deadline_s: float) -> Reply:
+    def time_reference(self, reference: Reference, *, deadline_s: float) -> WorkerReply:
         """Time the reference kernel; the reply holds `samples_s`."""
 
 
@@ -179,9 +179,9 @@ class ReferenceWatch:
 
     def _time_s(self, device: ReferenceDevice, deadline_s: float) -> float | None:
         reply = device.time_reference(self._reference, deadline_s=deadline_s)
-        if reply.status is Status.FAILED:
+        if reply.status is WorkerStatus.FAILED:
             return None
-        if reply.status is not Status.OK:
+        if reply.status is not WorkerStatus.OK:
             raise DeviceLostError(f"the device was lost at its reference kernel: {reply.message}")
         samples_s = [float(sample) for sample in reply.values["samples_s"]]
         median_s = statistics.median(samples_s) if samples_s else 0.0

@@ -19,15 +19,15 @@ from tvm.s_tir.meta_schedule.runner import (
     RunnerResult,
 )
 
-from tvm_mnas.devices.core.profile import Timing
-from tvm_mnas.devices.farm.channel import Reply, Status
+from tvm_mnas.devices.core.profile import TimingSettings
+from tvm_mnas.devices.farm.channel import WorkerReply, WorkerStatus
 from tvm_mnas.devices.farm.farm import Farm
 from tvm_mnas.errors import DeviceError
 
 REASONS = {
-    Status.FAILED: "error",
-    Status.LOST: "crash",
-    Status.HUNG: "timeout",
+    WorkerStatus.FAILED: "error",
+    WorkerStatus.LOST: "crash",
+    WorkerStatus.HUNG: "timeout",
 }
 """The first word of a failed schedule's message: what a report counts failures by. Beside these "bad-time" (a
 time that is no number above zero) and `NO_DEVICE` (none could be leased)."""
@@ -68,7 +68,7 @@ class KernelRunner(PyRunner):  # type: ignore[misc]
         self,
         farm: Farm,
         *,
-        timing: Timing | None = None,
+        timing: TimingSettings | None = None,
         deadline_s: float = 10.0,
         lease_deadline_s: float = 60.0,
         overlap: bool = True,
@@ -120,7 +120,7 @@ def measure_kernel(
     path: Path,
     arguments: _Arguments,
     *,
-    timing: Timing,
+    timing: TimingSettings,
     deadline_s: float,
     lease_deadline_s: float,
     entry: str = "",
@@ -129,7 +129,7 @@ def measure_kernel(
 
     A lost connection is tried once more: it may have been the server's end and not the kernel's doing.
     """
-    reply = Reply(Status.LOST)
+    reply = WorkerReply(WorkerStatus.LOST)
     for _ in range(2):
         try:
             with farm.lease(deadline_s=lease_deadline_s, hold_s=deadline_s) as lease:
@@ -138,9 +138,9 @@ def measure_kernel(
                 )
         except DeviceError as error:
             return f"{NO_DEVICE}: {error}"
-        if reply.status is not Status.LOST:
+        if reply.status is not WorkerStatus.LOST:
             break
-    if reply.status is not Status.OK:
+    if reply.status is not WorkerStatus.OK:
         return f"{REASONS.get(reply.status, 'error')}: {reply.message}"
     samples = [float(sample) for sample in reply.values["samples_s"]]
     if not samples or not all(math.isfinite(sample) and sample > 0 for sample in samples):

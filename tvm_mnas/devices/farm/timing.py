@@ -18,9 +18,9 @@ import numpy.typing as npt
 
 from tvm_mnas.devices.core.host import tvm_version
 from tvm_mnas.devices.core.latency import Coverage, Latency, change_text, spread_of
-from tvm_mnas.devices.core.profile import Timing
+from tvm_mnas.devices.core.profile import TimingSettings
 from tvm_mnas.devices.core.state import DeviceState
-from tvm_mnas.devices.farm.channel import Reply, Status
+from tvm_mnas.devices.farm.channel import WorkerReply, WorkerStatus
 from tvm_mnas.devices.farm.farm import Farm
 from tvm_mnas.devices.farm.lease import Lease
 from tvm_mnas.devices.farm.reference import ReferenceTiming
@@ -36,7 +36,7 @@ def measure(
     *,
     coverage: Coverage = Coverage(),  # noqa: B008 -- frozen
     dtype: str = "float32",
-    timing: Timing | None = None,
+    timing: TimingSettings | None = None,
     seed: int = 0,
     deadline_s: float = 60.0,
     lease_deadline_s: float = 60.0,
@@ -137,19 +137,19 @@ class _Attempt:
     after: DeviceState | None
     reference: ReferenceTiming | None
 
-    def drifted(self, timing: Timing) -> bool:
+    def drifted(self, timing: TimingSettings) -> bool:
         return self.reference is not None and self.reference.moved(timing.max_spread)
 
-    def good(self, timing: Timing) -> bool:
+    def good(self, timing: TimingSettings) -> bool:
         return not self.drifted(timing) and spread_of(self.samples_ms) <= timing.max_spread
 
-    def rank(self, timing: Timing) -> tuple[bool, float]:
+    def rank(self, timing: TimingSettings) -> tuple[bool, float]:
         """What is least for the best attempt: no drift before little spread."""
         return self.drifted(timing), spread_of(self.samples_ms)
 
 
 def _attempt(
-    farm: Farm, lease: Lease, path: Path, timing: Timing, left_s: Callable[[], float]
+    farm: Farm, lease: Lease, path: Path, timing: TimingSettings, left_s: Callable[[], float]
 ) -> _Attempt:
     before = _state(farm, lease, left_s())
     samples_ms = _samples_ms(_checked(lease.time_network(timing, deadline_s=left_s()), path))
@@ -180,23 +180,23 @@ def _load(lease: Lease, path: Path, inputs: Array, deadline_s: float) -> None:
     _checked(reply, path)
 
 
-def _checked(reply: Reply, path: Path) -> Reply:
-    if reply.status is Status.OK:
+def _checked(reply: WorkerReply, path: Path) -> WorkerReply:
+    if reply.status is WorkerStatus.OK:
         return reply
-    if reply.status is Status.FAILED:
+    if reply.status is WorkerStatus.FAILED:
         raise MeasurementError(f"{path.name} must run on the device: {reply.message}")
-    what = "hung" if reply.status is Status.HUNG else "was lost"
+    what = "hung" if reply.status is WorkerStatus.HUNG else "was lost"
     raise DeviceLostError(f"the device {what} while it ran {path.name}: {reply.message}")
 
 
-def _samples_ms(reply: Reply) -> list[float]:
+def _samples_ms(reply: WorkerReply) -> list[float]:
     samples = [float(sample) * 1e3 for sample in reply.values["samples_s"]]
     if not samples or not all(math.isfinite(sample) and sample > 0 for sample in samples):
         raise MeasurementError(f"a run time must be above 0 ms, not {samples}")
     return samples
 
 
-def _arrays(reply: Reply) -> tuple[Array, ...]:
+def _arrays(reply: WorkerReply) -> tuple[Array, ...]:
     arrays: list[Array] = []
     offset = 0
     for dtype, shape in reply.values["outputs"]:

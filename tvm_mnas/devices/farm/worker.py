@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tvm_mnas.devices.core.tracker import Grant, TrackerAddress, TrackerClient
-from tvm_mnas.devices.farm.channel import Status, read_frame, write_frame
+from tvm_mnas.devices.farm.channel import WorkerStatus, read_frame, write_frame
 from tvm_mnas.devices.servers.local_main import FACTS_FUNCTION, STATE_FUNCTION
 from tvm_mnas.errors import LeaseTimeoutError, TrackerError
 from tvm_mnas.processes import block_torch, die_with_parent
@@ -139,18 +139,21 @@ class Worker:
         """Return the reply to one request, its status included; never raises."""
         try:
             values, answer = self._operations[request["op"]](request, payload)
-            return {"status": Status.OK, **values}, answer
+            return {"status": WorkerStatus.OK, **values}, answer
         except LeaseTimeoutError as error:
-            return {"status": Status.NO_DEVICE, "message": str(error)}, b""
+            return {"status": WorkerStatus.NO_DEVICE, "message": str(error)}, b""
         except TrackerError as error:
-            return {"status": Status.NO_TRACKER, "message": str(error)}, b""
+            return {"status": WorkerStatus.NO_TRACKER, "message": str(error)}, b""
         except Exception as error:
             message = f"{type(error).__name__}: {_first_line(error)}"
         # Out of the handler, so that the traceback no longer holds remote objects.
         lost = self._session is None or not self._session.alive()
         if lost:
             self.close_session()
-        return {"status": Status.LOST if lost else Status.FAILED, "message": message}, b""
+        return {
+            "status": WorkerStatus.LOST if lost else WorkerStatus.FAILED,
+            "message": message,
+        }, b""
 
     def close_session(self) -> None:
         """Give the device back; it is free only once no remote object is left."""

@@ -49,7 +49,7 @@ _TOOL_TIMEOUT_S = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Architecture:
+class CpuArchitecture:
     """What a device's architecture is called by compilers, loaders and Debian."""
 
     name: str
@@ -60,8 +60,8 @@ class Architecture:
     documents: tuple[str, ...]
 
 
-ARCHITECTURES: Mapping[str, Architecture] = {
-    "x86_64": Architecture(
+ARCHITECTURES: Mapping[str, CpuArchitecture] = {
+    "x86_64": CpuArchitecture(
         name="x86_64",
         prefix="x86_64-linux-gnu-",
         loader="ld-linux-x86-64.so.2",
@@ -69,7 +69,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         packages="gcc libstdc++6",
         documents=("libc6", "libstdc++6", "libgcc-s1"),
     ),
-    "aarch64": Architecture(
+    "aarch64": CpuArchitecture(
         name="aarch64",
         prefix="aarch64-linux-gnu-",
         loader="ld-linux-aarch64.so.1",
@@ -183,7 +183,7 @@ def default_cache() -> Path:
     return Path(root) / "tvm-mnas"
 
 
-def find_compiler(architecture: Architecture) -> list[str]:
+def find_compiler(architecture: CpuArchitecture) -> list[str]:
     """Return the command of a C compiler for `architecture`: gcc's own or ziglang's; BundleError without one."""
     names = [f"{architecture.prefix}gcc"]
     if platform.machine() == architecture.name:
@@ -236,7 +236,7 @@ def _package(name: str) -> Path:
     return Path(spec.origin).parent
 
 
-def _system_files(architecture: Architecture) -> dict[str, bytes]:
+def _system_files(architecture: CpuArchitecture) -> dict[str, bytes]:
     files = {}
     for name in (architecture.loader, *_SYSTEM_LIBRARIES):
         found = [path for d in architecture.directories if (path := Path(d) / name).is_file()]
@@ -254,7 +254,7 @@ def _system_files(architecture: Architecture) -> dict[str, bytes]:
 
 
 def _tvm_files(
-    architecture: Architecture, versions: Mapping[str, str], cache: Path
+    architecture: CpuArchitecture, versions: Mapping[str, str], cache: Path
 ) -> dict[str, bytes]:
     files = {}
     if platform.machine() == architecture.name:
@@ -291,7 +291,7 @@ def _tvm_files(
     return files
 
 
-def _wheel(project: str, version: str, architecture: Architecture, cache: Path) -> Path:
+def _wheel(project: str, version: str, architecture: CpuArchitecture, cache: Path) -> Path:
     directory = cache / "wheels"
     tag = f"cp{sys.version_info.major}{sys.version_info.minor}"
     pattern = f"{project.replace('-', '_')}-{version}-*{architecture.name}.whl"
@@ -319,7 +319,7 @@ def _wheel(project: str, version: str, architecture: Architecture, cache: Path) 
     return kept()[0]
 
 
-def _stripped(architecture: Architecture, data: bytes, scratch: Path) -> bytes:
+def _stripped(architecture: CpuArchitecture, data: bytes, scratch: Path) -> bytes:
     names = [f"{architecture.prefix}strip", "llvm-strip"]
     if platform.machine() == architecture.name:
         names.insert(0, "strip")
@@ -332,7 +332,7 @@ def _stripped(architecture: Architecture, data: bytes, scratch: Path) -> bytes:
     return file.read_bytes()
 
 
-def _run_script(architecture: Architecture) -> str:
+def _run_script(architecture: CpuArchitecture) -> str:
     # The loader is named because a device has another one, or none at that place.
     return (
         "#!/bin/sh\n"

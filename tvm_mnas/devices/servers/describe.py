@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tvm_mnas.devices.core.host import hidden_features
-from tvm_mnas.devices.core.profile import DeviceProfile, Timing
+from tvm_mnas.devices.core.profile import DeviceProfile, TimingSettings
 from tvm_mnas.devices.core.tracker import TrackerAddress
 from tvm_mnas.devices.servers.reach import Reach, run_there
 from tvm_mnas.errors import ProfileError
@@ -67,12 +67,12 @@ _CPUS: Mapping[tuple[int, int], str] = {
     (0x51, 0x805): "cortex-a76",
 }
 
-DEVICE_TIMING = Timing(repeat=20, min_repeat_ms=20, cooldown_s=0.1)
+DEVICE_TIMING = TimingSettings(repeat=20, min_repeat_ms=20, cooldown_s=0.1)
 """For a device that is cooled by nothing but air: a rest after every sample."""
 
 
 @dataclass(frozen=True, slots=True)
-class Core:
+class CpuCore:
     """One core: its number, its highest clock in kHz (0 where unreadable), what /proc/cpuinfo says about it."""
 
     number: int
@@ -124,7 +124,7 @@ def describe_device(answer: str, *, key: str, tracker: TrackerAddress) -> Device
     )
 
 
-def _read_answer(answer: str) -> tuple[str, list[Core]]:
+def _read_answer(answer: str) -> tuple[str, list[CpuCore]]:
     lines = answer.splitlines()
     machine = lines[0].strip() if lines else ""
     clocks: dict[int, int] = {}
@@ -151,11 +151,12 @@ def _read_answer(answer: str) -> tuple[str, list[Core]]:
             f"/proc/cpuinfo lists a device's processors, and it gave {answer[:60]!r}"
         )
     return machine, [
-        Core(number, clocks.get(number, 0), {**shared, **facts[number]}) for number in sorted(facts)
+        CpuCore(number, clocks.get(number, 0), {**shared, **facts[number]})
+        for number in sorted(facts)
     ]
 
 
-def _llvm_name(machine: str, core: Core) -> str:
+def _llvm_name(machine: str, core: CpuCore) -> str:
     if machine == "x86_64":
         return "x86-64-v3" if "avx2" in core.facts.get("flags", "").split() else "x86-64"
     numbers = [core.facts.get(name, "") for name in ("CPU implementer", "CPU part")]
