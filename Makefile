@@ -30,6 +30,8 @@ INSTALLED_BENCH := .venv/.installed-bench
 INSTALLED_DOCS := .venv/.installed-docs
 ARM_PACKAGES := qemu-user-static gcc-aarch64-linux-gnu libstdc++6-arm64-cross libgcc-s1-arm64-cross libc6-dev-arm64-cross \
 	binutils-arm-linux-gnueabihf
+# What an installation took; each target counts its own seconds.
+REPORT = echo "installed in $$SECONDS s, $$(du -sm .venv | cut -f1) MB"
 BENCHMARKS ?= $(wildcard benchmarks/*.py)
 
 .PHONY: help search test lint arm-tools bench docs clean
@@ -95,24 +97,26 @@ $(INSTALLED): .venv/pyvenv.cfg pyproject.toml constraints.txt
 	fi
 	echo "installing into .venv: about 1 GB to fetch the first time, a few minutes"
 	SECONDS=0
+	# An older .venv may have xgboost, whose files xgboost-cpu overwrites and a later removal would take away.
+	$(PIP) uninstall -qq -y xgboost 2>/dev/null
 	$(PIP) install -qq -c constraints.txt "$${index[@]}" torch
 	$(PIP) install -qq -c constraints.txt -e .
 	touch $@
-	echo "installed in $$SECONDS s"
+	$(REPORT)
 
 $(INSTALLED_DEV): $(INSTALLED)
 	@echo "installing the tools for checks"
 	SECONDS=0
 	$(PIP) install -qq -c constraints.txt -e ".[dev]"
 	touch $@
-	echo "installed in $$SECONDS s"
+	$(REPORT)
 
 $(INSTALLED_BENCH): $(INSTALLED)
 	@echo "installing the engines to compare with"
 	SECONDS=0
 	$(PIP) install -qq -c constraints.txt -e ".[bench]"
 	touch $@
-	echo "installed in $$SECONDS s"
+	$(REPORT)
 
 # The sources are read, not imported: torch and TVM need not be there.
 $(INSTALLED_DOCS): .venv/pyvenv.cfg pyproject.toml constraints.txt
@@ -121,4 +125,4 @@ $(INSTALLED_DOCS): .venv/pyvenv.cfg pyproject.toml constraints.txt
 	packages=$$($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])')
 	$(PIP) install -qq -c constraints.txt $$packages
 	touch $@
-	echo "installed in $$SECONDS s"
+	$(REPORT)
