@@ -99,9 +99,9 @@ wheel: $(INSTALLED_DEV)
 	"$${pip[@]}" install -qq -c "$$checkout/constraints.txt" "$$checkout"/dist/*.whl
 	"$${pip[@]}" check
 	venv/bin/tvm-mnas --version
-	venv/bin/tvm-mnas space check quickstart
+	venv/bin/tvm-mnas space show quickstart >/dev/null
 	venv/bin/tvm-mnas search --trials 2 --batch 2 --train-steps 2 --final-steps 2 --finalists 1 --schedules-per-kernel 2 \
-	  --allow-untuned 100% --run run --records records
+	  --allow-untuned 99% --run run --records records
 	ls "$$checkout"/dist/*
 
 clean:
