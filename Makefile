@@ -6,6 +6,7 @@
 #   make arm-tools         with apt, an ARM emulator and cross compiler; without them the tests of ARM code are skipped
 #   make bench             the scripts behind the README's figures, hours; BENCHMARKS=benchmarks/rivals.py: one of them
 #   make docs              the documentation as a site, in site/index.html
+#   make wheel             a wheel in dist/, tried in a fresh environment outside the checkout
 #   make clean             remove .venv, caches and builds; runs/ and your records stay
 #
 # Variables: PYTHON (3.11 or newer), ARGS (make search ARGS='--trials 50', make test ARGS=tests/space),
@@ -30,9 +31,20 @@ INSTALLED_BENCH := .venv/.installed-bench
 INSTALLED_DOCS := .venv/.installed-docs
 ARM_PACKAGES := qemu-user-static gcc-aarch64-linux-gnu libstdc++6-arm64-cross libgcc-s1-arm64-cross libc6-dev-arm64-cross \
 	binutils-arm-linux-gnueabihf
+# What an installation took; each target counts its own seconds.
+REPORT = echo "installed in $$SECONDS s, $$(du -sm .venv | cut -f1) MB"
+# Sets the shell's `index` to pip's options for the CPU build of torch, where it is wanted and the index answers.
+define CHOOSE_TORCH_INDEX
+index=()
+if [[ -n "$(TORCH_INDEX)" ]] && ! command -v nvidia-smi >/dev/null \
+  && $(BIN)/python -c 'import sys, urllib.request; urllib.request.urlopen(sys.argv[1] + "/torch/", timeout=5)' \
+    "$(TORCH_INDEX)" 2>/dev/null; then
+  index=(--extra-index-url "$(TORCH_INDEX)")
+fi
+endef
 BENCHMARKS ?= $(wildcard benchmarks/*.py)
 
-.PHONY: help search test lint arm-tools bench docs clean
+.PHONY: help search test lint arm-tools bench docs wheel clean
 
 help:
 	@sed -n '2,/^$$/s/^# \{0,1\}//p' Makefile
@@ -70,6 +82,28 @@ docs: $(INSTALLED_DOCS)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	echo site/index.html
 
+# From the source distribution, which leaves out the records of your own searches.
+wheel: $(INSTALLED_DEV)
+	@rm -rf dist
+	$(BIN)/python -m build --no-isolation >/dev/null
+	$(CHOOSE_TORCH_INDEX)
+	checkout=$$PWD
+	away=$$(mktemp -d)
+	trap 'rm -rf "$$away"' EXIT
+	$(PYTHON) -m venv "$$away/venv"
+	cd "$$away"
+	unset PYTHONPATH
+	pip=(venv/bin/python -m pip --disable-pip-version-check)
+	echo "installing the wheel into a fresh environment"
+	"$${pip[@]}" install -qq -c "$$checkout/constraints.txt" "$${index[@]}" torch
+	"$${pip[@]}" install -qq -c "$$checkout/constraints.txt" "$$checkout"/dist/*.whl
+	"$${pip[@]}" check
+	venv/bin/tvm-mnas --version
+	venv/bin/tvm-mnas space show quickstart >/dev/null
+	venv/bin/tvm-mnas search --trials 2 --batch 2 --train-steps 2 --final-steps 2 --finalists 1 --schedules-per-kernel 2 \
+	  --allow-untuned 99% --run run --records records
+	ls "$$checkout"/dist/*
+
 clean:
 	rm -rf .venv build dist site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -87,32 +121,29 @@ clean:
 
 # torch goes first and alone, so that its index is asked for nothing but torch and what torch needs.
 $(INSTALLED): .venv/pyvenv.cfg pyproject.toml constraints.txt
-	@index=()
-	if [[ -n "$(TORCH_INDEX)" ]] && ! command -v nvidia-smi >/dev/null \
-	  && $(BIN)/python -c 'import sys, urllib.request; urllib.request.urlopen(sys.argv[1] + "/torch/", timeout=5)' \
-	    "$(TORCH_INDEX)" 2>/dev/null; then
-	  index=(--extra-index-url "$(TORCH_INDEX)")
-	fi
+	@$(CHOOSE_TORCH_INDEX)
 	echo "installing into .venv: about 1 GB to fetch the first time, a few minutes"
 	SECONDS=0
+	# An older .venv may have xgboost, whose files xgboost-cpu overwrites and a later removal would take away.
+	$(PIP) uninstall -qq -y xgboost 2>/dev/null
 	$(PIP) install -qq -c constraints.txt "$${index[@]}" torch
 	$(PIP) install -qq -c constraints.txt -e .
 	touch $@
-	echo "installed in $$SECONDS s"
+	$(REPORT)
 
 $(INSTALLED_DEV): $(INSTALLED)
 	@echo "installing the tools for checks"
 	SECONDS=0
 	$(PIP) install -qq -c constraints.txt -e ".[dev]"
 	touch $@
-	echo "installed in $$SECONDS s"
+	$(REPORT)
 
 $(INSTALLED_BENCH): $(INSTALLED)
 	@echo "installing the engines to compare with"
 	SECONDS=0
 	$(PIP) install -qq -c constraints.txt -e ".[bench]"
 	touch $@
-	echo "installed in $$SECONDS s"
+	$(REPORT)
 
 # The sources are read, not imported: torch and TVM need not be there.
 $(INSTALLED_DOCS): .venv/pyvenv.cfg pyproject.toml constraints.txt
@@ -121,4 +152,4 @@ $(INSTALLED_DOCS): .venv/pyvenv.cfg pyproject.toml constraints.txt
 	packages=$$($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])')
 	$(PIP) install -qq -c constraints.txt $$packages
 	touch $@
-	echo "installed in $$SECONDS s"
+	$(REPORT)

@@ -38,6 +38,7 @@ IMPORTED_BY_OTHERS = {
     "psutil": "TVM's RPC server and worker pools",
     "tornado": "TVM's tracker",
     "xgboost": "MetaSchedule's cost model",
+    "xgboost-cpu": "the same, where it has wheels",
 }
 """Dependencies that we don't import ourselves, and who does."""
 
@@ -285,6 +286,37 @@ def test_the_constraints_pin_every_dependency_within_its_bounds() -> None:
         (pin,) = pins[name].specifier
         assert pin.operator == "==", f"{name} is not pinned"
         assert requirement.specifier.contains(pin.version), f"{pins[name]} is not in {requirement}"
+
+
+@pytest.mark.parametrize(
+    ("platform", "machine", "wanted"),
+    [
+        ("linux", "x86_64", "xgboost-cpu"),
+        ("linux", "aarch64", "xgboost-cpu"),
+        ("linux", "riscv64", "xgboost"),
+        ("darwin", "arm64", "xgboost"),
+    ],
+)
+def test_one_xgboost_is_installed_and_without_nccl_where_there_are_wheels(
+    platform: str, machine: str, wanted: str
+) -> None:
+    """Two distributions of one module would overwrite each other's files."""
+    environment = {"sys_platform": platform, "platform_machine": machine}
+    chosen = [
+        name
+        for name, requirement in requirements(PYPROJECT["project"]["dependencies"]).items()
+        if name.startswith("xgboost")
+        and (requirement.marker is None or requirement.marker.evaluate(environment))
+    ]
+    assert chosen == [wanted]
+
+
+def test_both_xgboosts_are_pinned_alike() -> None:
+    """The cost model's predictions decide which schedules a search records."""
+    text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    versions = re.findall(r"^(xgboost(?:-cpu)?)==(\S+)$", text, re.MULTILINE)
+    assert [name for name, _ in versions] == ["xgboost-cpu", "xgboost"]
+    assert len({version for _, version in versions}) == 1
 
 
 STARTS = [["-c", "import tvm_mnas"], ["-m", "tvm_mnas", "--help"]]

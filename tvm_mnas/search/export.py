@@ -18,7 +18,7 @@ import platform
 import shutil
 from dataclasses import asdict
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +39,7 @@ MANIFEST_FORMAT = 1
 CHECKED_IMAGES = 16
 """How many images of the test split the device and torch must agree on."""
 
-_PACKAGES = ("apache-tvm", "apache-tvm-ffi", "torch", "onnx", "numpy", "xgboost")
+_PACKAGES = ("apache-tvm", "apache-tvm-ffi", "torch", "onnx", "numpy")
 
 
 def export_network(
@@ -161,11 +161,20 @@ def _write_files(
             "tvm-mnas": __version__,
             "python": platform.python_version(),
             **{package: version(package) for package in _PACKAGES},
+            "xgboost": _xgboost_version(),
         },
     }
     _write_json(directory / "architecture.json", _describe(architecture))
     _write_json(directory / "manifest.json", manifest)
     return manifest
+
+
+def _xgboost_version() -> str:
+    """Return the version of the cost model's library, which two distributions provide."""
+    try:
+        return version("xgboost-cpu")
+    except PackageNotFoundError:
+        return version("xgboost")
 
 
 def _describe(candidate: Candidate) -> dict[str, Any]:
