@@ -16,7 +16,7 @@ from tvm_mnas.devices.core.profile import load_profile
 from tvm_mnas.evaluation.executor import TaskOutcome
 from tvm_mnas.evaluation.pipeline import CandidatePipeline
 from tvm_mnas.evaluation.toolchain import ToolchainOptions, open_toolchain
-from tvm_mnas.models import network as networks
+from tvm_mnas.models import candidates
 from tvm_mnas.models.network import Network
 from tvm_mnas.space.architecture import Architecture
 
@@ -47,16 +47,16 @@ class Silent:
 def test_a_network_that_returns_nan_fails_alone_and_the_device_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build = networks.build_network
+    build = candidates.build_network
 
-    def sicken(architecture: Architecture, *, seed: int) -> Network:
-        network = build(architecture, seed=seed)
+    def sicken(architecture: Architecture, **settings: Any) -> Network:
+        network = build(architecture, **settings)
         if architecture == SICK:
             with torch.no_grad():
                 list(network.parameters())[-1][3] = float("nan")
         return network
 
-    monkeypatch.setattr(networks, "build_network", sicken)
+    monkeypatch.setattr(candidates, "build_network", sicken)
     config = SearchConfig()
     # A name for which no records ship; a kernel of which the only schedule fails is let in as it is.
     with open_toolchain(
