@@ -2,7 +2,7 @@
 #
 #   make search            search on this computer through a real RPC tracker: minutes, no data, no device
 #   make test              every test except those marked slow: minutes; on two processors, then what measures time alone
-#   make test-all          every test, the slow ones included: hours
+#   make test-all          every test, the slow ones included
 #   make lint              formatting, lint, types, import layers
 #   make arm-tools         with apt, an ARM emulator and cross compiler; without them the tests of ARM code are skipped
 #   make bench             the scripts behind the README's figures, hours; BENCHMARKS=benchmarks/rivals.py: one of them
