@@ -6,6 +6,7 @@ import ast
 import configparser
 import email.message
 import email.parser
+import math
 import os
 import re
 import resource
@@ -27,7 +28,8 @@ import tvm_mnas
 ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
-START_LIMIT_S = 0.5
+YARDSTICK = "import asyncio"
+"""What a start is measured by, on a machine of any speed: 0.09 s of processor time where `--help` takes 0.4."""
 HEAVY = {"torch", "tvm", "tvm_ffi", "optuna", "matplotlib", "onnx", "scipy"}
 """What must not be imported before a command needs it: each costs from half a second to several."""
 
@@ -336,11 +338,20 @@ def test_a_start_imports_nothing_heavy(arguments: list[str]) -> None:
     assert imported & HEAVY == set()
 
 
-@pytest.mark.parametrize("arguments", STARTS, ids=["import", "help"])
-def test_a_start_is_quick(arguments: list[str]) -> None:
-    """Processor time, which other work on the machine hardly changes: a start waits for nothing."""
-    best_s = min(processor_time_s([sys.executable, *arguments]) for _ in range(5))
-    assert best_s < START_LIMIT_S
+@pytest.mark.timed
+@pytest.mark.parametrize(
+    ("arguments", "most"), [(STARTS[0], 1.0), (STARTS[1], 5.0)], ids=["import", "help"]
+)
+def test_a_start_is_quick(arguments: list[str], most: float) -> None:
+    """Processor time beyond that of a bare interpreter, in yardsticks: a start waits for nothing."""
+    programs = {"bare": ["-c", "pass"], "yardstick": ["-c", YARDSTICK], "ours": arguments}
+    best_s = dict.fromkeys(programs, math.inf)
+    for _ in range(5):
+        # In turn, so that a slow moment meets all.
+        for name, program in programs.items():
+            best_s[name] = min(best_s[name], processor_time_s([sys.executable, *program]))
+    yardstick_s = best_s["yardstick"] - best_s["bare"]
+    assert best_s["ours"] - best_s["bare"] < most * yardstick_s, best_s
 
 
 def processor_time_s(command: list[str]) -> float:

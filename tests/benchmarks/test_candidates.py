@@ -250,6 +250,7 @@ def test_a_run_ends_with_everything_and_a_second_one_says_that_it_found_records(
 
 
 @pytest.mark.slow
+@pytest.mark.timed
 def test_stock_is_run_on_a_sample_and_extrapolated(
     script: Script, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

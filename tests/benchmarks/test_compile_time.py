@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable
 from types import ModuleType
 
-import pytest
-
 Script = Callable[[str], ModuleType]
 
 
@@ -26,6 +24,8 @@ def test_the_table_has_the_median_without_the_first_repetition(script: Script) -
 
 def test_a_stage_takes_as_long_as_its_work_and_hands_on_its_result(script: Script) -> None:
     watch = script("compile_time").Stopwatch()
+    started = time.perf_counter()
     assert watch.time("sleep", lambda: time.sleep(0.02) or "done") == "done"
-    assert watch.times_s == {"sleep": pytest.approx(0.02, abs=0.2)}
-    assert watch.times_s["sleep"] >= 0.02
+    took_s = time.perf_counter() - started
+    assert set(watch.times_s) == {"sleep"}
+    assert 0.02 <= watch.times_s["sleep"] <= took_s

@@ -50,10 +50,10 @@ def die(task: str, report: Report) -> str:
 
 
 def tell_process(task: Path, report: Report) -> int:
-    """Leave a file with our process id, then take longer than any test."""
+    """Leave a file with our process id, then take longer than pytest lets a test take."""
     (task / str(os.getpid())).touch()
     report(1)
-    time.sleep(120)
+    time.sleep(600)
     return 0
 
 
@@ -150,7 +150,7 @@ def is_alive(process: int) -> bool:
     return state != "Z"
 
 
-def wait_until(holds: Callable[[], bool], *, deadline_s: float = 30.0) -> bool:
+def wait_until(holds: Callable[[], bool], *, deadline_s: float = 60.0) -> bool:
     end = time.monotonic() + deadline_s
     while not holds():
         if time.monotonic() > end:

@@ -54,6 +54,7 @@ def _events(directory: Path) -> list[bytes]:
     return [line for path in directory.glob(f"records/*/{HISTORY}") for line in path.open("rb")]
 
 
+@pytest.mark.slow
 def test_two_tuners_on_one_store_lose_nothing(tmp_path: Path) -> None:
     tuners = [
         subprocess.Popen(

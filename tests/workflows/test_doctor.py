@@ -14,6 +14,7 @@ FREE = {"frequency_khz": "2000000", "limit_khz": "2400000", "max_khz": "2400000"
 COOL = {"temperature_mc": "45000"}
 
 
+@pytest.mark.timed
 def test_this_machine_is_usable() -> None:
     steps = list(diagnose(load_profile("local")))
     assert [step.name for step in steps] == [

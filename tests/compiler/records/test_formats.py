@@ -195,7 +195,6 @@ def test_a_manifest_round_trips_and_tells_differences(tmp_path: Path) -> None:
 
 
 SCHEDULES = 50_000
-LIMIT_S = 2.5
 
 
 @pytest.fixture
@@ -215,12 +214,19 @@ def large(tmp_path: Path) -> RecordStore:
     return store
 
 
-def test_a_large_store_opens_quickly_and_as_read_naively(large: RecordStore) -> None:
+@pytest.mark.timed
+def test_a_large_store_opens_faster_than_naively_and_as_read_naively(large: RecordStore) -> None:
     start_s = time.process_time()
     store = RecordStore.open(large.directory, target=TARGET)
-    assert time.process_time() - start_s < LIMIT_S
+    opening_s = time.process_time() - start_s
     path = large.directory / "database_tuning_record.json"
     try:
+        start_s = time.process_time()
+        for text in path.read_bytes().splitlines():
+            json.loads(text)
+        naive_s = time.process_time() - start_s
+        # A quarter on one machine.
+        assert opening_s < naive_s / 2
         schedules: dict[str, list[float]] = {}
         best: dict[str, tuple[float, object]] = {}
         for text in path.read_bytes().splitlines(keepends=True):

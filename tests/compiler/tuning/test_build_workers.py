@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from tvm_mnas.compiler.core.linking import Linker, find_linker
 from tvm_mnas.compiler.tuning.build_workers import BuildRequest, BuildResult, WarmBuilder
 
 DEADLINE_S = 3.0
+PAUSED_DEADLINE_S = 4.0
+"""What a build has before it is paused, on a machine however busy."""
 ROUNDS = 4
 
 
@@ -64,7 +67,7 @@ def _round(kernel: Kernel, target: str, *, schedules: int = 1, seed: int = 1) ->
     )
 
 
-def _result(builder: WarmBuilder, ticket: int, *, within_s: float = 90.0) -> BuildResult:
+def _result(builder: WarmBuilder, ticket: int, *, within_s: float = 120.0) -> BuildResult:
     end = time.monotonic() + within_s
     while time.monotonic() < end:
         for result in builder.poll(0.05):
@@ -99,15 +102,20 @@ def test_schedules_follow_from_the_seed(builder: WarmBuilder, kernel: Kernel, ta
     assert first != other
 
 
+@pytest.mark.timed
 def test_a_warm_build_takes_no_import(builder: WarmBuilder, kernel: Kernel, target: str) -> None:
-    """An import of TVM takes seconds of processor time, and the stock builder's half a minute."""
+    """An import of TVM alone takes more processor time, and the stock builder's ten times as much."""
     _result(builder, builder.submit(_round(kernel, target)))
     (worker,) = (psutil.Process(pid) for pid in builder.processes())
     before = worker.cpu_times()
     _result(builder, builder.submit(_round(kernel, target, schedules=2, seed=4)))
     after = worker.cpu_times()
-    spent = sum(after[:4]) - sum(before[:4])
-    assert spent < 2.0
+    spent_s = sum(after[:4]) - sum(before[:4])
+    start = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-c", "import tvm"], check=True, timeout=120)
+    end = resource.getrusage(resource.RUSAGE_CHILDREN)
+    import_s = end.ru_utime + end.ru_stime - start.ru_utime - start.ru_stime
+    assert spent_s < import_s / 2
 
 
 def test_a_worker_stays_on_its_core(builder: WarmBuilder, core: int) -> None:
@@ -205,7 +213,11 @@ def test_a_borrowed_core_builds_nothing_while_it_is_paused(
         f"touch {tmp_path}/waits; until [ -e {go} ]; do sleep 0.05; done; exit 1"
     )
     with WarmBuilder(
-        cores=[], borrowed=[core], linker=linker, log=tmp_path / "log", build_deadline_s=1.5
+        cores=[],
+        borrowed=[core],
+        linker=linker,
+        log=tmp_path / "log",
+        build_deadline_s=PAUSED_DEADLINE_S,
     ) as opened:
         assert opened.processes() == []
         opened.pause()
@@ -216,13 +228,11 @@ def test_a_borrowed_core_builds_nothing_while_it_is_paused(
             assert opened.poll(0.05) == []
         opened.pause()
         (group,) = opened.processes()
-        end = time.monotonic() + 5
-        while set(_states(group)) != {"T"} and time.monotonic() < end:
+        while set(_states(group)) != {"T"}:
             time.sleep(0.01)
         # The worker, the build and its linker; as long as that takes, it is not the build's time.
-        assert set(_states(group)) == {"T"}
         assert len(_states(group)) >= 3
-        time.sleep(2.0)
+        time.sleep(PAUSED_DEADLINE_S + 0.5)
         go.touch()
         assert opened.poll(0.2) == []
         opened.resume()
@@ -260,7 +270,7 @@ from tvm_mnas.compiler.core.linking import find_linker
 from tvm_mnas.compiler.tuning.build_workers import WarmBuilder
 with WarmBuilder(cores=[int(sys.argv[1])], linker=find_linker(sys.argv[2]), log=Path(sys.argv[3])) as b:
     print(*b.processes(), flush=True)
-    time.sleep(120)
+    time.sleep(600)
 """
 
 
@@ -278,8 +288,8 @@ def test_workers_end_with_the_process_that_started_them(
     workers = [psutil.Process(int(pid)) for pid in holder.stdout.readline().split()]
     assert workers
     holder.send_signal(how)
-    holder.wait(timeout=30)
-    _, alive = psutil.wait_procs(workers, timeout=10)
+    holder.wait(timeout=60)
+    _, alive = psutil.wait_procs(workers, timeout=60)
     assert alive == []
 
 
@@ -289,9 +299,9 @@ from pathlib import Path
 from tvm_mnas.compiler.core.linking import Linker
 from tvm_mnas.compiler.tuning.build_workers import BuildRequest, WarmBuilder
 core, target, log, linker, workload = sys.argv[1:]
-with WarmBuilder(cores=[int(core)], linker=Linker((linker,)), log=Path(log), build_deadline_s=60) as b:
+with WarmBuilder(cores=[int(core)], linker=Linker((linker,)), log=Path(log), build_deadline_s=600) as b:
     b.submit(BuildRequest(workload=workload, target=target, records=(), schedules=1, seed=1))
-    time.sleep(120)
+    time.sleep(600)
 """
 
 
@@ -299,7 +309,7 @@ def test_a_build_under_way_ends_with_the_process_that_wanted_it(
     kernel: Kernel, core: int, target: str, tmp_path: Path, script_linker: Callable[[str], Linker]
 ) -> None:
     (linker,) = script_linker(
-        f"echo $PPID > {tmp_path}/part; mv {tmp_path}/part {tmp_path}/pid; sleep 15"
+        f"echo $PPID > {tmp_path}/part; mv {tmp_path}/part {tmp_path}/pid; exec sleep 600"
     ).command
     holder = subprocess.Popen(
         [
@@ -322,8 +332,9 @@ def test_a_build_under_way_ends_with_the_process_that_wanted_it(
         build = psutil.Process(int((tmp_path / "pid").read_text()))
     finally:
         holder.kill()
-        holder.wait(timeout=30)
-    _, alive = psutil.wait_procs([build], timeout=5)
+        holder.wait(timeout=60)
+    # By itself it would end long after that.
+    _, alive = psutil.wait_procs([build], timeout=60)
     assert alive == []
 
 
@@ -337,7 +348,7 @@ def test_closing_leaves_no_process_and_no_file(
     with WarmBuilder(cores=[core], linker=find_linker(target), log=tmp_path / "log") as opened:
         workers = [psutil.Process(pid) for pid in opened.processes()]
         assert list((tmp_path / "scratch").iterdir())
-    _, alive = psutil.wait_procs(workers, timeout=10)
+    _, alive = psutil.wait_procs(workers, timeout=60)
     assert alive == []
     assert list((tmp_path / "scratch").iterdir()) == []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
@@ -20,14 +21,12 @@ def board(tracker: TrackerAddress, key: str = "board") -> DeviceProfile:
     return DeviceProfile(key=key, target='{"kind": "llvm", "num-cores": 1}', tracker=tracker)
 
 
-def test_a_tracker_that_is_not_there_is_reported_at_once_with_the_next_command(
+def test_a_tracker_that_is_not_there_is_reported_with_the_next_command(
     tmp_path: Path,
 ) -> None:
     address = TrackerAddress("127.0.0.1", free_port("127.0.0.1"))
-    started = time.monotonic()
     with pytest.raises(TrackerError, match=r"python -m tvm\.exec\.rpc_tracker") as caught:
         open_farm(board(address), work_directory=tmp_path)
-    assert time.monotonic() - started < 3
     assert str(address) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -49,10 +48,24 @@ def test_something_else_at_the_trackers_port_is_a_tracker_error(answer: bytes) -
 
 def test_a_silent_port_ends_at_the_deadline() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
+        address = TrackerAddress("127.0.0.1", server.getsockname()[1])
+
+        def wait_long() -> None:
+            with contextlib.suppress(TrackerError):
+                TrackerClient(address, timeout_s=600)
+
+        patient = threading.Thread(target=wait_long, daemon=True)
+        patient.start()
+        connection, _ = server.accept()
         started = time.monotonic()
         with pytest.raises(TrackerError):
-            TrackerClient(TrackerAddress("127.0.0.1", server.getsockname()[1]), timeout_s=0.5)
-        assert time.monotonic() - started < 2
+            TrackerClient(address, timeout_s=0.5)
+        assert time.monotonic() - started >= 0.5
+        # Each ends at its own deadline: who came first still waits.
+        assert patient.is_alive()
+        connection.close()
+        patient.join(60)
+        assert not patient.is_alive()
 
 
 def test_the_devices_of_a_running_tracker_are_listed(farm: Farm) -> None:
@@ -69,9 +82,13 @@ def test_an_unknown_device_is_refused_with_the_next_command(farm: Farm, tmp_path
 
 def test_a_request_for_a_device_that_never_comes_ends_at_its_deadline(farm: Farm) -> None:
     started = time.monotonic()
-    with TrackerClient(farm.tracker) as tracker, pytest.raises(LeaseTimeoutError, match="board"):
+    # Were it the client's own deadline that counted, it would take longer than pytest lets a test take.
+    with (
+        TrackerClient(farm.tracker, timeout_s=600) as tracker,
+        pytest.raises(LeaseTimeoutError, match="board"),
+    ):
         tracker.request("board", deadline_s=0.3)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started >= 0.3
 
 
 def test_a_foreign_farm_leases_the_device_and_gives_it_back(farm: Farm, tmp_path: Path) -> None:

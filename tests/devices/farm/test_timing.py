@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,9 +88,11 @@ def test_a_batch_size_that_does_not_divide_is_refused(farm: Farm, network: Path)
 
 def test_a_latency_says_how_and_where_it_was_measured(farm: Farm, network: Path) -> None:
     coverage = Coverage(kernels=2, tuned_kernels=1, schedules=64, tuned_share=0.5)
+    started = time.monotonic()
     latency = measure(network, SHAPE, farm, coverage=coverage, timing=TIMING)
+    took_ms = (time.monotonic() - started) * 1e3
     assert len(latency.samples_ms) == 5
-    assert 0 < latency.latency_ms < 50
+    assert 0 < sum(latency.samples_ms) < took_ms
     assert latency.device_key == "local"
     assert not latency.emulated
     assert latency.fingerprint == farm.fingerprint().digest

@@ -74,7 +74,7 @@ def session(command: list[str], work: Path) -> Iterator[rpc.RPCSession]:
     options = ["--key", "board", "--port", str(port), "--work-directory", str(work)]
     server = subprocess.Popen([*command, *options], stderr=subprocess.PIPE)
     try:
-        end = time.monotonic() + 30
+        end = time.monotonic() + 60
         while True:
             assert server.poll() is None, server.stderr and server.stderr.read()
             assert time.monotonic() < end
