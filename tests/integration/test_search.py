@@ -20,6 +20,7 @@ import numpy as np
 import psutil
 import pytest
 
+from tvm_mnas.compiler.records.formats import HISTORY
 from tvm_mnas.models.inference import predict
 from tvm_mnas.search.run import RunDirectory
 from tvm_mnas.training.images import FASHION_NORMALIZATION, network_input, read_embedded
@@ -224,6 +225,7 @@ def test_the_exported_library_agrees_with_torch_on_test_images(
     np.testing.assert_allclose(logits, expected, atol=1e-4 * max(1.0, np.abs(expected).max()))
 
 
+@pytest.mark.slow
 def test_a_second_search_with_the_records_there_tunes_nothing_again(finished: Finished) -> None:
     output = _search(
         finished.directory, *SETTINGS, "--run", "second", "--records", "records", "--trials", "2"
@@ -248,7 +250,9 @@ def test_a_trial_can_be_exported_later(finished: Finished) -> None:
     assert (finished.directory / "out" / "net.so").is_file()
 
 
-def test_bench_shows_a_network_and_its_kernels(finished: Finished) -> None:
+def test_bench_shows_a_network_and_its_kernels_and_tunes_none_again(finished: Finished) -> None:
+    (history,) = finished.records.glob(f"*/{HISTORY}")
+    before = history.read_bytes()
     done = subprocess.run(
         _command(
             *("bench", "run:0", "--records", "records", "--schedules-per-kernel", "2", "--json"),
@@ -262,6 +266,7 @@ def test_bench_shows_a_network_and_its_kernels(finished: Finished) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
+    assert history.read_bytes() == before
     result = json.loads(done.stdout)
     assert result["largest_relative_difference"] < 1e-4
     assert sum(row["share_percent"] for row in result["kernels"]) == pytest.approx(100)

@@ -18,7 +18,7 @@ from tvm_mnas.compiler.records.store import RecordStore
 from tvm_mnas.compiler.tuning.budget import MOST
 
 ROOT = Path(__file__).resolve().parents[2]
-NETWORK = "i16_c3_w1:stem8_s22:r1_k3_s22_e3_i8_o16:head32:n10"
+NETWORK = "i8_c3_w1:stem8_s22:r1_k3_s22_e1_i8_o8:head8:n4"
 TRIALS = 8
 """More than one round of a kernel, so that an interruption finds kernels that are half done."""
 DEADLINE_S = 280
