@@ -24,12 +24,22 @@ import inspect
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tvm_mnas.errors import ConfigError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoints
+
+
+def installed(group: str) -> EntryPoints:
+    """Return what the installed packages offer under `group`."""
+    # What it imports takes a tenth of a start of the command line, which seldom asks.
+    from importlib.metadata import entry_points
+
+    return entry_points(group=group)
 
 
 @dataclass(frozen=True)
@@ -43,8 +53,8 @@ class Registry:
     @property
     def names(self) -> tuple[str, ...]:
         """Every name that can be given, those that ship first."""
-        installed = {entry.name for entry in entry_points(group=self.group)}
-        return (*self.shipped, *sorted(installed - set(self.shipped)))
+        others = {entry.name for entry in installed(self.group)}
+        return (*self.shipped, *sorted(others - set(self.shipped)))
 
     def knows(self, name: str) -> bool:
         """Whether `name` is one of `names`."""
@@ -71,7 +81,7 @@ class Registry:
         self.check(text)
         if text in self.shipped:
             return load_object(self.shipped[text])
-        for entry in entry_points(group=self.group):
+        for entry in installed(self.group):
             if entry.name == text:
                 return load_object(entry.value)
         return load_object(text)
