@@ -77,10 +77,12 @@ class Rig:
 
     def measure(self, kernel: str) -> bool:
         """Return whether a kernel was measured."""
-        from tvm_mnas.devices.core.profile import Timing
+        from tvm_mnas.devices.core.profile import TimingSettings
         from tvm_mnas.devices.farm.runner import measure_kernel
 
-        once = Timing(repeat=1, number=1, min_repeat_ms=0, warmup=0, max_spread=1.0, attempts=1)
+        once = TimingSettings(
+            repeat=1, number=1, min_repeat_ms=0, warmup=0, max_spread=1.0, attempts=1
+        )
         outcome = measure_kernel(
             self.farm,
             self.kernels[kernel],

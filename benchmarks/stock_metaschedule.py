@@ -238,10 +238,10 @@ def time_in_turn(
     toolchain: Toolchain, libraries: Sequence[Library], *, rounds: int, seed: int
 ) -> tuple[float, ...]:
     """Return the median time of each library in microseconds, each timed once in every round."""
-    from tvm_mnas.devices.core.profile import Timing
+    from tvm_mnas.devices.core.profile import TimingSettings
     from tvm_mnas.devices.farm.runner import measure_kernel
 
-    timing = Timing(repeat=3, min_repeat_ms=20, warmup=0, attempts=1)
+    timing = TimingSettings(repeat=3, min_repeat_ms=20, warmup=0, attempts=1)
     samples: list[list[float]] = [[] for _ in libraries]
     generator = random.Random(seed)
     for _ in range(rounds):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tvm_mnas.evaluation.toolchain import ToolchainOptions
 from tvm_mnas.workflows.bench import bench_model
 
 NETWORK = "i32_c3_w1:stem8_s22:r1_k3_s22_e3_i8_o16:head32:n10"
@@ -25,10 +26,8 @@ class Silent:
 def test_no_kernel_is_much_faster_than_the_peak_and_tuning_made_one_faster(tmp_path: Path) -> None:
     result = bench_model(
         NETWORK,
+        ToolchainOptions(records=tmp_path / "records", schedules_per_kernel=2, seed=0),
         device="local",
-        records=tmp_path / "records",
-        schedules_per_kernel=2,
-        seed=0,
         observer=Silent(),
         untuned=True,
     )
