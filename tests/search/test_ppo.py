@@ -190,7 +190,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     def disk_full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("tvm_mnas.search.ppo.os.fsync", disk_full)
+    monkeypatch.setattr("tvm_mnas.files.os.fsync", disk_full)
     with pytest.raises(OSError, match="No space left"):
         ppo.save(path, metadata={})
     assert path.read_bytes() == content

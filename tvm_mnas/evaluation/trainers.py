@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from tvm_mnas.errors import RunError, TrainingError, TvmMnasError
+from tvm_mnas.files import atomic_write_text
 from tvm_mnas.plugins import TRAINERS
 from tvm_mnas.space.candidate import Candidate, parse_candidate
 from tvm_mnas.training.accuracy import Accuracy
@@ -185,10 +185,7 @@ def read_accuracy(weights: Path) -> Accuracy:
 
 
 def _write_accuracy(accuracy: Accuracy, weights: Path) -> None:
-    file = _accuracy_file(weights)
-    part = file.with_name(file.name + ".part")
-    part.write_text(json.dumps(accuracy.to_json()), encoding="utf-8")
-    os.replace(part, file)
+    atomic_write_text(_accuracy_file(weights), json.dumps(accuracy.to_json()))
 
 
 def _accuracy_file(weights: Path) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tvm_mnas.errors import LoweringError
+from tvm_mnas.files import atomic_write
 
 
 def predict(network: nn.Module, images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -50,13 +50,12 @@ def export_onnx(network: nn.Module, input_shape: tuple[int, int, int, int], path
 
     `input_shape` is (N,C,H,W), and fixed in the file. An existing file is replaced in one step.
     """
-    part = path.with_name(path.name + ".part")
     # The exporter reports operators of packages that are not installed, and deprecations of its own.
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), atomic_write(path) as part:
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 network.eval(),
@@ -70,4 +69,3 @@ def export_onnx(network: nn.Module, input_shape: tuple[int, int, int, int], path
             )
     finally:
         logger.setLevel(level)
-    os.replace(part, path)

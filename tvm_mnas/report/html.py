@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tvm_mnas.errors import RunError
+from tvm_mnas.files import atomic_write_text
 from tvm_mnas.report.content import Picture
 from tvm_mnas.report.drawing import DARK, LIGHT, Theme, render_png, write_png
 from tvm_mnas.report.figures import (
@@ -70,9 +70,7 @@ def write_report(
         directory.mkdir(exist_ok=True)
         for path, picture in zip(paths[1:], pictures, strict=True):
             write_png(path, picture.light)
-        temporary = paths.page.with_suffix(".html.new")
-        temporary.write_text(page, encoding="utf-8")
-        os.replace(temporary, paths.page)
+        atomic_write_text(paths.page, page)
     except OSError as error:
         raise RunError(
             f"{directory}: a report can be written, not {error.strerror}; "

@@ -14,21 +14,19 @@ State is saved as safetensors, in one atomic step, and read back bit for bit.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor
 
 from tvm_mnas.errors import ConfigError, RunError
+from tvm_mnas.files import atomic_write
 from tvm_mnas.search.controller import Controller, one_thread
 
 _ADAM_KEYS = ("step", "exp_avg", "exp_avg_sq")
@@ -203,7 +201,8 @@ class PPO:
         """Write the state and `metadata` to `path`, wholly or, whatever happens, not at all."""
         described = {**metadata, "updates_done": json.dumps(self.updates_done)}
         tensors = {name: tensor.contiguous() for name, tensor in self.tensors().items()}
-        _write_atomically(path, save(tensors, metadata=described))
+        with atomic_write(path) as part:
+            save_file(tensors, part, metadata=described)
 
     def load(self, path: Path) -> None:
         """Take the state that :meth:`save` wrote.
@@ -237,22 +236,3 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 def _kinds(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
     return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 from tvm_mnas.config import SearchConfig, read_settings
 from tvm_mnas.errors import ConfigError, RunError, TvmMnasError
 from tvm_mnas.evaluation.results import Evaluation
+from tvm_mnas.files import atomic_write_text
 from tvm_mnas.search.reward import Reward
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class RunDirectory:
                 f"{path}: a run directory can be made, and this one cannot ({error.strerror}); "
                 f"name another one with --run"
             ) from error
-        _write_atomically(path / "config.toml", config.to_toml())
+        atomic_write_text(path / "config.toml", config.to_toml())
         return cls(path, config)
 
     @classmethod
@@ -113,7 +114,7 @@ class RunDirectory:
             raise ConfigError(
                 f"a resumed run keeps its {self.config.trials} trials or gets more, not {config.trials}"
             )
-        _write_atomically(self.path / "config.toml", config.to_toml())
+        atomic_write_text(self.path / "config.toml", config.to_toml())
         return RunDirectory(self.path, config)
 
     @cached_property
@@ -276,9 +277,3 @@ def _damaged(journal: Path, reason: str) -> RunError:
         f"{journal}: a study is an Optuna journal, and this one cannot be read ({reason}); "
         f"restore it from a copy, or start a new search with `tvm-mnas search`"
     )
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_suffix(path.suffix + ".new")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tvm_mnas.errors import RunError, SpaceError
+from tvm_mnas.files import atomic_write
 from tvm_mnas.models.candidates import build_candidate
 from tvm_mnas.models.network import Network
 from tvm_mnas.space.candidate import Candidate, parse_candidate
@@ -26,9 +27,8 @@ def save_weights(network: nn.Module, path: Path, candidate: Candidate | None = N
     state = {
         name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()
     }
-    part = path.with_name(path.name + ".part")
-    save_file(state, part, metadata={"architecture": candidate.notation})
-    part.replace(path)
+    with atomic_write(path) as part:
+        save_file(state, part, metadata={"architecture": candidate.notation})
 
 
 def load_weights(network: Network, path: Path) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import json
 import math
-import os
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any
 
 from tvm_mnas.compiler.core.metaschedule import key_of
 from tvm_mnas.errors import RecordsError
+from tvm_mnas.files import atomic_write_text
 
 FORMAT = 1
 
@@ -74,9 +74,7 @@ class StoreManifest:
         """Write this as the manifest of `directory`: whole, or not at all."""
         path = directory / MANIFEST
         values = {"format": self.format, "target": self.target, "tvm": self.tvm}
-        part = path.with_name(path.name + ".part")
-        part.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        os.replace(part, path)
+        atomic_write_text(path, json.dumps(values, indent=2) + "\n")
 
     def target_values(self) -> dict[str, Any]:
         """Return what the target's JSON text says.

@@ -10,13 +10,13 @@ import contextlib
 import fcntl
 import logging
 import os
-import shutil
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 from tvm_mnas.errors import RecordsError
+from tvm_mnas.files import atomic_write
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -176,24 +176,8 @@ def replace_lines(path: Path, lines: Iterable[bytes]) -> None:
     Raises:
         OSError: if it cannot be written; the file stays as it was.
     """
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb", buffering=_BUFFER_BYTES) as file:
-            file.writelines(lines)
-            file.flush()
-            os.fsync(file.fileno())
-        if path.exists():
-            shutil.copymode(path, part)
-        os.replace(part, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    with atomic_write(path) as part, part.open("wb", buffering=_BUFFER_BYTES) as file:
+        file.writelines(lines)
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:

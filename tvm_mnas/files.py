@@ -1,0 +1,46 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a path to write to; what is there when the block ends takes the place of `path` in one step.
+
+    A reader, and a machine that loses power, have the file as it was or the new one, whole. It keeps the
+    permissions of the file that it replaces. If the block raises, `path` stays as it was.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
+    # The process in the name, because two may write the same report or the same weights at once.
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        with part.open("rb") as written:
+            os.fsync(written.fileno())
+        if path.exists():
+            shutil.copymode(path, part)
+        os.replace(part, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise
+    # The new name is on the disk only once its directory is.
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def atomic_write_text(path: Path, text: str) -> None:
+    """Put `text` in UTF-8 in the place of the file at `path`, as `atomic_write` does."""
+    with atomic_write(path) as part:
+        part.write_text(text, encoding="utf-8")
