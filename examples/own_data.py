@@ -31,8 +31,9 @@ class Stripes:
 
 
 STRIPES = Stripes()
+QUICK = {"trials": 2, "batch": 2, "train_steps": 20, "final_steps": 20, "schedules_per_kernel": 2}
 
 if __name__ == "__main__":
     data = f"{__file__}:STRIPES"
-    result = run_search(data=data, trials=2, batch=2, train_steps=20, final_steps=20)
+    result = run_search(data=data, **QUICK)
     print(result.manifest["data"]["class_names"][:3], result.manifest["accuracy"]["test"]["top1"])

@@ -27,7 +27,7 @@ def accuracy(network: nn.Module) -> float:
 
 def main() -> None:
     study = optuna.create_study(directions=["maximize", "minimize"], sampler=SAMPLER)
-    with Device.open("local") as device:
+    with Device.open("local", schedules_per_kernel=2) as device:
         for _ in range(4):
             trial = study.ask(dict(distributions_of(DECISIONS)))
             network = build(**trial.params)

@@ -5,6 +5,8 @@ from torch import nn
 
 from tvm_mnas import Accuracy, TrainTask, run_search
 
+QUICK = {"trials": 2, "batch": 2, "train_steps": 20, "final_steps": 20, "schedules_per_kernel": 2}
+
 
 def train(task: TrainTask, report) -> Accuracy:
     """Train by plain SGD and return the share of validation images that the network gets right."""
@@ -28,6 +30,6 @@ def train(task: TrainTask, report) -> Accuracy:
 
 
 if __name__ == "__main__":
-    result = run_search(trainer=train, trials=2, batch=2, train_steps=20, final_steps=20)
+    result = run_search(trainer=train, **QUICK)
     for point in result.pareto_front:
         print(f"{point.accuracy:.1%} {point.latency_ms:.4g} ms  {point.notation}")

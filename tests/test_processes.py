@@ -25,3 +25,15 @@ def test_torch_is_blocked_and_what_looks_for_it_goes_on() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split("\n")[:2] == ["torch is not for this process", "tvm"]
+
+
+def test_tvm_is_loaded_without_its_compiler() -> None:
+    program = (
+        "import sys; from tvm_mnas.processes import load_runtime_only; load_runtime_only(); import tvm; "
+        "compiler = tvm.get_global_func('target.build.llvm', allow_missing=True); "
+        "print(compiler, 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.stdout == "None False\n", done.stderr

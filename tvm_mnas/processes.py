@@ -58,6 +58,12 @@ def block_torch() -> None:
     sys.meta_path.insert(0, _NoTorch())
 
 
+def load_runtime_only() -> None:
+    """Have `import tvm` load its runtime without its compiler, and never torch; called before that import."""
+    os.environ["TVM_USE_RUNTIME_LIB"] = "1"
+    block_torch()
+
+
 @dataclass(frozen=True, slots=True)
 class _Order:
     argv: tuple[str, ...]

@@ -12,7 +12,7 @@ from tvm_mnas.commands.options import ALLOW_UNTUNED, DEFAULTS, AsJson
 from tvm_mnas.commands.report import print_pareto_front
 from tvm_mnas.config import SearchConfig, parse_untuned_share, read_settings
 from tvm_mnas.console import MESSAGES, OUTPUT, SearchDisplay, format_ms, print_json
-from tvm_mnas.errors import ConfigError, RecordsError
+from tvm_mnas.errors import ConfigError
 
 if TYPE_CHECKING:
     from tvm_mnas.search.result import SearchResult
@@ -108,8 +108,7 @@ def search(
 
 def _start_run(flags: dict[str, Any], config: Path | None, run: Path | None) -> RunDirectory:
     from tvm_mnas.search.run import RunDirectory
-    from tvm_mnas.space.catalogue import find_space
-    from tvm_mnas.workflows.search import default_run
+    from tvm_mnas.workflows.search import check_inputs, default_run
 
     settings = (read_settings(config) if config is not None else {}) | flags
     resolved = SearchConfig.from_mapping(
@@ -120,9 +119,9 @@ def _start_run(flags: dict[str, Any], config: Path | None, run: Path | None) -> 
             f"a search in the space {resolved.space!r} needs its target latency, and there is none; "
             f"add, for example, --target-latency 80ms"
         )
-    _check_inputs(resolved)
+    space = check_inputs(resolved)
     if run is None:
-        run = default_run(find_space(resolved.space).name)
+        run = default_run(space.name)
     return RunDirectory.create(run, resolved)
 
 
@@ -130,6 +129,7 @@ def _resume_run(
     path: Path, flags: dict[str, Any], config: Path | None, run: Path | None
 ) -> RunDirectory:
     from tvm_mnas.search.run import RunDirectory
+    from tvm_mnas.workflows.search import check_inputs
 
     if config is not None or run is not None or set(flags) - {"trials", "jobs"}:
         raise ConfigError(
@@ -137,29 +137,8 @@ def _resume_run(
             "taken; leave out the others, or start a new run"
         )
     directory = RunDirectory.open(path)
-    _check_inputs(directory.config)
+    check_inputs(directory.config)
     return directory
-
-
-def _check_inputs(config: SearchConfig) -> None:
-    """Find out now, not minutes later, whether space, device, data and the place for records are there."""
-    from tvm_mnas.devices.core.profile import read_profile
-    from tvm_mnas.devices.core.tracker import TrackerClient
-    from tvm_mnas.space.catalogue import find_space
-    from tvm_mnas.training.sources import check_data
-
-    find_space(config.space)
-    profile = read_profile(config.device)
-    check_data(config.data)
-    records = Path(config.records)
-    if records.exists() and not records.is_dir():
-        raise RecordsError(
-            f"{records}: tuning records are kept in a directory, and this is a file; "
-            f"name another place with --records"
-        )
-    if profile.tracker is not None:
-        with TrackerClient(profile.tracker):
-            pass
 
 
 def _search(directory: RunDirectory, changes: dict[str, Any], *, as_json: bool) -> None:

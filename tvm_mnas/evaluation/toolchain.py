@@ -241,7 +241,7 @@ class Toolchain:
         The largest difference, relative to the largest magnitude expected (at least 1).
 
         Raises:
-            MeasurementError: if it is beyond `AGREEMENT`: fast and wrong is no result.
+            MeasurementError: if it is beyond `AGREEMENT`: fast and wrong is no result; if outputs are not finite.
             DeviceError: if the device stays lost.
         """
         from tvm_mnas.devices.farm.timing import run_network
@@ -254,6 +254,12 @@ class Toolchain:
             raise MeasurementError(
                 f"the outputs on the device are finite and of shape {expected.shape}, "
                 f"not {outputs.shape} with {int((~np.isfinite(outputs)).sum())} others"
+            )
+        if not np.isfinite(expected).all():
+            # Nothing is further from a NaN than the tolerance, so that any output would pass.
+            raise MeasurementError(
+                f"the outputs cannot be compared: torch's outputs are finite where the device's are, and "
+                f"{int((~np.isfinite(expected)).sum())} of {expected.size} are not; look at the network's weights"
             )
         difference = float(np.abs(outputs - expected).max() / max(1.0, np.abs(expected).max()))
         if difference > AGREEMENT:

@@ -6,7 +6,9 @@ from datetime import datetime
 from pathlib import Path
 
 from tvm_mnas.config import SearchConfig
-from tvm_mnas.errors import ConfigError
+from tvm_mnas.devices.core.profile import read_profile
+from tvm_mnas.devices.core.tracker import TrackerClient
+from tvm_mnas.errors import ConfigError, RecordsError
 from tvm_mnas.evaluation.trainers import Trainer
 from tvm_mnas.plugins import ALGORITHMS, SPACES, TRAINERS, Registry, reference_of
 from tvm_mnas.search.algorithms import Algorithm
@@ -14,6 +16,7 @@ from tvm_mnas.search.result import SearchResult
 from tvm_mnas.search.run import RunDirectory, TrialRecord
 from tvm_mnas.search.session import SearchObserver, Session
 from tvm_mnas.space.catalogue import Space, find_space
+from tvm_mnas.training.sources import check_data
 
 _DEFAULTS = SearchConfig()
 
@@ -69,6 +72,7 @@ def run_search(
     Raises:
         ConfigError, SpaceError, ProfileError, DataError: if something asked for cannot be.
         RunError: if `run` exists.
+        RecordsError: if the tuning records are of another target, or no directory.
         DeviceError: if the device stays lost; `resume_search(run)` goes on.
     """
     name = _reference(SPACES, space, what="a space")
@@ -102,7 +106,8 @@ def run_search(
         jobs=jobs,
         records=records,
     )
-    found = find_space(config.space)
+    # Before there is a directory: the same call with the mistake mended is to find none.
+    found = check_inputs(config)
     path = default_run(found.name) if run is None else Path(run)
     return _finish(RunDirectory.create(path, config), observer)
 
@@ -114,7 +119,32 @@ def resume_search(
 
     Raises what `run_search` raises, and RunError where the run is damaged or in use.
     """
-    return _finish(RunDirectory.open(Path(run)), observer, trials=trials)
+    directory = RunDirectory.open(Path(run))
+    check_inputs(directory.config)
+    return _finish(directory, observer, trials=trials)
+
+
+def check_inputs(config: SearchConfig) -> Space:
+    """Look whether everything that a search of `config` names is there, and return its space. Starts nothing.
+
+    Raises:
+        SpaceError, ProfileError, DataError: if the space, the device or the data is not.
+        RecordsError: if the records are to be kept in a file.
+        TrackerError: if the tracker of the device does not answer.
+    """
+    space = find_space(config.space)
+    profile = read_profile(config.device)
+    check_data(config.data)
+    records = Path(config.records)
+    if records.exists() and not records.is_dir():
+        raise RecordsError(
+            f"{records}: tuning records are kept in a directory, and this is a file; "
+            f"name another place for them (--records)"
+        )
+    if profile.tracker is not None:
+        with TrackerClient(profile.tracker):
+            pass
+    return space
 
 
 def default_run(space: str) -> Path:
