@@ -96,7 +96,8 @@ def test_the_doctor_finds_it_usable_and_does_not_time_it() -> None:
 def test_a_search_there_says_everywhere_that_its_times_are_no_latencies(tmp_path: Path) -> None:
     done = _run(
         tmp_path,
-        *("search", "--device", KEY, "--trials", str(TRIALS), "--batch", "1", "--run", "run"),
+        *("search", "--space", str(Path(__file__).with_name("few_kernels.toml"))),
+        *("--device", KEY, "--trials", str(TRIALS), "--batch", "1", "--run", "run"),
         *("--train-steps", "4", "--final-steps", "4", "--schedules-per-kernel", "1"),
         *("--records", "records", "--target-latency", "20ms", "--json"),
     )
