@@ -36,4 +36,4 @@ QUICK = {"trials": 2, "batch": 2, "train_steps": 20, "final_steps": 20, "schedul
 if __name__ == "__main__":
     data = f"{__file__}:STRIPES"
     result = run_search(data=data, **QUICK)
-    print(result.manifest["data"]["class_names"][:3], result.manifest["accuracy"]["test"]["top1"])
+    print(list(result.manifest.data.class_names[:3]), result.manifest.test.top1)

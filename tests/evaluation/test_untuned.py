@@ -23,6 +23,7 @@ from tvm_mnas.evaluation import toolchain as module
 from tvm_mnas.evaluation.toolchain import AGREEMENT, Toolchain, ToolchainOptions, open_toolchain
 from tvm_mnas.models.inference import predict
 from tvm_mnas.models.network import Network, build_network
+from tvm_mnas.report.text import bench_line
 from tvm_mnas.space.architecture import Architecture
 from tvm_mnas.workflows.bench import BenchResult, bench_model
 
@@ -194,17 +195,19 @@ def test_a_bench_shows_which_kernel_is_untuned_and_how_much_of_the_time_it_is(
     with pytest.raises(UntunedKernelError, match=place.pool.key):
         bench(place, 0.0)
     result = bench(place, 0.99, untuned=True)
-    (untuned,) = (row for row in result.kernels if not row["tuned"])
-    assert untuned["key"] == place.pool.key
+    (untuned,) = (timing for timing in result.kernels if not timing.tuned)
+    assert untuned.key == place.pool.key
     assert result.latency.untuned_flag is not None
-    assert untuned["untuned_us"] == untuned["best_us"]
-    assert untuned["speed_up"] is None
-    assert all(row["speed_up"] > 0 for row in result.kernels if row["tuned"])
-    assert f"), {result.latency.untuned_flag};" in result.line
+    assert untuned.untuned_us == untuned.best_us
+    assert untuned.speed_up is None
+    assert all((timing.speed_up or 0) > 0 for timing in result.kernels if timing.tuned)
+    assert f"), {result.latency.untuned_flag};" in bench_line(result)
     moved = replace(result, latency=replace(result.latency, reference_change=0.9))
-    assert "; UNSTABLE DEVICE: the device's reference kernel takes 90.0% longer" in moved.line
-    assert "untuned, their own times" in result.line
+    assert "; UNSTABLE DEVICE: the device's reference kernel takes 90.0% longer" in bench_line(
+        moved
+    )
+    assert "untuned, their own times" in bench_line(result)
     share = result.latency.tuned_share
     assert share is not None
-    assert untuned["share_percent"] == pytest.approx(100 * (1 - share))
+    assert untuned.share_percent == pytest.approx(100 * (1 - share))
     assert result.to_json()["latency"]["coverage"]["tuned_share"] == share

@@ -7,9 +7,18 @@ from dataclasses import replace
 
 from tvm_mnas.devices.core.latency import Coverage, Latency
 from tvm_mnas.evaluation.results import Effort, Evaluation, Failure
+from tvm_mnas.search.manifest import (
+    Agreement,
+    ArtifactFacts,
+    DataFacts,
+    Manifest,
+    Origin,
+    TensorSpec,
+)
 from tvm_mnas.search.reward import Reward
 from tvm_mnas.search.run import TrialRecord
 from tvm_mnas.space.architecture import Architecture
+from tvm_mnas.space.candidate import Candidate
 from tvm_mnas.space.files import load_space
 from tvm_mnas.training.accuracy import Accuracy
 
@@ -148,3 +157,53 @@ def make_run(
             )
             records.append(make_success(number, architecture, top1, latency, effort=effort))
     return records
+
+
+def make_manifest(architecture: Candidate, latency: Latency, *, trial: int = 0) -> Manifest:
+    """Return the manifest of an export of `architecture`."""
+    accuracy = Accuracy(
+        top1=0.8125,
+        samples=2000,
+        steps=120,
+        train_loss=0.5,
+        duration_s=4.25,
+        seed=7,
+        split="validation",
+    )
+    return Manifest(
+        created="2025-01-02T03:04:05+00:00",
+        origin=Origin(
+            run="a-run",
+            trial=trial,
+            trials=12,
+            search_reward=0.75,
+            search_accuracy=accuracy,
+            algorithm="ppo",
+            seed=0,
+        ),
+        architecture=architecture.notation,
+        architecture_id=architecture.id,
+        parameters=123_456,
+        mult_adds=4_200_000,
+        input=TensorSpec(name="images", shape=(1, 3, 32, 32), dtype="float32"),
+        output=TensorSpec(name="logits", shape=(1, 10), dtype="float32"),
+        data=DataFacts(
+            spec="embedded",
+            mean=(0.25, 0.25, 0.25),
+            std=(0.5, 0.5, 0.5),
+            class_names=("cat", "dog"),
+            grey=True,
+        ),
+        validation=accuracy,
+        test=replace(accuracy, top1=0.8512, samples=4000, split="test"),
+        latency=latency,
+        agreement=Agreement(images=16, largest_relative_difference=3e-07),
+        artifact=ArtifactFacts(
+            file="net.so",
+            size_bytes=155_208,
+            kernels=12,
+            schedules_measured=96,
+            target='{"kind": "llvm", "mcpu": "znver3"}',
+        ),
+        versions={"tvm-mnas": "0.1.0", "torch": "2.13.0"},
+    )

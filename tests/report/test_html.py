@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from tests.report.runs import (
     make_failure,
     make_latency,
+    make_manifest,
     make_run,
     make_success,
     sample_architectures,
@@ -67,7 +69,9 @@ def make_page(
     config = config or SearchConfig()
     reward = Reward(config.target_latency_ms, config.alpha, config.beta)
     latency = None if export is None else export.evaluation.latency
-    manifest = None if latency is None else {"latency": latency.to_dict()}
+    manifest = None
+    if export is not None and latency is not None:
+        manifest = make_manifest(export.evaluation.architecture, latency)
     return Page(build_page(records, reward, config, [PICTURE], title="a run", manifest=manifest))
 
 
@@ -112,7 +116,9 @@ def test_hostile_text_stays_text_everywhere() -> None:
     ]
     config = SearchConfig(space=HOSTILE, data=HOSTILE, device=HOSTILE, records=HOSTILE)
     reward = Reward(0.06)
-    manifest = {"created": HOSTILE, "versions": {HOSTILE: HOSTILE}}
+    manifest = replace(
+        make_manifest(a, make_latency(0.05)), created=HOSTILE, versions={HOSTILE: HOSTILE}
+    )
     text = build_page(records, reward, config, [PICTURE], title=HOSTILE, manifest=manifest)
     page = Page(text)
     assert not page.named("script")
@@ -214,20 +220,16 @@ def test_the_exported_network_is_shown_if_its_manifest_can_be_read(tmp_path: Pat
     run = RunDirectory.create(tmp_path / "run", SearchConfig())
     manifest = run.path / "best" / "manifest.json"
     manifest.parent.mkdir()
-    values = {
-        "origin": {"trial": 2},
-        "accuracy": {"test": {"top1": 0.8512}, "validation": "not a table"},
-        "latency": {"latency_ms": "not a number", "spread": 0.01},
-    }
+    (architecture,) = sample_architectures(1)
+    values = make_manifest(architecture, make_latency(0.05), trial=2).to_json()
     manifest.write_text(json.dumps(values))
     text = Page(write_report(run, records).page.read_text()).text
     assert "Best candidate: trial 2" in text
     assert "Exported network" in text
     assert "85.12%" in text
-    assert "not a number" not in text
     # An export of another trial says nothing about the best one.
     assert "85.12%" not in write_report(run, records, best=records[0]).page.read_text()
-    for damaged in ("{", "[]", '{"origin": 3}'):
+    for damaged in ("{", json.dumps({**values, "latency": {"latency_ms": 1.0}})):
         manifest.write_text(damaged)
         assert "Exported network" not in write_report(run, records).page.read_text()
 

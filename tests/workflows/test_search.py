@@ -145,7 +145,7 @@ def test_a_search_returns_every_trial_and_the_exported_best(found: Found) -> Non
     assert result.best is not None and result.export is not None and result.manifest is not None
     assert result.best.reward == max(r.reward for r in result.records if r.reward is not None)
     assert (result.export / "net.so").is_file()
-    assert result.manifest["architecture"] == result.best.evaluation.architecture.notation
+    assert result.manifest.architecture == result.best.evaluation.architecture.notation
 
 
 def test_the_front_is_what_no_other_beats(found: Found) -> None:

@@ -12,12 +12,12 @@ from tvm_mnas.compiler.records.store import RecordStore
 from tvm_mnas.compiler.tuning.tuner import TunedKernel, TuningReport
 from tvm_mnas.errors import ConfigError, SpaceError
 from tvm_mnas.evaluation.toolchain import ToolchainOptions
+from tvm_mnas.report.text import forecast_line, format_duration, tune_line
 from tvm_mnas.workflows import tune
 from tvm_mnas.workflows.tune import (
     Forecast,
     TuneResult,
-    format_duration,
-    kernel_rows,
+    kernel_tunings,
     make_forecast,
     tune_model,
 )
@@ -76,20 +76,21 @@ def test_a_forecast_counts_what_is_still_to_measure(store: RecordStore) -> None:
     assert forecast == Forecast(3, 2, 6 + 8, pytest.approx(1.5))
     assert forecast.expected_s == pytest.approx(14 * 1.5)
     assert (
-        "3 kernels, 2 of them lack schedules; 14 schedules to measure, about 21 s" in forecast.line
+        "3 kernels, 2 of them lack schedules; 14 schedules to measure, about 21 s"
+        in forecast_line(forecast)
     )
 
 
 def test_without_a_history_the_time_is_not_guessed(store: RecordStore) -> None:
     forecast = make_forecast([_kernel(1)], store, directory=store.directory, schedules_per_kernel=8)
     assert forecast.expected_s is None
-    assert "known after the first kernels" in forecast.line
+    assert "known after the first kernels" in forecast_line(forecast)
 
 
 def test_nothing_to_tune_is_a_line() -> None:
     forecast = Forecast(23, 0, 0, 1.0)
-    assert TuneResult(1, forecast, [], 0, 1.0).line == forecast.line
-    assert forecast.line.startswith("nothing to tune: all of the 23 kernels")
+    assert tune_line(TuneResult(1, forecast, (), 0, 1.0)) == forecast_line(forecast)
+    assert forecast_line(forecast).startswith("nothing to tune: all of the 23 kernels")
 
 
 def test_rows_are_sorted_by_their_share_and_those_without_a_time_come_last(
@@ -105,13 +106,13 @@ def test_rows_are_sorted_by_their_share_and_those_without_a_time_come_last(
         ),
         3.0,
     )
-    rows = kernel_rows([kernels[2], *kernels[:2]], store, report)
-    assert [row["kernel"] for row in rows] == ["kernel2", "kernel1", "kernel3"]
-    assert [row["share_percent"] for row in rows] == [pytest.approx(60), pytest.approx(40), None]
-    assert [row["measured"] for row in rows] == [2, 0, 5]
+    rows = kernel_tunings([kernels[2], *kernels[:2]], store, report)
+    assert [row.kernel for row in rows] == ["kernel2", "kernel1", "kernel3"]
+    assert [row.share_percent for row in rows] == [pytest.approx(60), pytest.approx(40), None]
+    assert [row.measured for row in rows] == [2, 0, 5]
     result = TuneResult(1, Forecast(3, 2, 8, None), rows, 2, 3.0)
     assert result.measured == 7
-    assert result.line == (
+    assert tune_line(result) == (
         "2 kernels tuned with 7 schedules in 3 s; failed: crash 5; "
         "1 kernels have no schedule that ran"
     )

@@ -38,6 +38,7 @@ def bench(
     as_json: AsJson = False,
 ) -> None:
     """Tune what has no records, then time a network end to end and show its kernels."""
+    from tvm_mnas.report.text import bench_line, peak_line
     from tvm_mnas.workflows.bench import bench_model
 
     max_untuned_share = parse_untuned_share(allow_untuned)
@@ -65,17 +66,20 @@ def bench(
         Column("GFLOP/s", "gflops"),
         Column("limit %", "limit_percent"),
         Column("bound", "bound", number=False),
-        Column("trials", "trials"),
+        Column("schedules", "schedules"),
     ]
     if untuned:
         columns.append(Column("speed-up", "speed_up"))
     rows = [
-        {**row, "kernel": row["kernel"] if row["tuned"] else f"UNTUNED {row['kernel']}"}
-        for row in result.kernels
+        {
+            **timing.to_json(),
+            "kernel": timing.kernel if timing.tuned else f"UNTUNED {timing.kernel}",
+        }
+        for timing in result.kernels
     ]
     print_table("Kernels, from their records", columns, rows, as_json=False)
-    OUTPUT.print(result.peak_line, markup=False)
-    OUTPUT.print(result.line, markup=False)
+    OUTPUT.print(peak_line(result), markup=False)
+    OUTPUT.print(bench_line(result), markup=False)
 
 
 def time_networks(

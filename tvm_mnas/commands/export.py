@@ -36,6 +36,6 @@ def export(
         with SearchDisplay(1) as display:
             manifest = session.export(record, target, steps=steps, observer=display)
     if as_json:
-        print_json(manifest)
+        print_json(manifest.to_json())
     else:
         OUTPUT.print(f"{target}/net.so", markup=False)

@@ -168,11 +168,12 @@ def _search(directory: RunDirectory, changes: dict[str, Any], *, as_json: bool) 
 
 def _show_result(directory: RunDirectory, result: SearchResult, *, as_json: bool) -> None:
     from tvm_mnas.report.tables import pareto_rows
+    from tvm_mnas.report.text import search_lines
 
     rows = pareto_rows(result.records)
     if as_json:
         print_json({"run": str(directory.path), "pareto": rows, **result.summary()})
         return
     print_pareto_front(rows)
-    for line in result.lines():
+    for line in search_lines(result):
         OUTPUT.print(line, markup=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -33,6 +34,7 @@ def tune(
     as_json: AsJson = False,
 ) -> None:
     """Tune the kernels that lack schedules; an interruption keeps what was measured."""
+    from tvm_mnas.report.text import forecast_line, tune_line
     from tvm_mnas.workflows.tune import tune_model
 
     with SearchDisplay(1) as display:
@@ -46,6 +48,7 @@ def tune(
             space=space,
             device=device,
             observer=display,
+            on_forecast=lambda forecast: display.note(forecast_line(forecast)),
         )
     if as_json:
         print_json(result.to_json())
@@ -60,5 +63,7 @@ def tune(
             Column("measured now", "measured"),
         )
         title = f"The costliest of {len(result.kernels)} kernels"
-        print_table(title, columns, result.kernels[:SHOWN], as_json=False)
-    OUTPUT.print(result.line, markup=False)
+        print_table(
+            title, columns, [asdict(kernel) for kernel in result.kernels[:SHOWN]], as_json=False
+        )
+    OUTPUT.print(tune_line(result), markup=False)

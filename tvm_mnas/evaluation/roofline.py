@@ -59,12 +59,6 @@ class DevicePeak:
         """Return the least time in microseconds for a kernel with so much arithmetic and memory."""
         return max(self.compute_us(flops), self.memory_us(size_bytes))
 
-    @property
-    def line(self) -> str:
-        """The peak in a line."""
-        sizes = ", ".join(f"{rate / 1e9:.0f} at {_plain(size)}" for size, rate in self.bandwidths)
-        return f"one core's measured peak: {self.flops_per_s / 1e9:.1f} GFLOP/s; GB/s: {sizes}"
-
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return {
@@ -126,8 +120,3 @@ def peak_of(timed: Sequence[tuple[int, int, float]], *, failure: str) -> DeviceP
             f"a core's peak is what probes of arithmetic and of memory show, and not both ran: {failure}"
         )
     return DevicePeak(max(rates), tuple(sorted(bandwidths.items())))
-
-
-def _plain(size_bytes: int) -> str:
-    kib = size_bytes // 1024
-    return f"{kib} KiB" if kib < 1024 else f"{kib // 1024} MiB"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from tvm_mnas.errors import RunError
 from tvm_mnas.files import atomic_write_text
@@ -15,9 +15,10 @@ from tvm_mnas.report.figures import (
     latency_histogram_figure,
     pareto_figure,
 )
-from tvm_mnas.report.page import build_page, dig
+from tvm_mnas.report.page import build_page
 from tvm_mnas.report.progress import progress_figure, tuning_figure
 from tvm_mnas.report.tables import count_trials
+from tvm_mnas.search.manifest import MANIFEST, Manifest, read_manifest
 from tvm_mnas.search.result import pick_finalists
 from tvm_mnas.search.reward import Reward
 from tvm_mnas.search.run import RunDirectory, TrialRecord
@@ -46,11 +47,14 @@ def write_report(
     Raises:
         RunError: if a file cannot be written.
     """
-    manifest = _read_manifest(run.path / "best" / "manifest.json")
-    exported = dig(manifest, "origin", "trial")
+    manifest: Manifest | None = None
+    # A page without the part about the export is better than no page.
+    with contextlib.suppress(RunError):
+        manifest = read_manifest(run.path / "best" / MANIFEST)
+    exported = None if manifest is None else manifest.origin.trial
     number = best.number if best is not None else exported
     if exported != number:
-        manifest = {}
+        manifest = None
     finalists = {record.number for record in pick_finalists(records, run.config.finalists)}
     pictures = draw_pictures(records, run.reward, finalists=finalists, best=number)
     page = build_page(
@@ -73,7 +77,7 @@ def write_report(
         atomic_write_text(paths.page, page)
     except OSError as error:
         raise RunError(
-            f"{directory}: a report can be written, not {error.strerror}; "
+            f"cannot write the report in {directory}: {error.strerror}; "
             f"check the directory and `df -h {run.path}`, then `tvm-mnas report {run.path}`"
         ) from error
     return paths
@@ -113,12 +117,3 @@ def draw_pictures(
         Picture(render_png(build(LIGHT)), render_png(build(DARK)), description)
         for build, description in builders
     ]
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    """Return the manifest of the exported network; nothing if there is none, or it is damaged."""
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return manifest if isinstance(manifest, dict) else {}

@@ -7,11 +7,10 @@ values are escaped by jinja2 in `templates/page.html.j2`.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.resources import files
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -50,6 +49,7 @@ from tvm_mnas.report.tables import (
     provenance_rows,
     worst_untuned_percent,
 )
+from tvm_mnas.search.manifest import Manifest
 from tvm_mnas.search.reward import Reward
 from tvm_mnas.search.run import TrialRecord
 
@@ -64,16 +64,16 @@ def build_page(
     *,
     title: str,
     best: int | None = None,
-    manifest: Mapping[str, Any] | None = None,
+    manifest: Manifest | None = None,
 ) -> str:
     """Return the page: one HTML document with the `pictures` and everything else in it.
 
-    `best` is a trial number; `manifest` the one of the exported network, empty or None if there is none.
+    `best` is a trial number; `manifest` the one of the exported network, None if there is none.
     """
     star = best_record(records, best)
     sections = (
         _best_section(star),
-        _export_section(manifest or {}),
+        _export_section(manifest),
         Section("Pictures", (Pictures(tuple(pictures)),)),
         _pareto_section(records),
         _failure_section(records),
@@ -170,36 +170,31 @@ def _best_section(star: TrialRecord | None) -> Section | None:
     )
 
 
-def _export_section(manifest: Mapping[str, Any]) -> Section | None:
-    """What the manifest of the exported network says; what it lacks is left out."""
-    emulated = dig(manifest, "latency", "emulated")
-    entries: list[tuple[str, tuple[str, ...], Callable[[Any], str]]] = [
-        ("accuracy, test split", ("accuracy", "test", "top1"), lambda v: f"{v:.2%}"),
-        ("images in the test split", ("accuracy", "test", "samples"), lambda v: f"{v:,}"),
-        ("accuracy, validation", ("accuracy", "validation", "top1"), lambda v: f"{v:.2%}"),
-        ("training steps", ("accuracy", "validation", "steps"), lambda v: f"{v:,}"),
-        (EMULATED if emulated else "latency", ("latency", "latency_ms"), _show_ms),
-        ("spread", ("latency", "spread"), lambda v: f"{v:.1%}"),
-        ("run time in tuned kernels", ("latency", "coverage", "tuned_share"), _show_share),
-        ("largest difference from torch", ("agreement", "largest_relative_difference"), _show_tiny),
-        ("size", ("artifact", "size_bytes"), lambda v: f"{v / 1e6:.2f} MB"),
-        ("kernels", ("artifact", "kernels"), str),
-        ("schedules measured for them", ("artifact", "schedules_measured"), str),
-        ("created", ("created",), str),
+def _export_section(manifest: Manifest | None) -> Section | None:
+    """What the manifest of the exported network says."""
+    if manifest is None:
+        return None
+    latency, artifact = manifest.latency, manifest.artifact
+    share = latency.tuned_share
+    entries = [
+        ("accuracy, test split", f"{manifest.test.top1:.2%}"),
+        ("images in the test split", f"{manifest.test.samples:,}"),
+        ("accuracy, validation", f"{manifest.validation.top1:.2%}"),
+        ("training steps", f"{manifest.validation.steps:,}"),
+        (EMULATED if latency.emulated else "latency", _show_ms(latency.latency_ms)),
+        ("spread", f"{latency.spread:.1%}"),
+        ("run time in tuned kernels", "unknown" if share is None else _show_share(share)),
+        (
+            "largest difference from torch",
+            _show_tiny(manifest.agreement.largest_relative_difference),
+        ),
+        ("size", f"{artifact.size_bytes / 1e6:.2f} MB"),
+        ("kernels", f"{artifact.kernels:,}"),
+        ("schedules measured for them", f"{artifact.schedules_measured:,}"),
+        ("created", manifest.created),
+        ("versions", ", ".join(f"{name} {text}" for name, text in manifest.versions.items())),
     ]
-    shown: list[tuple[str, str]] = []
-    for name, path, show in entries:
-        value = dig(manifest, *path)
-        if value is not None:
-            try:
-                shown.append((name, show(value)))
-            except (TypeError, ValueError):
-                # The manifest is a file, and a page without one line is better than no page.
-                continue
-    versions = dig(manifest, "versions")
-    if isinstance(versions, Mapping):
-        shown.append(("versions", ", ".join(f"{name} {v}" for name, v in versions.items())))
-    return Section("Exported network", (make_pairs(shown),)) if shown else None
+    return Section("Exported network", (make_pairs(entries),))
 
 
 def _pareto_section(records: Sequence[TrialRecord]) -> Section | None:
@@ -335,15 +330,6 @@ def _forecast_section(records: Sequence[TrialRecord]) -> Section | None:
 
 def _data_url(content: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(content).decode('ascii')}"
-
-
-def dig(values: object, *keys: str) -> Any:
-    """Return what lies under `keys` in nested mappings, None where there is nothing."""
-    for key in keys:
-        if not isinstance(values, Mapping):
-            return None
-        values = values.get(key)
-    return values
 
 
 def _show_ms(value: float) -> str:

@@ -20,7 +20,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tvm_mnas import __version__
 from tvm_mnas.config import SearchConfig
@@ -28,6 +28,16 @@ from tvm_mnas.errors import RunError
 from tvm_mnas.evaluation.results import Observer
 from tvm_mnas.evaluation.toolchain import Toolchain
 from tvm_mnas.evaluation.trainers import load_splits, read_accuracy
+from tvm_mnas.search.manifest import (
+    MANIFEST,
+    Agreement,
+    ArtifactFacts,
+    DataFacts,
+    Manifest,
+    Origin,
+    TensorSpec,
+    write_manifest,
+)
 from tvm_mnas.space.architecture import Architecture
 from tvm_mnas.space.network_space import ChosenNetwork
 from tvm_mnas.training.sources import class_names
@@ -35,7 +45,6 @@ from tvm_mnas.training.sources import class_names
 if TYPE_CHECKING:
     from tvm_mnas.space.candidate import Candidate
 
-MANIFEST_FORMAT = 1
 CHECKED_IMAGES = 16
 """How many images of the test split the device and torch must agree on."""
 
@@ -48,13 +57,13 @@ def export_network(
     *,
     config: SearchConfig,
     toolchain: Toolchain,
-    origin: dict[str, Any],
+    origin: Origin,
     observer: Observer,
-) -> dict[str, Any]:
+) -> Manifest:
     """Compile, check, measure and write the network whose trained `weights` are given; return its manifest.
 
-    `origin` says where the network comes from (run, trial, reward) and is copied into the manifest. The
-    accuracy on the test split is computed here, for the first time, and nothing is chosen by it.
+    `origin` goes into the manifest. The accuracy on the test split is computed here, for the first time, and
+    nothing is chosen by it.
 
     Raises:
         RunError: if `directory` exists, or the weights cannot be read.
@@ -82,9 +91,9 @@ def _write_files(
     directory: Path,
     config: SearchConfig,
     toolchain: Toolchain,
-    origin: dict[str, Any],
+    origin: Origin,
     observer: Observer,
-) -> dict[str, Any]:
+) -> Manifest:
     from tvm_mnas.models.candidates import candidate_cost
     from tvm_mnas.models.inference import export_onnx, predict
     from tvm_mnas.training.accuracy import Accuracy
@@ -126,46 +135,43 @@ def _write_files(
     step("export: measuring")
     latency = toolchain.measure(artifact, shape)
     cost = candidate_cost(architecture, network)
-    manifest: dict[str, Any] = {
-        "format": MANIFEST_FORMAT,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "origin": origin,
-        "architecture": architecture.notation,
-        "architecture_id": architecture.id,
-        "parameters": cost.parameters,
-        "mult_adds": cost.mult_adds,
-        "input": {"name": "images", "shape": list(shape), "dtype": "float32"},
-        "output": {"name": "logits", "shape": [1, architecture.classes], "dtype": "float32"},
-        "data": {
-            "spec": config.data,
-            "mean": list(splits.normalization.mean),
-            "std": list(splits.normalization.std),
-            "class_names": list(class_names(config.data)),
-            "grey": config.data.partition(":")[0] in ("embedded", "idx"),
-        },
-        "accuracy": {"validation": validation.to_json(), "test": test.to_json()},
-        "latency": latency.to_dict(),
-        "agreement": {
-            "with": "torch",
-            "images": len(images),
-            "largest_relative_difference": difference,
-        },
-        "artifact": {
-            "file": "net.so",
-            "size_bytes": artifact.size_bytes,
-            "kernels": artifact.kernels,
-            "schedules_measured": artifact.schedules,
-            "target": toolchain.profile.target,
-        },
-        "versions": {
+    manifest = Manifest(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        origin=origin,
+        architecture=architecture.notation,
+        architecture_id=architecture.id,
+        parameters=cost.parameters,
+        mult_adds=cost.mult_adds,
+        input=TensorSpec(name="images", shape=tuple(shape), dtype="float32"),
+        output=TensorSpec(name="logits", shape=(1, architecture.classes), dtype="float32"),
+        data=DataFacts(
+            spec=config.data,
+            mean=tuple(splits.normalization.mean),
+            std=tuple(splits.normalization.std),
+            class_names=tuple(class_names(config.data)),
+            grey=config.data.partition(":")[0] in ("embedded", "idx"),
+        ),
+        validation=validation,
+        test=test,
+        latency=latency,
+        agreement=Agreement(images=len(images), largest_relative_difference=difference),
+        artifact=ArtifactFacts(
+            file="net.so",
+            size_bytes=artifact.size_bytes,
+            kernels=artifact.kernels,
+            schedules_measured=artifact.schedules,
+            target=toolchain.profile.target,
+        ),
+        versions={
             "tvm-mnas": __version__,
             "python": platform.python_version(),
             **{package: version(package) for package in _PACKAGES},
             "xgboost": _xgboost_version(),
         },
-    }
-    _write_json(directory / "architecture.json", _describe(architecture))
-    _write_json(directory / "manifest.json", manifest)
+    )
+    description = json.dumps(_describe(architecture), indent=2)
+    (directory / "architecture.json").write_text(f"{description}\n", encoding="utf-8")
+    write_manifest(directory / MANIFEST, manifest)
     return manifest
 
 
@@ -177,7 +183,7 @@ def _xgboost_version() -> str:
         return version("xgboost")
 
 
-def _describe(candidate: Candidate) -> dict[str, Any]:
+def _describe(candidate: Candidate) -> dict[str, object]:
     if not isinstance(candidate, Architecture):
         return {
             "notation": candidate.notation,
@@ -194,7 +200,3 @@ def _describe(candidate: Candidate) -> dict[str, Any]:
         "head_filters": architecture.head_filters,
         "classes": architecture.classes,
     }
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

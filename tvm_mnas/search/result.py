@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tvm_mnas.devices.core.latency import Coverage, untuned_flag
 from tvm_mnas.errors import ConfigError
+from tvm_mnas.search.manifest import Manifest
 from tvm_mnas.search.pareto import Point, pareto_front
 from tvm_mnas.search.run import TrialRecord
 
@@ -37,7 +37,7 @@ class SearchResult:
     records: tuple[TrialRecord, ...]
     best: TrialRecord | None
     export: Path | None
-    manifest: dict[str, Any] | None
+    manifest: Manifest | None
 
     @property
     def pareto_front(self) -> tuple[FrontPoint, ...]:
@@ -90,35 +90,8 @@ class SearchResult:
             "measuring_s": sum(effort.measuring_s for effort in efforts),
             "best_trial": None if self.best is None else self.best.number,
             "export": None if self.export is None else str(self.export),
-            "manifest": self.manifest,
+            "manifest": None if self.manifest is None else self.manifest.to_json(),
         }
-
-    def lines(self) -> list[str]:
-        """Return the few lines that sum the search up for a person."""
-        counts = self.summary()
-        lines = [
-            f"{counts['trials']} trials, {counts['candidates']} different candidates, "
-            f"{counts['failed']} failed; {counts['kernels_tuned']} kernels tuned with "
-            f"{counts['schedules_measured']} schedules, {counts['tuning_s_per_candidate']:.1f} s of tuning "
-            f"per candidate"
-        ]
-        if self.best is None or self.manifest is None:
-            lines.append("no candidate succeeded; `tvm-mnas report RUN` lists the reasons")
-            return lines
-        accuracy, latency = self.manifest["accuracy"], self.manifest["latency"]
-        untuned = untuned_flag(
-            Coverage(tuned_share=latency.get("coverage", {}).get("tuned_share")).untuned_percent
-        )
-        flag = f", {untuned}" if untuned else ""
-        flag += "".join(f", UNSTABLE DEVICE: {warning}" for warning in latency.get("warnings", ()))
-        lines += [
-            f"best: trial {self.best.number}, {self.manifest['architecture']}",
-            f"      validation {accuracy['validation']['top1']:.2%}, test {accuracy['test']['top1']:.2%} "
-            f"after {accuracy['validation']['steps']} steps; {latency['latency_ms']:.4g} ms on "
-            f"{latency['device_key']} (spread {latency['spread']:.1%}{flag})",
-            f"      {self.export}/net.so",
-        ]
-        return lines
 
 
 def pick_finalists(records: Sequence[TrialRecord], count: int) -> list[TrialRecord]:

@@ -5,14 +5,13 @@ Each step starts from what the run directory holds, so going on after an interru
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from tvm_mnas.errors import CandidateError, ConfigError, RunError
 from tvm_mnas.evaluation.executor import Executor
@@ -24,6 +23,7 @@ from tvm_mnas.plugins import EXECUTORS
 from tvm_mnas.search.algorithms import AlgorithmRequest, make_sampler
 from tvm_mnas.search.export import export_network
 from tvm_mnas.search.loop import run_trials
+from tvm_mnas.search.manifest import MANIFEST, Manifest, Origin, read_manifest
 from tvm_mnas.search.result import SearchResult, pick_finalists
 from tvm_mnas.search.run import RunDirectory, TrialRecord
 from tvm_mnas.space.catalogue import Space, find_space
@@ -137,7 +137,7 @@ class Session:
 
     def export(
         self, record: TrialRecord, directory: Path, *, steps: int | None, observer: Observer
-    ) -> dict[str, Any]:
+    ) -> Manifest:
         """Train the trial's network for `steps` (the run's `final_steps` if None) and export it.
 
         Returns the manifest.
@@ -186,15 +186,14 @@ class Session:
 
     def _finished_export(self, records: tuple[TrialRecord, ...]) -> SearchResult | None:
         """Return the result of a search whose best network was exported already."""
-        file = self.directory.path / "best" / "manifest.json"
+        file = self.directory.path / "best" / MANIFEST
         try:
-            manifest = json.loads(file.read_text(encoding="utf-8"))
-            origin = manifest["origin"]
-            if origin["trials"] != len(records):
-                return None
-            best = next(record for record in records if record.number == origin["trial"])
-        except (OSError, ValueError, KeyError, TypeError, StopIteration):
+            manifest = read_manifest(file)
+        except RunError:
             # Whatever is not a whole export of just this search is made again.
+            return None
+        best = next((r for r in records if r.number == manifest.origin.trial), None)
+        if best is None or manifest.origin.trials != len(records):
             return None
         return SearchResult(self.directory.path, records, best, file.parent, manifest)
 
@@ -237,22 +236,22 @@ class Session:
         steps: int | None,
         toolchain: Toolchain,
         observer: Observer,
-    ) -> dict[str, Any]:
+    ) -> Manifest:
         weights = self._weights(record, steps)
         return export_network(
             weights,
             directory,
             config=self.directory.config,
             toolchain=toolchain,
-            origin={
-                "run": self.directory.path.name,
-                "trial": record.number,
-                "trials": self.directory.config.trials,
-                "search_reward": record.reward,
-                "search_accuracy": record.evaluation.to_json()["accuracy"],
-                "algorithm": self.directory.config.algorithm,
-                "seed": self.directory.config.seed,
-            },
+            origin=Origin(
+                run=self.directory.path.name,
+                trial=record.number,
+                trials=self.directory.config.trials,
+                search_reward=record.reward,
+                search_accuracy=record.evaluation.accuracy,
+                algorithm=self.directory.config.algorithm,
+                seed=self.directory.config.seed,
+            ),
             observer=observer,
         )
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from tvm_mnas.errors import BuildError, DeviceError, LoweringError, MeasurementError
 from tvm_mnas.evaluation.results import Observer
@@ -21,11 +21,61 @@ if TYPE_CHECKING:
     from tvm_mnas.devices.core.latency import Latency
 
 
+SCHEMA_VERSION = 1
+"""Of what `tvm-mnas bench --json` prints; rises when a key changes its meaning."""
+
+Bound: TypeAlias = Literal["compute", "memory"]
+"""What limits a kernel at the core's peak: its arithmetic, or its memory traffic."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelTiming:
+    """A kernel of the network, the `times` that it is called, and what each call takes.
+
+    `best_us` is the time of its best record, or where it is not `tuned` the time that was measured as TVM builds it by
+    itself; `untuned_us` is the latter, None where nobody asked. `share_percent` is its part in the sum of all kernels,
+    `schedules` how many were measured for it.
+
+    `limit_us` is the least time by the core's peak for its `flops` and `moved_bytes`, `limit_percent` how near it comes
+    to that, `peak_percent` to the peak of arithmetic alone; None without a peak. Operations are those of the kernel as
+    it is written: a schedule that skips those on padding may pass 100%.
+    """
+
+    kernel: str
+    key: str
+    times: int
+    tuned: bool
+    best_us: float
+    share_percent: float
+    flops: int
+    moved_bytes: int
+    schedules: int
+    peak_percent: float | None = None
+    limit_us: float | None = None
+    limit_percent: float | None = None
+    bound: Bound | None = None
+    untuned_us: float | None = None
+
+    @property
+    def gflops(self) -> float:
+        """Its arithmetic in GFLOP/s."""
+        return self.flops / self.best_us / 1e3
+
+    @property
+    def speed_up(self) -> float | None:
+        """How many times faster the best schedule is than none, None where that is not known."""
+        if self.untuned_us is None or not self.tuned:
+            return None
+        return self.untuned_us / self.best_us
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {**asdict(self), "gflops": self.gflops, "speed_up": self.speed_up}
+
+
 @dataclass(frozen=True, slots=True)
 class BenchResult:
-    """An end-to-end latency, and a row per kernel with the time that its record promises.
-
-    A kernel that is not `tuned` has the time that was measured as TVM builds it by itself.
+    """An end-to-end latency, and its kernels with the times that their records promise, the costliest first.
 
     `difference` is how far the outputs are from torch's, or for an ONNX file from those of ONNX's own reference; None
     where that cannot compute it, and `unchecked` says why. `peak` is what the device's core can do at most, None where
@@ -34,7 +84,7 @@ class BenchResult:
 
     model: str
     latency: Latency
-    kernels: list[dict[str, Any]]
+    kernels: tuple[KernelTiming, ...]
     difference: float | None
     peak: DevicePeak | None
     peak_failure: str | None = None
@@ -43,49 +93,25 @@ class BenchResult:
     @property
     def kernels_ms(self) -> float:
         """The sum of the kernels' times by their records, in milliseconds."""
-        return sum(float(row["best_us"]) * int(row["times"]) for row in self.kernels) / 1e3
+        return sum(kernel.best_us * kernel.times for kernel in self.kernels) / 1e3
 
     @property
-    def peak_line(self) -> str:
-        """The core's peak in a line, or why there is none."""
-        if self.peak is None:
-            return f"the core's peak could not be measured: {self.peak_failure}"
-        least_ms = sum(row["limit_us"] * row["times"] for row in self.kernels) / 1e3
-        return (
-            f"{self.peak.line}; all kernels at their limit {least_ms:.4g} ms, "
-            f"{least_ms / self.latency.latency_ms:.0%} of the end-to-end latency"
-        )
+    def limit_ms(self) -> float | None:
+        """The sum of the least times by the core's peak, in milliseconds, None without a peak."""
+        return _sum_ms((kernel.limit_us, kernel.times) for kernel in self.kernels)
 
     @property
-    def line(self) -> str:
-        """The result in a line."""
-        latency = self.latency
-        flag = f", {latency.untuned_flag}" if latency.untuned_flag else ""
-        noisy = f", above the profile's {latency.max_spread:.0%}" if latency.noisy else ""
-        by = "by their records"
-        if not all(row["tuned"] for row in self.kernels):
-            by += " or, untuned, their own times"
-        text = (
-            f"{latency.latency_ms:.4g} ms end to end on {latency.device_key} "
-            f"(median of {len(latency.samples_ms)}, spread {latency.spread:.1%}{noisy}){flag}; "
-            f"the sum of its kernels {by} is {self.kernels_ms:.4g} ms, "
-            f"{self.kernels_ms / latency.latency_ms:.0%} of it"
-        )
-        untuned = [row["untuned_us"] for row in self.kernels]
-        if untuned and all(time_us is not None for time_us in untuned):
-            total_ms = sum(row["untuned_us"] * row["times"] for row in self.kernels) / 1e3
-            text += f"; untuned they are {total_ms:.4g} ms"
-        if self.unchecked is not None:
-            text += f"; outputs NOT CHECKED: {self.unchecked}"
-        text += "".join(f"; UNSTABLE DEVICE: {warning}" for warning in latency.warnings)
-        return f"{text}; EMULATED, not a latency" if latency.emulated else text
+    def untuned_ms(self) -> float | None:
+        """The sum of the times without a schedule, in milliseconds, None unless all are known."""
+        return _sum_ms((kernel.untuned_us, kernel.times) for kernel in self.kernels)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return {
+            "schema": SCHEMA_VERSION,
             "model": self.model,
             "latency": self.latency.to_dict(),
-            "kernels": self.kernels,
+            "kernels": [kernel.to_json() for kernel in self.kernels],
             "largest_relative_difference": self.difference,
             "unchecked": self.unchecked,
             "kernels_ms": self.kernels_ms,
@@ -140,10 +166,10 @@ def bench_model(
             unchecked = str(error)
         latency = toolchain.measure(artifact, lowered.input_shape)
         peak, failure = _peak(toolchain, directory)
-        rows = _kernel_rows(lowered, toolchain, peak)
+        kernels = _kernel_timings(lowered, toolchain, peak)
         if untuned:
-            _add_untuned(rows, lowered, toolchain, directory, observer)
-        return BenchResult(model, latency, rows, difference, peak, failure, unchecked)
+            kernels = _with_untuned(kernels, lowered, toolchain, directory, observer)
+        return BenchResult(model, latency, kernels, difference, peak, failure, unchecked)
 
 
 def _peak(toolchain: Toolchain, directory: Path) -> tuple[DevicePeak | None, str | None]:
@@ -154,82 +180,75 @@ def _peak(toolchain: Toolchain, directory: Path) -> tuple[DevicePeak | None, str
         return None, str(error)
 
 
-def _kernel_rows(
+def _kernel_timings(
     lowered: LoweredNetwork, toolchain: Toolchain, peak: DevicePeak | None
-) -> list[dict[str, Any]]:
-    """Return a row per kernel, the costliest first; times are those of the best records, or measured without."""
+) -> tuple[KernelTiming, ...]:
+    """Return the kernels, the costliest first; times are those of the best records, or measured without."""
     untuned_us = toolchain.untuned_us(lowered)
-    rows: list[dict[str, Any]] = []
+    recorded_us = {kernel.key: toolchain.store.best_us(kernel.key) for kernel in lowered.kernels}
+    # compile_network refuses a network with a kernel that has neither.
+    best_us = {key: untuned_us[key] if us is None else us for key, us in recorded_us.items()}
+    total_us = sum(best_us[kernel.key] * kernel.calls for kernel in lowered.kernels)
+    timings: list[KernelTiming] = []
     for kernel in lowered.kernels:
-        recorded_us = toolchain.store.best_us(kernel.key)
-        # compile_network refuses a network with a kernel that has neither.
-        best_us = untuned_us[kernel.key] if recorded_us is None else recorded_us
-        rows.append(
-            {
-                "kernel": kernel.name,
-                "key": kernel.key,
-                "times": kernel.calls,
-                "tuned": recorded_us is not None,
-                "best_us": best_us,
-                "gflops": kernel.flops / best_us / 1e3,
-                **_limit(kernel.flops, kernel.moved_bytes, best_us, peak),
-                "trials": toolchain.store.schedules(kernel.key),
-                "untuned_us": None,
-                "speed_up": None,
-            }
+        each_us = best_us[kernel.key]
+        timing = KernelTiming(
+            kernel=kernel.name,
+            key=kernel.key,
+            times=kernel.calls,
+            tuned=recorded_us[kernel.key] is not None,
+            best_us=each_us,
+            share_percent=100 * each_us * kernel.calls / total_us,
+            flops=kernel.flops,
+            moved_bytes=kernel.moved_bytes,
+            schedules=toolchain.store.schedules(kernel.key),
         )
-    total = sum(row["best_us"] * row["times"] for row in rows)
-    for row in rows:
-        row["share_percent"] = 100 * row["best_us"] * row["times"] / total
-    return _costliest_first(rows)
+        timings.append(timing if peak is None else _with_limit(timing, peak))
+    return tuple(sorted(timings, key=lambda timing: -timing.share_percent))
 
 
-def _limit(flops: int, size: int, best_us: float, peak: DevicePeak | None) -> dict[str, Any]:
-    """Return how near a kernel comes to the core's peak, and to the limit of arithmetic and memory together.
-
-    Operations are those of the kernel as it is written: a schedule that skips those on padding may pass 100%.
-    """
-    values: dict[str, Any] = {"flops": flops, "bytes": size}
-    if peak is None:
-        return {
-            **values,
-            "peak_percent": None,
-            "limit_us": None,
-            "limit_percent": None,
-            "bound": None,
-        }
-    compute_us, memory_us = peak.compute_us(flops), peak.memory_us(size)
+def _with_limit(timing: KernelTiming, peak: DevicePeak) -> KernelTiming:
+    """Return `timing` with how near it comes to the core's peak."""
+    compute_us, memory_us = peak.compute_us(timing.flops), peak.memory_us(timing.moved_bytes)
     limit_us = max(compute_us, memory_us)
-    return {
-        **values,
-        "peak_percent": 100 * compute_us / best_us,
-        "limit_us": limit_us,
-        "limit_percent": 100 * limit_us / best_us,
-        "bound": "compute" if compute_us >= memory_us else "memory",
-    }
+    return replace(
+        timing,
+        peak_percent=100 * compute_us / timing.best_us,
+        limit_us=limit_us,
+        limit_percent=100 * limit_us / timing.best_us,
+        bound="compute" if compute_us >= memory_us else "memory",
+    )
 
 
-def _add_untuned(
-    rows: list[dict[str, Any]],
+def _with_untuned(
+    timings: Sequence[KernelTiming],
     lowered: LoweredNetwork,
     toolchain: Toolchain,
     directory: Path,
     observer: Observer,
-) -> None:
+) -> tuple[KernelTiming, ...]:
+    """Return `timings` with the time of each kernel as TVM builds it by itself, where that runs."""
     kernels = {kernel.key: kernel for kernel in lowered.kernels}
-    for done, row in enumerate(rows):
-        observer.stage("untuned kernels", done, len(rows))
-        if not row["tuned"]:
-            # It was timed that way already, to learn its share.
-            row["untuned_us"] = row["best_us"]
-            continue
-        with contextlib.suppress(DeviceError):
-            row["untuned_us"] = measure_untuned(
-                kernels[row["key"]], directory, profile=toolchain.profile, farm=toolchain.farm
-            )
-        if row["untuned_us"] is not None:
-            row["speed_up"] = row["untuned_us"] / row["best_us"]
+    found: list[KernelTiming] = []
+    for done, timing in enumerate(timings):
+        observer.stage("untuned kernels", done, len(timings))
+        # One without a record was timed that way already, to learn its share.
+        untuned_us: float | None = timing.best_us
+        if timing.tuned:
+            untuned_us = None
+            with contextlib.suppress(DeviceError):
+                untuned_us = measure_untuned(
+                    kernels[timing.key], directory, profile=toolchain.profile, farm=toolchain.farm
+                )
+        found.append(replace(timing, untuned_us=untuned_us))
+    return tuple(found)
 
 
-def _costliest_first(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    return sorted(rows, key=lambda row: -float(row["share_percent"]))
+def _sum_ms(times: Iterable[tuple[float | None, int]]) -> float | None:
+    """Return the sum in milliseconds of times in microseconds, each so often; None if one is not known."""
+    total_us = 0.0
+    for each_us, calls in times:
+        if each_us is None:
+            return None
+        total_us += each_us * calls
+    return total_us / 1e3

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from tvm_mnas.compiler.core.kernel import Kernel, LoweredNetwork
     from tvm_mnas.compiler.records.base import TuningRecords
     from tvm_mnas.compiler.tuning.tuner import TuningReport
+
+SCHEMA_VERSION = 1
+"""Of what `tvm-mnas tune --json` prints; rises when a key changes its meaning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,66 +42,52 @@ class Forecast:
             return None
         return self.schedules * self.seconds_per_schedule
 
-    @property
-    def line(self) -> str:
-        """The forecast in a line."""
-        if not self.lacking:
-            return f"nothing to tune: all of the {self.kernels} kernels have been given their schedules"
-        text = (
-            f"{self.kernels} kernels, {self.lacking} of them lack schedules; "
-            f"{self.schedules} schedules to measure"
-        )
-        if self.expected_s is None:
-            return f"{text}; how long that takes will be known after the first kernels"
-        return (
-            f"{text}, about {format_duration(self.expected_s)} "
-            f"at {self.seconds_per_schedule:.2g} s a schedule, as in the tunings before"
-        )
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelTuning:
+    """A kernel, the `times` that the networks run it, and what its records hold.
+
+    `best_us` is the time of its best schedule and `share_percent` its part in the sum of all, None where none ran;
+    `schedules` are those in the records, of which this tuning `measured` some, the rest of its `failures` by reason.
+    """
+
+    kernel: str
+    key: str
+    times: int
+    best_us: float | None
+    share_percent: float | None
+    schedules: int
+    measured: int = 0
+    failures: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class TuneResult:
-    """What was tuned, and a row for each kernel, the one that the networks spend most time in first.
-
-    A row has the kernel's name and key, the `times` that the networks run it, the best time and its share of
-    all of them, the schedules that the records hold, and of this tuning those measured and the failures by reason.
-    """
+    """What was tuned, and all the kernels, the one that the networks spend most time in first."""
 
     networks: int
     forecast: Forecast
-    kernels: list[dict[str, Any]]
+    kernels: tuple[KernelTuning, ...]
     tuned: int
     duration_s: float
 
     @property
     def measured(self) -> int:
         """How many schedules were measured."""
-        return sum(int(row["measured"]) for row in self.kernels)
+        return sum(kernel.measured for kernel in self.kernels)
 
     @property
     def failures(self) -> dict[str, int]:
         """How many schedules failed, by reason."""
         total: Counter[str] = Counter()
-        for row in self.kernels:
-            total.update(row["failures"])
+        for kernel in self.kernels:
+            total.update(kernel.failures)
         return dict(total)
-
-    @property
-    def line(self) -> str:
-        """The result in a line."""
-        if not self.forecast.lacking:
-            return self.forecast.line
-        failed = ", ".join(f"{reason} {count}" for reason, count in sorted(self.failures.items()))
-        text = (
-            f"{self.tuned} kernels tuned with {self.measured} schedules in "
-            f"{format_duration(self.duration_s)}; failed: {failed or 'none'}"
-        )
-        without = sum(row["best_us"] is None for row in self.kernels)
-        return f"{text}; {without} kernels have no schedule that ran" if without else text
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return {
+            "schema": SCHEMA_VERSION,
             "networks": self.networks,
             "kernels_tuned": self.tuned,
             "planned": self.forecast.schedules,
@@ -106,17 +95,8 @@ class TuneResult:
             "measured": self.measured,
             "failures": self.failures,
             "duration_s": self.duration_s,
-            "kernels": self.kernels,
+            "kernels": [asdict(kernel) for kernel in self.kernels],
         }
-
-
-def format_duration(duration_s: float) -> str:
-    """Return a duration as people say it: `45 s`, `12 min` or `3.4 h`."""
-    if duration_s < 90:
-        return f"{duration_s:.0f} s"
-    if duration_s < 90 * 60:
-        return f"{duration_s / 60:.0f} min"
-    return f"{duration_s / 3600:.1f} h"
 
 
 def tune_model(
@@ -126,11 +106,12 @@ def tune_model(
     space: str | None,
     device: str,
     observer: Observer,
+    on_forecast: Callable[[Forecast], None],
 ) -> TuneResult:
     """Tune the kernels that lack schedules: those of `model`, or of a few networks that have all of `space`.
 
     `model` is a key of the zoo, a notation, an .onnx file, or RUN:TRIAL; exactly one of both is given. Before
-    it starts, `observer` gets a line with the forecast. What was measured until an interruption is in the records.
+    it starts, `on_forecast` gets the forecast. What was measured until an interruption is in the records.
 
     Raises:
         ConfigError: if both or none are given, or there is no such model.
@@ -175,9 +156,9 @@ def tune_model(
         schedules_per_kernel=options.schedules_per_kernel,
     )
     if not forecast.lacking:
-        rows = kernel_rows(kernels, store, None)
+        rows = kernel_tunings(kernels, store, None)
         return TuneResult(len(networks), forecast, rows, 0, time.monotonic() - started)
-    observer.note(forecast.line)
+    on_forecast(forecast)
     with open_scratch_toolchain(
         profile,
         options,
@@ -185,7 +166,7 @@ def tune_model(
     ) as (toolchain, _):
         pace = _Pace(observer, options.schedules_per_kernel, known=forecast.expected_s is not None)
         report = toolchain.tune(networks, on_progress=pace.show)
-        rows = kernel_rows(kernels, toolchain.store, report)
+        rows = kernel_tunings(kernels, toolchain.store, report)
     result = TuneResult(
         len(networks), forecast, rows, len(report.kernels), time.monotonic() - started
     )
@@ -219,30 +200,29 @@ def make_forecast(
     )
 
 
-def kernel_rows(
+def kernel_tunings(
     kernels: Sequence[Kernel], store: TuningRecords, report: TuningReport | None
-) -> list[dict[str, Any]]:
-    """Return a row for each of `kernels`, the costliest first; those without a time come last."""
+) -> tuple[KernelTuning, ...]:
+    """Return what is known of each of `kernels`, the costliest first; those without a time come last."""
     tuned = {} if report is None else {kernel.key: kernel for kernel in report.kernels}
-    rows: list[dict[str, Any]] = []
+    best_us = {kernel.key: store.best_us(kernel.key) for kernel in kernels}
+    total_us = sum((best_us[kernel.key] or 0.0) * kernel.calls for kernel in kernels)
+    found: list[KernelTuning] = []
     for kernel in kernels:
-        done = tuned.get(kernel.key)
-        rows.append(
-            {
-                "kernel": kernel.name,
-                "key": kernel.key,
-                "times": kernel.calls,
-                "best_us": store.best_us(kernel.key),
-                "schedules": store.schedules(kernel.key),
-                "measured": 0 if done is None else done.schedules,
-                "failures": {} if done is None else dict(done.failures),
-            }
+        each_us, done = best_us[kernel.key], tuned.get(kernel.key)
+        found.append(
+            KernelTuning(
+                kernel=kernel.name,
+                key=kernel.key,
+                times=kernel.calls,
+                best_us=each_us,
+                share_percent=None if each_us is None else 100 * each_us * kernel.calls / total_us,
+                schedules=store.schedules(kernel.key),
+                measured=0 if done is None else done.schedules,
+                failures={} if done is None else dict(done.failures),
+            )
         )
-    total = sum((row["best_us"] or 0.0) * row["times"] for row in rows)
-    for row in rows:
-        known = row["best_us"] is not None
-        row["share_percent"] = 100 * row["best_us"] * row["times"] / total if known else None
-    return sorted(rows, key=lambda row: -float(row["share_percent"] or 0.0))
+    return tuple(sorted(found, key=lambda kernel: -(kernel.share_percent or 0.0)))
 
 
 @dataclass
@@ -260,10 +240,8 @@ class _Pace:
         self.observer.stage("tuning", done, total)
         if not self.known and 2 * self.schedules_per_kernel <= done < total:
             self.known = True
-            each_s = (time.monotonic() - self.started) / done
-            self.observer.note(
-                f"{total - done} schedules are left, about {format_duration((total - done) * each_s)}"
-            )
+            minutes = (total - done) * (time.monotonic() - self.started) / done / 60
+            self.observer.note(f"{total - done} schedules are left, about {minutes:.2g} min")
 
 
 def _sources(model: str | None, space: str | None, seed: int) -> Sequence[ModelRef]:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.report.runs import make_latency, make_success, sample_architectures
+from tests.report.runs import make_latency, make_manifest, make_success, sample_architectures
+from tvm_mnas.report.text import search_lines
 from tvm_mnas.search.result import SearchResult
 
 
@@ -21,12 +22,8 @@ def test_the_best_ones_latency_says_what_makes_it_doubtful(
     (architecture,) = sample_architectures(1)
     latency = make_latency(0.05, tuned_share=share, reference_change=change)
     record = make_success(0, architecture, 0.7, latency)
-    manifest = {
-        "architecture": architecture.notation,
-        "accuracy": {"validation": {"top1": 0.7, "steps": 120}, "test": {"top1": 0.6}},
-        "latency": latency.to_dict(),
-    }
-    lines = SearchResult(Path("run"), (record,), record, Path("run/best"), manifest).lines()
+    manifest = make_manifest(architecture, latency)
+    lines = search_lines(SearchResult(Path("run"), (record,), record, Path("run/best"), manifest))
     (line,) = (line for line in lines if "0.05 ms" in line)
     warning = ", UNSTABLE DEVICE: the device's reference kernel takes 50.0% longer than at first"
     assert line.endswith(f"{shown.removesuffix(')')}{warning if change > 0.1 else ''})")

@@ -1,0 +1,120 @@
+"""What a result says in a sentence or two, for a person in front of a terminal or a page."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tvm_mnas.devices.core.latency import untuned_flag
+
+if TYPE_CHECKING:
+    from tvm_mnas.evaluation.roofline import DevicePeak
+    from tvm_mnas.search.result import SearchResult
+    from tvm_mnas.workflows.bench import BenchResult
+    from tvm_mnas.workflows.tune import Forecast, TuneResult
+
+
+def bench_line(result: BenchResult) -> str:
+    """Return the latency, how it was measured and what stands against it."""
+    latency = result.latency
+    flag = f", {latency.untuned_flag}" if latency.untuned_flag else ""
+    noisy = f", above the profile's {latency.max_spread:.0%}" if latency.noisy else ""
+    by = "by their records"
+    if not all(kernel.tuned for kernel in result.kernels):
+        by += " or, untuned, their own times"
+    text = (
+        f"{latency.latency_ms:.4g} ms end to end on {latency.device_key} "
+        f"(median of {len(latency.samples_ms)}, spread {latency.spread:.1%}{noisy}){flag}; "
+        f"the sum of its kernels {by} is {result.kernels_ms:.4g} ms, "
+        f"{result.kernels_ms / latency.latency_ms:.0%} of it"
+    )
+    if result.untuned_ms is not None:
+        text += f"; untuned they are {result.untuned_ms:.4g} ms"
+    if result.unchecked is not None:
+        text += f"; outputs NOT CHECKED: {result.unchecked}"
+    text += "".join(f"; UNSTABLE DEVICE: {warning}" for warning in latency.warnings)
+    return f"{text}; EMULATED, not a latency" if latency.emulated else text
+
+
+def peak_line(result: BenchResult) -> str:
+    """Return the core's peak and how near to it the network comes, or why there is none."""
+    if result.peak is None or result.limit_ms is None:
+        return f"the core's peak could not be measured: {result.peak_failure}"
+    return (
+        f"{device_peak_line(result.peak)}; all kernels at their limit {result.limit_ms:.4g} ms, "
+        f"{result.limit_ms / result.latency.latency_ms:.0%} of the end-to-end latency"
+    )
+
+
+def device_peak_line(peak: DevicePeak) -> str:
+    """Return the most that one core was seen to do."""
+    sizes = ", ".join(f"{rate / 1e9:.0f} at {_format_size(size)}" for size, rate in peak.bandwidths)
+    return f"one core's measured peak: {peak.flops_per_s / 1e9:.1f} GFLOP/s; GB/s: {sizes}"
+
+
+def forecast_line(forecast: Forecast) -> str:
+    """Return what a tuning is going to take."""
+    if not forecast.lacking:
+        return f"nothing to tune: all of the {forecast.kernels} kernels have been given their schedules"
+    text = (
+        f"{forecast.kernels} kernels, {forecast.lacking} of them lack schedules; "
+        f"{forecast.schedules} schedules to measure"
+    )
+    if forecast.expected_s is None:
+        return f"{text}; how long that takes will be known after the first kernels"
+    return (
+        f"{text}, about {format_duration(forecast.expected_s)} "
+        f"at {forecast.seconds_per_schedule:.2g} s a schedule, as in the tunings before"
+    )
+
+
+def tune_line(result: TuneResult) -> str:
+    """Return what was tuned and what failed."""
+    if not result.forecast.lacking:
+        return forecast_line(result.forecast)
+    failed = ", ".join(f"{reason} {count}" for reason, count in sorted(result.failures.items()))
+    text = (
+        f"{result.tuned} kernels tuned with {result.measured} schedules in "
+        f"{format_duration(result.duration_s)}; failed: {failed or 'none'}"
+    )
+    without = sum(kernel.best_us is None for kernel in result.kernels)
+    return f"{text}; {without} kernels have no schedule that ran" if without else text
+
+
+def search_lines(result: SearchResult) -> list[str]:
+    """Return the few lines that sum a search up."""
+    counts = result.summary()
+    lines = [
+        f"{counts['trials']} trials, {counts['candidates']} different candidates, "
+        f"{counts['failed']} failed; {counts['kernels_tuned']} kernels tuned with "
+        f"{counts['schedules_measured']} schedules, {counts['tuning_s_per_candidate']:.1f} s of tuning "
+        f"per candidate"
+    ]
+    if result.best is None or result.manifest is None:
+        lines.append("no candidate succeeded; `tvm-mnas report RUN` lists the reasons")
+        return lines
+    manifest, latency = result.manifest, result.manifest.latency
+    untuned = untuned_flag(latency.coverage.untuned_percent)
+    flag = f", {untuned}" if untuned else ""
+    flag += "".join(f", UNSTABLE DEVICE: {warning}" for warning in latency.warnings)
+    lines += [
+        f"best: trial {result.best.number}, {manifest.architecture}",
+        f"      validation {manifest.validation.top1:.2%}, test {manifest.test.top1:.2%} "
+        f"after {manifest.validation.steps} steps; {latency.latency_ms:.4g} ms on "
+        f"{latency.device_key} (spread {latency.spread:.1%}{flag})",
+        f"      {result.export}/net.so",
+    ]
+    return lines
+
+
+def format_duration(duration_s: float) -> str:
+    """Return a duration as people say it: `45 s`, `12 min` or `3.4 h`."""
+    if duration_s < 90:
+        return f"{duration_s:.0f} s"
+    if duration_s < 90 * 60:
+        return f"{duration_s / 60:.0f} min"
+    return f"{duration_s / 3600:.1f} h"
+
+
+def _format_size(size_bytes: int) -> str:
+    kib = size_bytes // 1024
+    return f"{kib} KiB" if kib < 1024 else f"{kib // 1024} MiB"
