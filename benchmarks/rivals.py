@@ -113,7 +113,7 @@ def prepare_torch(directory: Path, setting: str, image: Any) -> Prepared:
         images = images.contiguous(memory_format=torch.channels_last)
     if "frozen" in setting:
         with torch.no_grad():
-            network = torch.jit.freeze(torch.jit.trace(network, images))
+            network = torch.jit.freeze(torch.jit.trace(network, images))  # type: ignore[no-untyped-call]
             network = torch.jit.optimize_for_inference(network)
     outputs: list[Any] = []
 
@@ -346,7 +346,7 @@ def compare(
 def table(rows: Sequence[Row]) -> str:
     """Return the rows as a markdown table, the fastest engine first; bold: the setting of each that counts."""
     ours = next(row for row in rows if row.engine == OURS)
-    counted = {}
+    counted: dict[str, Row] = {}
     for row in sorted(rows, key=lambda row: row.ratio_to(ours)):
         counted.setdefault(row.engine, row)
     lines = [

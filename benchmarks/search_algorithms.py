@@ -72,7 +72,9 @@ def search(
         AlgorithmRequest(decisions=decisions, reward=None, seed=seed, batch_size=batch),
     )
     study = optuna.create_study(direction="maximize", sampler=sampler)
-    distributions = dict(distributions_of(decisions))
+    distributions: dict[str, optuna.distributions.BaseDistribution] = {
+        **distributions_of(decisions)
+    }
 
     started = time.perf_counter()
     best: list[float] = []

@@ -47,7 +47,7 @@ class Silent:
 def test_a_network_that_returns_nan_fails_alone_and_the_device_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build = candidates.build_network
+    build = candidates.build_network  # type: ignore[attr-defined]
 
     def sicken(architecture: Architecture, **settings: Any) -> Network:
         network = build(architecture, **settings)

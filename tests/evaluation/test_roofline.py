@@ -12,7 +12,7 @@ import pytest
 from tvm_mnas.devices.farm import runner
 from tvm_mnas.errors import MeasurementError
 from tvm_mnas.evaluation.roofline import DevicePeak, measure_peak, peak_of
-from tvm_mnas.workflows.bench import _limit
+from tvm_mnas.workflows.bench import KernelTiming, _with_limit
 
 KIB = 1024
 PEAK = DevicePeak(100e9, ((16 * KIB, 400e9), (1024 * KIB, 100e9), (65536 * KIB, 50e9)))
@@ -65,17 +65,31 @@ def test_the_limit_is_what_takes_longer() -> None:
     # 1 MFLOP at 100 GFLOP/s: 10 us; 1 MiB at 100 GB/s: 10.49 us.
     assert PEAK.limit_us(1_000_000, 16 * KIB) == pytest.approx(10)
     assert PEAK.limit_us(1_000_000, 1024 * KIB) == pytest.approx(10.48576)
-    compute, memory = _limit(1_000_000, 16 * KIB, 20.0, PEAK), _limit(0, 1024 * KIB, 20.0, PEAK)
-    assert (compute["bound"], memory["bound"]) == ("compute", "memory")
-    assert compute["limit_percent"] == compute["peak_percent"] == pytest.approx(50)
-    assert memory["limit_percent"] == pytest.approx(52.4288)
-    assert memory["peak_percent"] == 0
+    compute = _with_limit(_timing(1_000_000, 16 * KIB), PEAK)
+    memory = _with_limit(_timing(0, 1024 * KIB), PEAK)
+    assert (compute.bound, memory.bound) == ("compute", "memory")
+    assert compute.limit_percent == compute.peak_percent == pytest.approx(50)
+    assert memory.limit_percent == pytest.approx(52.4288)
+    assert memory.peak_percent == 0
 
 
 def test_without_a_peak_a_kernel_has_no_limit() -> None:
-    values = _limit(10, 20, 1.0, None)
-    assert set(values) == set(_limit(10, 20, 1.0, PEAK))
+    values = _timing(10, 20).to_json()
     assert values["limit_percent"] is None and values["bound"] is None
+
+
+def _timing(flops: int, moved_bytes: int) -> KernelTiming:
+    return KernelTiming(
+        kernel="kernel",
+        key="key",
+        times=1,
+        tuned=True,
+        best_us=20.0,
+        share_percent=100.0,
+        flops=flops,
+        moved_bytes=moved_bytes,
+        schedules=8,
+    )
 
 
 @pytest.mark.parametrize(

@@ -179,7 +179,7 @@ def test_the_tuning_picture_keeps_the_number_of_kernels(count: int) -> None:
     (architecture,) = sample_architectures(1)
     records = [make_success(i, architecture, 0.7, make_latency(0.05)) for i in range(count)]
     (axes,) = tuning_figure(records).axes
-    values, edges, _ = axes.patches[0].get_data()
+    values, edges, _ = axes.patches[0].get_data()  # type: ignore[attr-defined]
     widths = [right - left for left, right in itertools.pairwise(edges)]
     assert sum(v * w for v, w in zip(values, widths, strict=True)) == pytest.approx(12 * count)
     assert len(values) <= 120

@@ -112,7 +112,7 @@ def search(directory: Path, run: str, observer: Observer, **settings: Any) -> Se
 
 
 def width_of(notation: str) -> int:
-    return int(dict(parse_candidate(notation).choices)["width"])  # type: ignore[union-attr,arg-type]
+    return int(dict(parse_candidate(notation).choices)["width"])  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="module")

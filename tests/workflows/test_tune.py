@@ -173,4 +173,5 @@ def _tune(model: str | None, space: str | None, directory: Path) -> TuneResult:
         space=space,
         device="local",
         observer=Heard(),
+        on_forecast=lambda _: None,
     )

@@ -167,7 +167,12 @@ def test_failures_are_counted_by_reason_and_the_others_stand(
     dense: Kernel, store: RecordStore, builder: WarmBuilder
 ) -> None:
     def answer(run: int) -> float | str:
-        return {1: "crash: signal 11", 2: 4e-6, 3: "timeout: no answer in 10 s"}.get(run, 8e-6)
+        answers: dict[int, float | str] = {
+            1: "crash: signal 11",
+            2: 4e-6,
+            3: "timeout: no answer in 10 s",
+        }
+        return answers.get(run, 8e-6)
 
     report = _tune([dense], store, builder, FixedRunner(answer), schedules=4)
     (kernel,) = report.kernels
