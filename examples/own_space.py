@@ -28,7 +28,7 @@ def build(choices) -> nn.Module:
 
 CHOICES = {"width": (8, 16, 24), "depth": (1, 2, 3), "kernel": (3, 5)}
 RESNETS = NetworkSpace("resnets", CHOICES, build, image_shape=(1, 3, 32, 32), classes=10)
-QUICK = {"trials": 4, "batch": 2, "train_steps": 20, "final_steps": 20, "schedules_per_kernel": 2}
+QUICK = {"trials": 2, "batch": 2, "train_steps": 20, "final_steps": 20, "schedules_per_kernel": 2}
 
 if __name__ == "__main__":
     result = run_search(RESNETS, target_latency_ms=0.2, **QUICK)

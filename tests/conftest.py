@@ -25,3 +25,23 @@ def plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "120")
+
+
+_LONGEST = (
+    "tests/test_examples.py",
+    "tests/integration/",
+    "tests/workflows/",
+    "tests/compiler/tuning/",
+)
+"""Begun first, so that no processor ends with one of them alone."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take minutes before the others; within a file the order stays."""
+
+    def rank(item: pytest.Item) -> int:
+        path = item.nodeid
+        found = (place for place, start in enumerate(_LONGEST) if path.startswith(start))
+        return next(found, len(_LONGEST))
+
+    items.sort(key=rank)

@@ -138,6 +138,7 @@ def test_own_trainer_and_the_library_that_it_exports(place: Place) -> None:
     check_classify(place)
 
 
+@pytest.mark.slow
 def test_own_data(place: Place) -> None:
     check_own_data(place)
 

@@ -235,6 +235,7 @@ def run_tiny(
     return document
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_everything_and_a_second_one_says_that_it_found_records(
     script: Script, monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path
 ) -> None:

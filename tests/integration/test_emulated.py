@@ -93,6 +93,7 @@ def test_the_doctor_finds_it_usable_and_does_not_time_it() -> None:
     assert "no latencies" in steps["times"].finding
 
 
+@pytest.mark.slow
 def test_a_search_there_says_everywhere_that_its_times_are_no_latencies(tmp_path: Path) -> None:
     done = _run(
         tmp_path,

@@ -65,7 +65,17 @@ def test_the_counts_are_table_1s_or_the_entry_says_why_not(key: str) -> None:
         assert key not in MULT_ADDS_OFF
 
 
-@pytest.mark.parametrize("key", [*MODULES, "mnasnet-b1", "mnasnet-a1", "mobilenet-v2-1.4"])
+# Networks of the same cells as another one here, of several hundred kernels each.
+LIKE_ANOTHER = ("amoebanet-a-mobile", "pnasnet-mobile", "darts-imagenet", "darts-imagenet-v2")
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        pytest.param(key, marks=pytest.mark.slow) if key in LIKE_ANOTHER else key
+        for key in (*MODULES, "mnasnet-b1", "mnasnet-a1", "mobilenet-v2-1.4")
+    ],
+)
 def test_a_network_runs_folds_and_exports(key: str) -> None:
     entry = zoo_entry(key)
     network = settled(entry)
