@@ -19,7 +19,7 @@ from tvm_mnas.paper.figures import (
     searches_figure,
 )
 from tvm_mnas.report.drawing import render_png
-from tvm_mnas.report.tables import measured, pareto_records
+from tvm_mnas.report.trials import measured, pareto_records
 from tvm_mnas.search.reward import Reward
 from tvm_mnas.workflows.compare import ModelTiming
 from tvm_mnas.workflows.model_ref import resolve_architecture

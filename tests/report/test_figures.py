@@ -21,7 +21,7 @@ from tests.report.runs import (
     make_success,
     sample_architectures,
 )
-from tests.report.test_tables import naive_pareto
+from tests.report.test_rows import naive_pareto
 from tvm_mnas.errors import RunError
 from tvm_mnas.report.drawing import bar_edges, render_png
 from tvm_mnas.report.figures import (

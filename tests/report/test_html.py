@@ -24,7 +24,7 @@ from tvm_mnas.errors import RunError
 from tvm_mnas.report.content import Column, Picture, Text, make_table
 from tvm_mnas.report.html import write_report
 from tvm_mnas.report.page import build_page
-from tvm_mnas.report.tables import candidate_rows, effort_rows, failure_rows, pareto_rows
+from tvm_mnas.report.rows import candidate_rows, effort_rows, failure_rows, pareto_rows
 from tvm_mnas.search.reward import Reward
 from tvm_mnas.search.run import RunDirectory, TrialRecord
 
@@ -79,8 +79,8 @@ def test_the_page_has_every_part() -> None:
     records = make_run(40)
     page = make_page(records)
     for row in pareto_rows(records):
-        assert row["architecture"] in page.text
-        assert f"{row['accuracy_percent']:.2f}" in page.text
+        assert row.architecture in page.text
+        assert f"{row.accuracy_percent:.2f}" in page.text
     tables = (pareto_rows, candidate_rows, failure_rows, effort_rows)
     assert len(page.named("tr")) == sum(1 + len(rows_of(records)) for rows_of in tables)
     for expected in (

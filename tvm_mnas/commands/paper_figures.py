@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -126,7 +127,8 @@ def figure6(
     """Scaling to (0.5, 160) and (0.5, 192) against a new search's Pareto front."""
     _check_output(output)
     from tvm_mnas.paper.figures import figure6_points, scale_or_search_figure
-    from tvm_mnas.report.tables import pareto_records, pareto_rows
+    from tvm_mnas.report.rows import pareto_rows
+    from tvm_mnas.report.trials import pareto_records
     from tvm_mnas.search.run import RunDirectory
 
     trials = [] if run is None else RunDirectory.open(run).finished_trials()
@@ -137,7 +139,8 @@ def figure6(
     rows, line = _time_scaled(figure6_points(), options, device=device, rounds=rounds)
     _write(output, scale_or_search_figure(rows, device, pareto_records(trials)))
     if as_json:
-        print_json({"networks": rows, "new_search": pareto_rows(trials), "file": str(output)})
+        front = [asdict(row) for row in pareto_rows(trials)]
+        print_json({"networks": rows, "new_search": front, "file": str(output)})
         return
     _print_scaled("Figure 6", rows, line)
     for record in pareto_records(trials):
@@ -166,7 +169,7 @@ def _check_output(output: Path) -> None:
 def _check_device(trials: Sequence[TrialRecord], device: str) -> None:
     """Latencies of two devices on one axis would compare the devices."""
     from tvm_mnas.devices.core.profile import load_profile
-    from tvm_mnas.report.tables import device_keys
+    from tvm_mnas.report.trials import device_keys
 
     key = load_profile(device).key
     others = [other for other in device_keys(trials) if other != key]

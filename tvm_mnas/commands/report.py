@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tvm_mnas.commands.options import AsJson
 from tvm_mnas.console import OUTPUT, Column, format_count, format_ms, print_json, print_table
+
+if TYPE_CHECKING:
+    from tvm_mnas.report.rows import CandidateRow
 
 
 def report(
@@ -16,31 +21,39 @@ def report(
 ) -> None:
     """Show a run's Pareto front and write its figures and page to RUN/report."""
     from tvm_mnas.report.html import write_report
-    from tvm_mnas.report.tables import forecast_line, forecast_row, pareto_rows
+    from tvm_mnas.report.rows import SCHEMA_VERSION, forecast_latency, pareto_rows
+    from tvm_mnas.report.text import latency_forecast_line
     from tvm_mnas.search.run import RunDirectory
 
     directory = RunDirectory.open(run)
     records = directory.finished_trials()
     files = write_report(directory, records)
-    rows, forecast = pareto_rows(records), forecast_row(records)
+    rows, forecast = pareto_rows(records), forecast_latency(records)
     if as_json:
-        names = [str(file) for file in files]
-        print_json({"run": str(run), "pareto": rows, "forecast": forecast, "files": names})
+        print_json(
+            {
+                "schema": SCHEMA_VERSION,
+                "run": str(run),
+                "pareto": [asdict(row) for row in rows],
+                "forecast": None if forecast is None else forecast.to_json(),
+                "files": [str(file) for file in files],
+            }
+        )
         return
     print_pareto_front(rows)
     if forecast is not None:
-        OUTPUT.print(forecast_line(forecast), markup=False)
+        OUTPUT.print(latency_forecast_line(forecast), markup=False)
     for file in files:
         OUTPUT.print(str(file), markup=False)
 
 
-def print_pareto_front(rows: list[dict[str, Any]]) -> None:
-    """Print the candidates that none beats, as `report.tables.pareto_rows` returns them."""
+def print_pareto_front(rows: Sequence[CandidateRow]) -> None:
+    """Print the candidates that none beats, as `report.rows.pareto_rows` returns them."""
     from tvm_mnas.devices.core.latency import format_percent
-    from tvm_mnas.report.tables import EMULATED
+    from tvm_mnas.report.trials import EMULATED
 
     # A column of zeros would say nothing, and in 80 columns there is room for one of the two.
-    flagged = any(row["untuned_percent"] for row in rows)
+    flagged = any(row.untuned_percent for row in rows)
     columns = (
         Column("trial", "trial"),
         Column("id", "id", number=False),
@@ -54,16 +67,15 @@ def print_pareto_front(rows: list[dict[str, Any]]) -> None:
     )
     shown = [
         {
-            "trial": row["trial"],
-            "id": row["id"],
-            "accuracy": f"{row['accuracy_percent']:.2f} %",
-            "latency": format_ms(row["latency_ms"]) + (f", {EMULATED}" if row["emulated"] else ""),
-            "untuned": f"{format_percent(row['untuned_percent'] or 0.0)} %",
-            "spread": f"{row['spread_percent']:.1f} %"
-            + (" !" if row["noisy"] or row["warnings"] else ""),
-            "reward": f"{row['reward']:.4f}",
-            "params": format_count(row["parameters"]),
-            "mult_adds": format_count(row["mult_adds"]),
+            "trial": row.trial,
+            "id": row.id,
+            "accuracy": f"{row.accuracy_percent:.2f} %",
+            "latency": format_ms(row.latency_ms) + (f", {EMULATED}" if row.emulated else ""),
+            "untuned": f"{format_percent(row.untuned_percent or 0.0)} %",
+            "spread": f"{row.spread_percent:.1f} %" + (" !" if row.noisy or row.warnings else ""),
+            "reward": f"{row.reward:.4f}",
+            "params": format_count(row.parameters),
+            "mult_adds": format_count(row.mult_adds),
         }
         for row in rows
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -167,12 +168,20 @@ def _search(directory: RunDirectory, changes: dict[str, Any], *, as_json: bool) 
 
 
 def _show_result(directory: RunDirectory, result: SearchResult, *, as_json: bool) -> None:
-    from tvm_mnas.report.tables import pareto_rows
+    from tvm_mnas.report.rows import SCHEMA_VERSION, pareto_rows
     from tvm_mnas.report.text import search_lines
 
     rows = pareto_rows(result.records)
     if as_json:
-        print_json({"run": str(directory.path), "pareto": rows, **result.summary()})
+        pareto = [asdict(row) for row in rows]
+        print_json(
+            {
+                "schema": SCHEMA_VERSION,
+                "run": str(directory.path),
+                "pareto": pareto,
+                **result.summary(),
+            }
+        )
         return
     print_pareto_front(rows)
     for line in search_lines(result):

@@ -24,7 +24,7 @@ from tvm_mnas.report.drawing import (
     spans_decades,
 )
 from tvm_mnas.report.figures import draw_latency_histogram, draw_pareto
-from tvm_mnas.report.tables import (
+from tvm_mnas.report.trials import (
     EMULATED,
     device_keys,
     is_emulated,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tvm_mnas.devices.core.latency import untuned_flag
 from tvm_mnas.report.drawing import Theme, new_axes, say
-from tvm_mnas.report.tables import (
+from tvm_mnas.report.trials import (
     EMULATED,
     count_trials,
     device_keys,

@@ -25,13 +25,7 @@ from tvm_mnas.report.drawing import (
     use_whole_numbers,
     write_png,
 )
-from tvm_mnas.report.tables import (
-    EMULATED,
-    best_record,
-    is_emulated,
-    measured,
-    pareto_records,
-)
+from tvm_mnas.report.trials import EMULATED, best_record, is_emulated, measured, pareto_records
 from tvm_mnas.search.reward import Reward
 from tvm_mnas.search.run import TrialRecord
 

@@ -17,7 +17,7 @@ from tvm_mnas.report.figures import (
 )
 from tvm_mnas.report.page import build_page
 from tvm_mnas.report.progress import progress_figure, tuning_figure
-from tvm_mnas.report.tables import count_trials
+from tvm_mnas.report.trials import count_trials
 from tvm_mnas.search.manifest import MANIFEST, Manifest, read_manifest
 from tvm_mnas.search.result import pick_finalists
 from tvm_mnas.search.reward import Reward

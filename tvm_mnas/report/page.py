@@ -31,22 +31,25 @@ from tvm_mnas.report.content import (
     make_pairs,
     make_table,
 )
-from tvm_mnas.report.tables import (
-    EMULATED,
-    Row,
-    best_record,
+from tvm_mnas.report.rows import (
+    CandidateRow,
+    ProvenanceRow,
     candidate_row,
     candidate_rows,
-    count_trials,
-    count_unstable,
     effort_rows,
     effort_summary,
     failure_rows,
-    forecast_line,
-    forecast_row,
-    is_emulated,
+    forecast_latency,
     pareto_rows,
     provenance_rows,
+)
+from tvm_mnas.report.text import latency_forecast_line
+from tvm_mnas.report.trials import (
+    EMULATED,
+    best_record,
+    count_trials,
+    count_unstable,
+    is_emulated,
     worst_untuned_percent,
 )
 from tvm_mnas.search.manifest import Manifest
@@ -130,17 +133,17 @@ def _tiles(
     tiles: list[tuple[str, str]] = []
     if star is not None:
         row = candidate_row(star)
-        share = row["latency_ms"] / reward.target_latency_ms
+        share = row.latency_ms / reward.target_latency_ms
         untuned = _show_untuned(row)
         tiles += [
-            (f"{row['accuracy_percent']:.2f}%", "accuracy of the best, in the search"),
-            (_show_ms(row["latency_ms"]), f"{_time_word(row)}, {share:.0%} of the target{untuned}"),
-            (f"{row['reward']:.4f}", "its reward"),
+            (f"{row.accuracy_percent:.2f}%", "accuracy of the best, in the search"),
+            (_show_ms(row.latency_ms), f"{_time_word(row)}, {share:.0%} of the target{untuned}"),
+            (f"{row.reward:.4f}", "its reward"),
         ]
     tiles += [
         (f"{counts.candidates:,}", f"distinct candidates in {counts.trials:,} trials"),
         (f"{counts.failed:,}", "of them failed"),
-        (f"{summary['kernels_tuned']:,}", "kernels tuned"),
+        (f"{summary.kernels_tuned:,}", "kernels tuned"),
     ]
     return tiles
 
@@ -154,16 +157,16 @@ def _best_section(star: TrialRecord | None) -> Section | None:
         (
             make_pairs(
                 [
-                    ("architecture", Text(row["architecture"], "code")),
-                    ("id", Text(row["id"], "code")),
+                    ("architecture", Text(row.architecture, "code")),
+                    ("id", Text(row.id, "code")),
                     ("accuracy in the search", _show_accuracy(row)),
                     (
                         _time_word(row),
-                        f"{_show_ms(row['latency_ms'])}, spread {_show_spread(row)}{_show_untuned(row)}",
+                        f"{_show_ms(row.latency_ms)}, spread {_show_spread(row)}{_show_untuned(row)}",
                     ),
-                    ("reward", f"{row['reward']:.4f}"),
-                    ("parameters", f"{row['parameters']:,}"),
-                    ("mult-adds", f"{row['mult_adds']:,}"),
+                    ("reward", f"{row.reward:.4f}"),
+                    ("parameters", f"{row.parameters:,}"),
+                    ("mult-adds", f"{row.mult_adds:,}"),
                 ]
             ),
         ),
@@ -213,21 +216,21 @@ def _candidates_section(records: Sequence[TrialRecord]) -> Section | None:
     return Section("Candidates", (_candidate_table(rows, summary=summary),))
 
 
-def _candidate_table(rows: Sequence[Row], *, summary: str = "") -> Table:
+def _candidate_table(rows: Sequence[CandidateRow], *, summary: str = "") -> Table:
     untuned = (
         [
             Column(
                 "of it untuned", "untuned_percent", lambda value: f"{format_percent(value or 0.0)}%"
             )
         ]
-        if any(row["untuned_percent"] for row in rows)
+        if any(row.untuned_percent for row in rows)
         else []
     )
     columns = (
         Column("trial", "trial"),
         Column("accuracy", "accuracy_text"),
         Column(
-            f"time ({EMULATED})" if any(row["emulated"] for row in rows) else "latency",
+            f"time ({EMULATED})" if any(row.emulated for row in rows) else "latency",
             "latency_ms",
             _show_ms,
         ),
@@ -239,7 +242,7 @@ def _candidate_table(rows: Sequence[Row], *, summary: str = "") -> Table:
         Column("architecture", "architecture", number=False, style="code"),
     )
     shown = [
-        {**row, "accuracy_text": _show_accuracy(row), "spread_text": _show_spread(row)}
+        {**asdict(row), "accuracy_text": _show_accuracy(row), "spread_text": _show_spread(row)}
         for row in rows
     ]
     return make_table(columns, shown, most=_MOST_CANDIDATES, summary=summary)
@@ -257,7 +260,9 @@ def _failure_section(records: Sequence[TrialRecord]) -> Section | None:
         Column("trials", "trials", _show_trials, number=False),
     )
     note = "A failed candidate has no reward at all, so it teaches the controller nothing."
-    return Section("Failures", (Paragraph(note, "note"), make_table(columns, rows)))
+    return Section(
+        "Failures", (Paragraph(note, "note"), make_table(columns, [asdict(row) for row in rows]))
+    )
 
 
 def _effort_section(records: Sequence[TrialRecord]) -> Section | None:
@@ -268,14 +273,17 @@ def _effort_section(records: Sequence[TrialRecord]) -> Section | None:
         Column("share", "share_percent", lambda value: f"{value:.0f}%"),
         Column("per candidate", "per_candidate_s", _show_seconds),
     )
-    reused = summary["kernels_reused_percent"]
+    reused = summary.kernels_reused_percent
     text = (
-        f"{summary['kernels_tuned']:,} kernels tuned with {summary['schedules_measured']:,} measured "
-        f"schedules: {summary['kernels_tuned_per_candidate']:.2f} kernels per candidate"
+        f"{summary.kernels_tuned:,} kernels tuned with {summary.schedules_measured:,} measured "
+        f"schedules: {summary.kernels_tuned_per_candidate:.2f} kernels per candidate"
     )
     if reused is not None:
         text += f"; {reused:.1f}% of the candidates' kernels had a record already"
-    return Section("Effort", (Paragraph(f"{text}."), make_table(columns, effort_rows(records))))
+    return Section(
+        "Effort",
+        (Paragraph(f"{text}."), make_table(columns, [asdict(row) for row in effort_rows(records)])),
+    )
 
 
 def _provenance_section(records: Sequence[TrialRecord]) -> Section | None:
@@ -294,37 +302,37 @@ def _provenance_section(records: Sequence[TrialRecord]) -> Section | None:
     return Section(title, tuple(parts))
 
 
-def _provenance(row: Row) -> Pairs:
+def _provenance(row: ProvenanceRow) -> Pairs:
     spread = (
-        f"median {row['median_spread_percent']:.1f}%, worst {row['worst_spread_percent']:.1f}%; "
-        f"{row['noisy']} beyond the bound of the device's profile"
+        f"median {row.median_spread_percent:.1f}%, worst {row.worst_spread_percent:.1f}%; "
+        f"{row.noisy} beyond the bound of the device's profile"
     )
-    first, last = row["measured_at"]
+    first, last = row.measured_at
     values: list[tuple[str, str | Text]] = [
-        ("device", row["device"]),
-        ("fingerprint", Text(row["fingerprint"], "code")),
-        ("TVM target", Text(row["target"], "code")),
-        ("TVM version", row["tvm_version"]),
-        ("method", row["method"]),
-        ("latencies", f"{row['latencies']:,}"),
-        ("samples per latency", _show_range(row["samples"], "")),
+        ("device", row.device),
+        ("fingerprint", Text(row.fingerprint, "code")),
+        ("TVM target", Text(row.target, "code")),
+        ("TVM version", row.tvm_version),
+        ("method", row.method),
+        ("latencies", f"{row.latencies:,}"),
+        ("samples per latency", _show_range(row.samples, "")),
         ("spread (IQR / median)", spread),
-        ("schedules per tuned kernel", _show_range(row["schedules_per_kernel"], "")),
-        ("run time in tuned kernels", _show_range(row["tuned_share_percent"], "%")),
-        ("measured while the device changed", f"{row['unstable']:,}"),
-        ("reference kernel", _show_range(row["reference_ms"], " ms")),
+        ("schedules per tuned kernel", _show_range(row.schedules_per_kernel, "")),
+        ("run time in tuned kernels", _show_range(row.tuned_share_percent, "%")),
+        ("measured while the device changed", f"{row.unstable:,}"),
+        ("reference kernel", _show_range(row.reference_ms, " ms")),
         ("measured", first if first == last else f"{first} to {last}"),
     ]
-    if row["emulated"]:
+    if row.emulated:
         values.insert(1, ("device kind", Text(EMULATED, "flag")))
     return make_pairs(values)
 
 
 def _forecast_section(records: Sequence[TrialRecord]) -> Section | None:
-    row = forecast_row(records)
+    row = forecast_latency(records)
     if row is None:
         return None
-    line = forecast_line(row)
+    line = latency_forecast_line(row)
     return Section("Latency from kernel times", (Paragraph(f"{line[0].upper()}{line[1:]}."),))
 
 
@@ -346,17 +354,17 @@ def _show_seconds(value: float) -> str:
     return f"{value / 60:.1f} min" if value >= 100 else f"{value:.1f} s"
 
 
-def _show_accuracy(row: Row) -> str:
-    return f"{row['accuracy_percent']:.2f} ± {row['accuracy_error_percent']:.2f}%"
+def _show_accuracy(row: CandidateRow) -> str:
+    return f"{row.accuracy_percent:.2f} ± {row.accuracy_error_percent:.2f}%"
 
 
-def _show_spread(row: Row) -> str:
-    warnings = "".join(f", {warning}" for warning in row["warnings"])
-    return f"{row['spread_percent']:.1f}%{' noisy' if row['noisy'] else ''}{warnings}"
+def _show_spread(row: CandidateRow) -> str:
+    warnings = "".join(f", {warning}" for warning in row.warnings)
+    return f"{row.spread_percent:.1f}%{' noisy' if row.noisy else ''}{warnings}"
 
 
-def _show_untuned(row: Row) -> str:
-    flag = untuned_flag(row["untuned_percent"])
+def _show_untuned(row: CandidateRow) -> str:
+    flag = untuned_flag(row.untuned_percent)
     return f", {flag}" if flag else ""
 
 
@@ -376,5 +384,5 @@ def _show_range(values: Sequence[float] | None, unit: str) -> str:
     return f"{least}{unit}" if least == most else f"{least} to {most}{unit}"
 
 
-def _time_word(row: Row) -> str:
-    return EMULATED if row["emulated"] else "latency"
+def _time_word(row: CandidateRow) -> str:
+    return EMULATED if row.emulated else "latency"

@@ -19,7 +19,8 @@ from tvm_mnas.report.drawing import (
     use_whole_numbers,
     write_png,
 )
-from tvm_mnas.report.tables import EMULATED, is_emulated, kernel_rows, measured
+from tvm_mnas.report.rows import kernel_rows
+from tvm_mnas.report.trials import EMULATED, is_emulated, measured
 from tvm_mnas.search.run import TrialRecord
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def tuning_figure(records: Sequence[TrialRecord], *, theme: Theme = LIGHT) -> Fi
             ("kernels", theme.grid, "had a record already"),
             ("kernels_tuned", theme.front, "tuned for this candidate"),
         ):
-            heights = [sum(row[key] for row in group) / len(group) for group in groups]
+            heights = [sum(getattr(row, key) for row in group) / len(group) for group in groups]
             axes.stairs(heights, edges, fill=True, color=colour, label=label)
         axes.set_xlim(edges[0], edges[-1])
         add_legend(axes, theme)

@@ -8,6 +8,7 @@ from tvm_mnas.devices.core.latency import untuned_flag
 
 if TYPE_CHECKING:
     from tvm_mnas.evaluation.roofline import DevicePeak
+    from tvm_mnas.report.rows import LatencyForecast
     from tvm_mnas.search.result import SearchResult
     from tvm_mnas.workflows.bench import BenchResult
     from tvm_mnas.workflows.tune import Forecast, TuneResult
@@ -64,6 +65,23 @@ def forecast_line(forecast: Forecast) -> str:
     return (
         f"{text}, about {format_duration(forecast.expected_s)} "
         f"at {forecast.seconds_per_schedule:.2g} s a schedule, as in the tunings before"
+    )
+
+
+def latency_forecast_line(forecast: LatencyForecast) -> str:
+    """Return how a latency follows from kernels' times, and how far such a guess is off."""
+    text = (
+        f"a forecast, which no reward used: latency in ms = {forecast.predictor.formula}, "
+        f"fitted on {forecast.candidates} candidates"
+    )
+    if forecast.noisy:
+        text += f", {forecast.noisy} of them measured with a spread beyond the profile's"
+    if forecast.error_percent is None:
+        return f"{text}; too few to tell how far it is off"
+    rank = "undefined" if forecast.spearman is None else f"{forecast.spearman:.3f}"
+    return (
+        f"{text}; each guessed by the others alone: mean absolute error {forecast.error_percent:.1f}%, "
+        f"rank correlation (Spearman) {rank}"
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -17,22 +17,25 @@ from tests.report.runs import (
 )
 from tvm_mnas.evaluation.results import Effort
 from tvm_mnas.models.cost import count_cost
-from tvm_mnas.report.tables import (
-    Counts,
-    best_record,
+from tvm_mnas.report.rows import (
+    EffortSummary,
     candidate_row,
     candidate_rows,
-    count_trials,
-    count_unstable,
     effort_rows,
     effort_summary,
     failure_rows,
-    forecast_line,
-    forecast_row,
+    forecast_latency,
     kernel_rows,
-    pareto_records,
     pareto_rows,
     provenance_rows,
+)
+from tvm_mnas.report.text import latency_forecast_line
+from tvm_mnas.report.trials import (
+    Counts,
+    best_record,
+    count_trials,
+    count_unstable,
+    pareto_records,
     worst_untuned_percent,
 )
 from tvm_mnas.search.run import TrialRecord
@@ -62,8 +65,8 @@ def naive_pareto(records: list[TrialRecord]) -> set[int]:
 def test_the_pareto_rows_are_the_naive_pareto_set_fastest_first(seed: int) -> None:
     records = make_run(40, seed=seed)
     rows = pareto_rows(records)
-    assert {row["trial"] for row in rows} == naive_pareto(records)
-    assert [row["latency_ms"] for row in rows] == sorted(row["latency_ms"] for row in rows)
+    assert {row.trial for row in rows} == naive_pareto(records)
+    assert [row.latency_ms for row in rows] == sorted(row.latency_ms for row in rows)
 
 
 def test_equal_points_are_all_in_the_pareto_set_and_repeats_are_not() -> None:
@@ -83,21 +86,21 @@ def test_a_candidate_row_has_units_and_reads_back() -> None:
     record = make_success(7, architecture, 0.75, make_latency(0.05, spread=0.02))
     row = candidate_row(record)
     cost = count_cost(architecture)
-    assert row["trial"] == 7
-    assert row["accuracy_percent"] == 75.0
-    assert row["accuracy_error_percent"] == pytest.approx(100 * (0.75 * 0.25 / 2000) ** 0.5)
-    assert row["latency_ms"] == 0.05
-    assert row["spread_percent"] == pytest.approx(2.0)
-    assert row["reward"] == REWARD(0.75, 0.05)
-    assert (row["parameters"], row["mult_adds"]) == (cost.parameters, cost.mult_adds)
-    assert Architecture.parse(row["architecture"]) == architecture
-    assert (row["noisy"], row["emulated"]) == (False, False)
+    assert row.trial == 7
+    assert row.accuracy_percent == 75.0
+    assert row.accuracy_error_percent == pytest.approx(100 * (0.75 * 0.25 / 2000) ** 0.5)
+    assert row.latency_ms == 0.05
+    assert row.spread_percent == pytest.approx(2.0)
+    assert row.reward == REWARD(0.75, 0.05)
+    assert (row.parameters, row.mult_adds) == (cost.parameters, cost.mult_adds)
+    assert Architecture.parse(row.architecture) == architecture
+    assert (row.noisy, row.emulated) == (False, False)
 
 
 def test_a_row_of_an_emulated_time_says_so() -> None:
     (architecture,) = sample_architectures(1)
     record = make_success(0, architecture, 0.75, make_latency(0.05, emulated=True))
-    assert candidate_row(record)["emulated"] is True
+    assert candidate_row(record).emulated is True
 
 
 def test_a_row_says_how_much_of_the_time_is_in_untuned_kernels() -> None:
@@ -106,7 +109,7 @@ def test_a_row_says_how_much_of_the_time_is_in_untuned_kernels() -> None:
         make_success(0, a, 0.75, make_latency(0.05, tuned_share=0.96)),
         make_success(1, b, 0.75, make_latency(0.05, tuned_share=1.0)),
     ]
-    percents = [candidate_row(record)["untuned_percent"] for record in records]
+    percents = [candidate_row(record).untuned_percent for record in records]
     assert percents == [pytest.approx(4.0), 0.0]
     assert worst_untuned_percent(records) == pytest.approx(4.0)
     assert worst_untuned_percent(records[1:]) == worst_untuned_percent([]) == 0.0
@@ -122,7 +125,7 @@ def test_all_candidates_come_with_the_highest_reward_first() -> None:
     records = make_run(30)
     rows = candidate_rows(records)
     assert len(rows) == count_trials(records).measured
-    assert [row["reward"] for row in rows] == sorted((r["reward"] for r in rows), reverse=True)
+    assert [row.reward for row in rows] == sorted((r.reward for r in rows), reverse=True)
 
 
 def test_the_best_is_the_one_asked_for_or_the_highest_reward() -> None:
@@ -146,10 +149,10 @@ def test_failures_are_grouped_by_stage_and_reason_with_counts() -> None:
         TrialRecord(4, make_failure(3, d, "training", "out of memory").evaluation, None, 3),
     ]
     rows = failure_rows(records)
-    assert [(row["stage"], row["reason"], row["count"], row["trials"]) for row in rows] == [
-        ("training", "out of memory", 2, [2, 3]),
-        ("training", "the loss is NaN", 1, [1]),
-        ("measuring", "no answer", 1, [0]),
+    assert [(row.stage, row.reason, row.count, row.trials) for row in rows] == [
+        ("training", "out of memory", 2, (2, 3)),
+        ("training", "the loss is NaN", 1, (1,)),
+        ("measuring", "no answer", 1, (0,)),
     ]
     assert count_trials(records) == Counts(trials=5, candidates=4, measured=0, failed=4)
 
@@ -164,21 +167,21 @@ def test_effort_adds_up_over_distinct_candidates() -> None:
         make_success(1, b, 0.7, latency, effort=second),
         make_success(2, a, 0.7, latency, effort=first, repeats=0),
     ]
-    by_stage = {row["stage"]: row for row in effort_rows(records)}
+    by_stage = {row.stage: row for row in effort_rows(records)}
     assert list(by_stage) == ["training", "tuning", "compiling", "measuring"]
-    assert by_stage["training"]["total_s"] == 4.0
-    assert by_stage["training"]["per_candidate_s"] == 2.0
-    assert by_stage["tuning"]["share_percent"] == 50.0
-    assert effort_summary(records) == {
-        "candidates": 2,
-        "total_s": 10.0,
-        "kernels_tuned": 8,
-        "kernels_tuned_per_candidate": 4.0,
-        "tuning_s_per_candidate": 2.5,
-        "kernels_reused_percent": 60.0,
-        "schedules_measured": 64,
-    }
-    assert [row["kernels_tuned"] for row in kernel_rows(records)] == [8, 0]
+    assert by_stage["training"].total_s == 4.0
+    assert by_stage["training"].per_candidate_s == 2.0
+    assert by_stage["tuning"].share_percent == 50.0
+    assert effort_summary(records) == EffortSummary(
+        candidates=2,
+        total_s=10.0,
+        kernels_tuned=8,
+        kernels_tuned_per_candidate=4.0,
+        tuning_s_per_candidate=2.5,
+        kernels_reused_percent=60.0,
+        schedules_measured=64,
+    )
+    assert [row.kernels_tuned for row in kernel_rows(records)] == [8, 0]
 
 
 def test_provenance_keeps_what_must_not_be_compared_apart() -> None:
@@ -189,12 +192,12 @@ def test_provenance_keeps_what_must_not_be_compared_apart() -> None:
         make_success(2, c, 0.7, make_latency(0.05, device_key="pixel1", emulated=True)),
     ]
     here, there = provenance_rows(records)
-    assert (here["device"], here["latencies"], here["noisy"]) == ("local", 2, 1)
-    assert here["samples"] == [5, 5]
-    assert here["schedules_per_kernel"] == [8.0, 8.0]
-    assert here["tuned_share_percent"] == [97.0, 97.0]
-    assert here["worst_spread_percent"] == pytest.approx(50.0)
-    assert (there["device"], there["emulated"]) == ("pixel1", True)
+    assert (here.device, here.latencies, here.noisy) == ("local", 2, 1)
+    assert here.samples == (5, 5)
+    assert here.schedules_per_kernel == (8.0, 8.0)
+    assert here.tuned_share_percent == (97.0, 97.0)
+    assert here.worst_spread_percent == pytest.approx(50.0)
+    assert (there.device, there.emulated) == ("pixel1", True)
 
 
 def test_latencies_of_a_device_that_changed_are_counted_and_told() -> None:
@@ -205,73 +208,79 @@ def test_latencies_of_a_device_that_changed_are_counted_and_told() -> None:
         make_success(2, c, 0.7, make_latency(0.06)),
     ]
     (row,) = provenance_rows(records)
-    assert (row["unstable"], count_unstable(records)) == (1, 1)
-    assert row["reference_ms"] == pytest.approx([0.202, 0.3])
-    assert provenance_rows(records[2:])[0]["reference_ms"] is None
-    warnings = [candidate_row(record)["warnings"] for record in records]
-    assert warnings == [[], ["the device's reference kernel takes 50.0% longer than at first"], []]
-    assert json.loads(json.dumps(warnings)) == warnings
+    assert (row.unstable, count_unstable(records)) == (1, 1)
+    assert row.reference_ms == pytest.approx((0.202, 0.3))
+    assert provenance_rows(records[2:])[0].reference_ms is None
+    warnings = [candidate_row(record).warnings for record in records]
+    assert warnings == [(), ("the device's reference kernel takes 50.0% longer than at first",), ()]
 
 
 def test_a_forecast_finds_what_made_the_latencies_and_says_how_far_it_is_off() -> None:
-    row = forecast_row(make_run(20, kernel_times=True))
+    row = forecast_latency(make_run(20, kernel_times=True))
     assert row is not None
-    assert row["candidates"] == count_trials(make_run(20)).measured
-    assert row["kernels_factor"] == pytest.approx(1.25)
+    assert row.candidates == count_trials(make_run(20)).measured
+    assert row.predictor.kernels_factor == pytest.approx(1.25)
     # All have as many calls: what is the calls' and what the network's cannot be told apart.
-    assert 20 * row["call_ms"] + row["network_ms"] == pytest.approx(0.01)
-    assert row["megabyte_ms"] == pytest.approx(0, abs=1e-9)
-    assert row["error_percent"] == pytest.approx(0, abs=1e-6)
-    assert row["spearman"] == pytest.approx(1)
+    assert 20 * row.predictor.call_ms + row.predictor.network_ms == pytest.approx(0.01)
+    assert row.predictor.megabyte_ms == pytest.approx(0, abs=1e-9)
+    assert row.error_percent == pytest.approx(0, abs=1e-6)
+    assert row.spearman == pytest.approx(1)
     # make_run gives every eleventh trial from the fifth on a wide spread; those here are trials 5 and 16.
-    assert row["noisy"] == 2
-    assert "2 of them measured with a spread" in forecast_line(row)
-    assert "which no reward used" in forecast_line(row)
-    assert "1.25 x the sum of its kernels" in forecast_line(row)
+    assert row.noisy == 2
+    assert "2 of them measured with a spread" in latency_forecast_line(row)
+    assert "which no reward used" in latency_forecast_line(row)
+    assert "1.25 x the sum of its kernels" in latency_forecast_line(row)
 
 
 def test_four_candidates_are_fitted_and_not_judged() -> None:
     records = [one for one in make_run(20, kernel_times=True) if one.reward is not None]
-    row = forecast_row(records[:4])
+    row = forecast_latency(records[:4])
     assert row is not None
-    assert (row["candidates"], row["error_percent"], row["spearman"]) == (4, None, None)
-    assert "too few to tell" in forecast_line(row)
-    assert forecast_row(records[:3]) is None
+    assert (row.candidates, row.error_percent, row.spearman) == (4, None, None)
+    assert "too few to tell" in latency_forecast_line(row)
+    assert forecast_latency(records[:3]) is None
 
 
 def test_candidates_of_an_older_run_without_moved_bytes_are_no_part_of_a_forecast() -> None:
     records = make_run(20, kernel_times=True)
     effort = replace(records[0].evaluation.effort, moved_bytes=None)
     older = replace(records[0], evaluation=replace(records[0].evaluation, effort=effort))
-    assert forecast_row([older, *records[1:]]) == forecast_row(records[1:])
+    assert forecast_latency([older, *records[1:]]) == forecast_latency(records[1:])
 
 
 def test_there_is_no_forecast_of_what_does_not_compare() -> None:
-    assert forecast_row(make_run(20)) is None, "kernels' times are not known"
-    assert forecast_row(make_run(20, emulated=True, kernel_times=True)) is None
+    assert forecast_latency(make_run(20)) is None, "kernels' times are not known"
+    assert forecast_latency(make_run(20, emulated=True, kernel_times=True)) is None
     there = make_run(9, seed=1, device_key="pixel1", kernel_times=True)
-    assert forecast_row([*make_run(20, kernel_times=True), *there]) is None
+    assert forecast_latency([*make_run(20, kernel_times=True), *there]) is None
 
 
 def test_every_row_is_plain_json() -> None:
     records = make_run(20)
-    forecast = forecast_row(make_run(20, kernel_times=True))
+    forecast = forecast_latency(make_run(20, kernel_times=True))
+    assert forecast is not None
     for rows in (
-        [forecast],
-        pareto_rows(records),
-        candidate_rows(records),
-        failure_rows(records),
-        effort_rows(records),
-        kernel_rows(records),
-        provenance_rows(records),
-        [effort_summary(records)],
+        [forecast.to_json()],
+        *(
+            [asdict(row) for row in rows_of(records)]
+            for rows_of in (
+                pareto_rows,
+                candidate_rows,
+                failure_rows,
+                effort_rows,
+                kernel_rows,
+                provenance_rows,
+            )
+        ),
+        [asdict(effort_summary(records))],
     ):
         assert rows
-        assert json.loads(json.dumps(rows, allow_nan=False)) == rows
+        plain = json.loads(json.dumps(rows, allow_nan=False))
+        assert [list(row) for row in plain] == [list(row) for row in rows]
 
 
 def test_an_empty_run_has_empty_tables() -> None:
     assert pareto_rows([]) == candidate_rows([]) == failure_rows([]) == provenance_rows([]) == []
     assert count_trials([]) == Counts(0, 0, 0, 0)
-    assert all(row["total_s"] == 0 for row in effort_rows([]))
-    assert effort_summary([])["kernels_reused_percent"] is None
+    assert all(row.total_s == 0 for row in effort_rows([]))
+    assert effort_summary([]).kernels_reused_percent is None
