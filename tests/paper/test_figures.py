@@ -56,8 +56,8 @@ def test_a_failed_network_has_a_row_and_no_dot(emulated: bool) -> None:
         for i, point in enumerate(points[1:])
     ]
     rows = scaled_rows(points, costs, timed)
-    assert rows[0]["failure"] == "tuning: gone"
-    assert rows[0]["parameters"] == pytest.approx(1.66e6, rel=0.02)
+    assert rows[0].to_json()["failure"] == "tuning: gone"
+    assert rows[0].parameters == pytest.approx(1.66e6, rel=0.02)
     figure = scaling_figure(rows, "phone")
     left, right = figure.axes
     assert [len(line.get_xdata()) for line in left.lines] == [4, 5]  # type: ignore[arg-type]
@@ -81,10 +81,10 @@ def test_models_near_the_target_are_counted() -> None:
     records = make_run(30)
     row = search_row("run", records, REWARD)
     times = [r.evaluation.latency.latency_ms for r in measured(records) if r.evaluation.latency]
-    assert row["measured"] == len(times)
-    assert row["near_target"] == len([time for time in times if abs(time - 0.06) <= 0.006])
-    assert 0 < row["near_target"] < len(times)
-    assert row["pareto"] == len(pareto_records(records))
+    assert row.measured == len(times)
+    assert row.near_target == len([time for time in times if abs(time - 0.06) <= 0.006])
+    assert 0 < row.near_target < len(times)
+    assert row.pareto == len(pareto_records(records))
 
 
 def test_figure_6_says_that_a_proxys_accuracy_is_not_imagenets() -> None:

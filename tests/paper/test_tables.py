@@ -36,28 +36,28 @@ def _timed(*times_ms: float | None) -> list[ModelTiming]:
 
 def test_only_relative_latencies_are_compared() -> None:
     first, second, third = comparison_rows(ROWS, _timed(4.0, 6.0, 8.0), accuracies={}, baseline="a")
-    assert (first["relative"], first["published_relative"], first["agreement"]) == (1, 1, 1)
-    assert (second["relative"], second["published_relative"]) == (1.5, 2.0)
-    assert second["agreement"] == 0.75
-    assert third["relative"] == 2.0
-    assert third["published_relative"] is third["agreement"] is None
-    assert first["parameters_ratio"] == 1.25
-    assert second["parameters_ratio"] is None
+    assert (first.relative, first.published_relative, first.agreement) == (1, 1, 1)
+    assert (second.relative, second.published_relative) == (1.5, 2.0)
+    assert second.agreement == 0.75
+    assert third.relative == 2.0
+    assert third.published_relative is third.agreement is None
+    assert first.parameters_ratio == 1.25
+    assert second.parameters_ratio is None
 
 
 def test_without_its_baseline_a_time_has_nothing_to_be_relative_to() -> None:
     rows = comparison_rows(ROWS, _timed(None, 6.0, 8.0), accuracies={}, baseline="a")
-    assert [row["relative"] for row in rows] == [None, None, None]
-    assert [row["latency_ms"] for row in rows] == [None, 6.0, 8.0]
-    assert comparison_rows(ROWS, [], accuracies={}, baseline="a")[1]["published_relative"] == 2.0
+    assert [row.relative for row in rows] == [None, None, None]
+    assert [row.latency_ms for row in rows] == [None, 6.0, 8.0]
+    assert comparison_rows(ROWS, [], accuracies={}, baseline="a")[1].published_relative == 2.0
 
 
 def test_an_accuracy_goes_to_the_network_that_it_is_of() -> None:
     accuracy = CheckpointAccuracy(file="b.safetensors", data="embedded", top1=0.25, samples=8)
     rows = comparison_rows(ROWS, [], accuracies={"b": accuracy}, baseline="a")
-    assert [row["accuracy_percent"] for row in rows] == [None, 25.0, None]
-    assert [row["published_accuracy_percent"] for row in rows] == [70.0] * 3
-    assert rows[1]["checkpoint"] == accuracy.to_json()
+    assert [row.accuracy_percent for row in rows] == [None, 25.0, None]
+    assert [row.published_accuracy_percent for row in rows] == [70.0] * 3
+    assert rows[1].to_json()["checkpoint"] == accuracy.to_json()
 
 
 def test_times_of_other_networks_are_refused() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -25,7 +25,7 @@ from tvm_mnas.errors import ConfigError
 if TYPE_CHECKING:
     from tvm_mnas.models.zoo.entry import ZooEntry
     from tvm_mnas.paper.checkpoints import CheckpointAccuracy
-    from tvm_mnas.paper.tables import PaperRow
+    from tvm_mnas.paper.tables import ComparisonRow, PaperRow
     from tvm_mnas.workflows.compare import ModelTiming
     from tvm_mnas.workflows.model_ref import ModelRef
 
@@ -256,7 +256,7 @@ def _print_table(
 
     values = comparison_rows(rows, timed, accuracies=accuracies, baseline=baseline)
     if as_json:
-        print_json(values)
+        print_json([row.to_json() for row in values])
         return
     columns = [
         Column("network", "network", number=False),
@@ -283,30 +283,30 @@ def _print_table(
         markup=False,
     )
     for row in values:
-        if row["deviation"]:
-            OUTPUT.print(f"{row['network']}: {row['deviation']}", markup=False)
+        if row.deviation:
+            OUTPUT.print(f"{row.network}: {row.deviation}", markup=False)
 
 
-def _shown(row: dict[str, Any]) -> dict[str, Any]:
+def _shown(row: ComparisonRow) -> dict[str, object]:
     """Return a row as it is printed: ours, and in parentheses what the paper has."""
 
     def both(ours: str | None, theirs: str | None) -> str:
         return f"{ours or '-'} ({theirs or '-'})"
 
-    def count(name: str) -> str | None:
-        return None if row[name] is None else format_count(row[name])
+    def count(number: int | None) -> str | None:
+        return None if number is None else format_count(number)
 
-    def ratio(name: str) -> str | None:
-        return None if row[name] is None else f"{row[name]:.2f}"
+    def ratio(value: float | None) -> str | None:
+        return None if value is None else f"{value:.2f}"
 
-    accuracy, published = row["accuracy_percent"], f"{row['published_accuracy_percent']:.4g}"
+    accuracy, published = row.accuracy_percent, f"{row.published_accuracy_percent:.4g}"
     return {
-        "network": row["network"],
-        "parameters": both(count("parameters"), count("published_parameters")),
-        "mult_adds": both(count("mult_adds"), count("published_mult_adds")),
+        "network": row.network,
+        "parameters": both(count(row.parameters), count(row.published_parameters)),
+        "mult_adds": both(count(row.mult_adds), count(row.published_mult_adds)),
         "accuracy": f"({published})" if accuracy is None else f"{accuracy:.4g} ({published})",
-        "pixel": f"({row['published_latency_ms'] or '-'})",
-        "latency_ms": row["latency_ms"],
-        "relative": both(ratio("relative"), ratio("published_relative")),
-        "agreement": ratio("agreement"),
+        "pixel": f"({row.published_latency_ms or '-'})",
+        "latency_ms": row.latency_ms,
+        "relative": both(ratio(row.relative), ratio(row.published_relative)),
+        "agreement": ratio(row.agreement),
     }

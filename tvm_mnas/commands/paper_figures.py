@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from tvm_mnas.evaluation.toolchain import ToolchainOptions
-    from tvm_mnas.paper.figures import ScaledPoint
+    from tvm_mnas.paper.figures import ScaledPoint, ScaledRow
     from tvm_mnas.search.run import TrialRecord
 
 _Output = Annotated[Path, typer.Option("--output", "-o", help="The PNG file to write.")]
@@ -71,7 +71,7 @@ def figure4(
     rows, line = _time_scaled(figure4_points(), options, device=device, rounds=rounds)
     _write(output, scaling_figure(rows, device))
     if as_json:
-        print_json({"networks": rows, "file": str(output)})
+        print_json({"networks": [row.to_json() for row in rows], "file": str(output)})
         return
     _print_scaled("Figure 4", rows, line)
     OUTPUT.print(f"wrote {output}", markup=False)
@@ -92,7 +92,7 @@ def figure5(
         (run.resolve().name, directory.finished_trials(), directory.reward)
         for run, directory in zip(runs, directories, strict=True)
     ]
-    rows = [search_row(name, records, reward) for name, records, reward in shown]
+    rows = [asdict(search_row(name, records, reward)) for name, records, reward in shown]
     _write(output, searches_figure(shown))
     if as_json:
         print_json({"runs": rows, "file": str(output)})
@@ -140,7 +140,9 @@ def figure6(
     _write(output, scale_or_search_figure(rows, device, pareto_records(trials)))
     if as_json:
         front = [asdict(row) for row in pareto_rows(trials)]
-        print_json({"networks": rows, "new_search": front, "file": str(output)})
+        print_json(
+            {"networks": [row.to_json() for row in rows], "new_search": front, "file": str(output)}
+        )
         return
     _print_scaled("Figure 6", rows, line)
     for record in pareto_records(trials):
@@ -188,7 +190,7 @@ def _write(output: Path, figure: Figure) -> None:
 
 def _time_scaled(
     points: Sequence[ScaledPoint], options: ToolchainOptions, *, device: str, rounds: int
-) -> tuple[list[dict[str, Any]], str]:
+) -> tuple[list[ScaledRow], str]:
     """Return the rows of `points`, measured on `device`, and the line that says how."""
     from tvm_mnas.models.cost import count_cost
     from tvm_mnas.paper.figures import scaled_rows
@@ -201,10 +203,10 @@ def _time_scaled(
     return scaled_rows(points, costs, timed), provenance(timed)
 
 
-def _print_scaled(title: str, rows: Sequence[dict[str, Any]], line: str) -> None:
+def _print_scaled(title: str, rows: Sequence[ScaledRow], line: str) -> None:
     from tvm_mnas.paper.figures import TOP1_SOURCE
 
-    emulated = any(row["emulated"] for row in rows)
+    emulated = any(row.emulated for row in rows)
     columns = [
         Column("network", "network", number=False),
         Column("multiplier", "multiplier"),
@@ -215,8 +217,10 @@ def _print_scaled(title: str, rows: Sequence[dict[str, Any]], line: str) -> None
         Column("published top-1 %", "published_top1_percent"),
     ]
     counts = ("parameters", "mult_adds")
-    shown = [row | {name: format_count(row[name]) for name in counts} for row in rows]
+    shown = [
+        row.to_json() | {name: format_count(getattr(row, name)) for name in counts} for row in rows
+    ]
     print_table(title, columns, shown, as_json=False)
     OUTPUT.print(line, markup=False)
-    print_failures([(row["model"], row["failure"]) for row in rows])
+    print_failures([(row.model, row.measurement.failure) for row in rows])
     OUTPUT.print(f"Published top-1: {TOP1_SOURCE}; nothing was trained here.", markup=False)

@@ -92,6 +92,61 @@ class ScaledPoint:
         return _TOP1_PERCENT.get((self.network, self.multiplier, self.size))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScaledRow:
+    """A scaled network: its counts, its latency here (None where it failed), and its published accuracy."""
+
+    model: str
+    network: str
+    multiplier: float
+    input_size: int
+    parameters: int
+    mult_adds: int
+    published_top1_percent: float | None
+    measurement: ModelTiming
+
+    @property
+    def latency_ms(self) -> float | None:
+        """The median of the rounds' latencies, None where it failed."""
+        return self.measurement.latency_ms
+
+    @property
+    def emulated(self) -> bool:
+        """Whether the times are an emulator's, which are no latencies."""
+        return self.measurement.emulated
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {
+            "model": self.model,
+            "network": self.network,
+            "multiplier": self.multiplier,
+            "input_size": self.input_size,
+            "parameters": self.parameters,
+            "mult_adds": self.mult_adds,
+            "latency_ms": self.latency_ms,
+            "emulated": self.emulated,
+            "failure": self.measurement.failure,
+            "published_top1_percent": self.published_top1_percent,
+            "source": None if self.published_top1_percent is None else TOP1_SOURCE,
+            "measurement": self.measurement.to_json(),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchRow:
+    """How many distinct candidates a run measured, how many lie within 10% of its target, and its front."""
+
+    run: str
+    alpha: float
+    beta: float
+    target_latency_ms: float
+    emulated: bool
+    measured: int
+    near_target: int
+    pareto: int
+
+
 def figure4_points() -> list[ScaledPoint]:
     """Return figure 4's networks, each once: all multipliers at 224, then all other sizes at multiplier 1."""
     scales = [(multiplier, 224) for multiplier in MULTIPLIERS]
@@ -106,23 +161,19 @@ def figure6_points() -> list[ScaledPoint]:
 
 def scaled_rows(
     points: Sequence[ScaledPoint], costs: Sequence[Cost], timed: Sequence[ModelTiming]
-) -> list[dict[str, Any]]:
-    """Return a row for each of `points`: its counts, its latency here, and its published accuracy with the source."""
+) -> list[ScaledRow]:
+    """Return a row for each of `points`."""
     return [
-        {
-            "model": point.model,
-            "network": NETWORKS[point.network],
-            "multiplier": point.multiplier,
-            "input_size": point.size,
-            "parameters": cost.parameters,
-            "mult_adds": cost.mult_adds,
-            "latency_ms": entry.latency_ms,
-            "emulated": entry.emulated,
-            "failure": entry.failure,
-            "published_top1_percent": point.top1_percent,
-            "source": None if point.top1_percent is None else TOP1_SOURCE,
-            "measurement": entry.to_json(),
-        }
+        ScaledRow(
+            model=point.model,
+            network=NETWORKS[point.network],
+            multiplier=point.multiplier,
+            input_size=point.size,
+            parameters=cost.parameters,
+            mult_adds=cost.mult_adds,
+            published_top1_percent=point.top1_percent,
+            measurement=entry,
+        )
         for point, cost, entry in zip(points, costs, timed, strict=True)
     ]
 
@@ -140,20 +191,20 @@ def objective_rows() -> list[dict[str, float]]:
     ]
 
 
-def search_row(name: str, records: Sequence[TrialRecord], reward: Reward) -> dict[str, Any]:
-    """Return how many distinct candidates a run measured, how many lie within 10% of its target, and its front."""
+def search_row(name: str, records: Sequence[TrialRecord], reward: Reward) -> SearchRow:
+    """Return what a run measured."""
     times = [latency_ms for latency_ms, _ in _measured_points(measured(records))]
     target = reward.target_latency_ms
-    return {
-        "run": name,
-        "alpha": reward.alpha,
-        "beta": reward.beta,
-        "target_latency_ms": target,
-        "emulated": is_emulated(records),
-        "measured": len(times),
-        "near_target": sum(0.9 * target <= time <= 1.1 * target for time in times),
-        "pareto": len(pareto_records(records)),
-    }
+    return SearchRow(
+        run=name,
+        alpha=reward.alpha,
+        beta=reward.beta,
+        target_latency_ms=target,
+        emulated=is_emulated(records),
+        measured=len(times),
+        near_target=sum(0.9 * target <= time <= 1.1 * target for time in times),
+        pareto=len(pareto_records(records)),
+    )
 
 
 def objective_figure(*, theme: Theme = LIGHT) -> Figure:
@@ -173,13 +224,13 @@ def objective_figure(*, theme: Theme = LIGHT) -> Figure:
     return figure
 
 
-def scaling_figure(rows: Sequence[dict[str, Any]], device: str, *, theme: Theme = LIGHT) -> Figure:
+def scaling_figure(rows: Sequence[ScaledRow], device: str, *, theme: Theme = LIGHT) -> Figure:
     """Return figure 4 from `scaled_rows`: latency over depth multiplier (a) and over input size (b)."""
-    emulated = any(row["emulated"] for row in rows)
+    emulated = any(row.emulated for row in rows)
     title = f"Scaled networks on {device}" + (f" ({EMULATED})" if emulated else "")
     figure, ((left, right),) = new_grid(title, [_NOT_OURS], theme, rows=1, columns=2)
-    of_depth = [row for row in rows if row["input_size"] == 224]
-    of_size = [row for row in rows if row["multiplier"] == 1.0]
+    of_depth = [row for row in rows if row.input_size == 224]
+    of_size = [row for row in rows if row.multiplier == 1.0]
     _draw_scaling(left, of_depth, "multiplier", "depth multiplier, input 224", emulated, theme)
     _draw_scaling(right, of_size, "input_size", "input size, multiplier 1", emulated, theme)
     return figure
@@ -205,7 +256,7 @@ def searches_figure(
 
 
 def scale_or_search_figure(
-    rows: Sequence[dict[str, Any]],
+    rows: Sequence[ScaledRow],
     device: str,
     front: Sequence[TrialRecord] = (),
     *,
@@ -215,7 +266,7 @@ def scale_or_search_figure(
 
     A scaled network without a published accuracy is a vertical line at its latency.
     """
-    emulated = any(row["emulated"] for row in rows) or is_emulated(front)
+    emulated = any(row.emulated for row in rows) or is_emulated(front)
     title = f"Scaling and searching on {device}" + (f" ({EMULATED})" if emulated else "")
     caption = [
         _NOT_OURS + " Dots of MobileNetV2: " + TOP1_SOURCE + ".",
@@ -224,19 +275,23 @@ def scale_or_search_figure(
     if front:
         caption.append("A new search's proxy accuracy cannot be compared with ImageNet's.")
     figure, axes = new_axes(title, caption, theme)
-    known = [r for r in rows if r["latency_ms"] is not None and r["published_top1_percent"]]
+    known = [
+        (row.latency_ms, row.published_top1_percent)
+        for row in rows
+        if row.latency_ms is not None and row.published_top1_percent is not None
+    ]
     if known:
         axes.plot(
-            [row["latency_ms"] for row in known],
-            [row["published_top1_percent"] for row in known],
+            [latency_ms for latency_ms, _ in known],
+            [percent for _, percent in known],
             "o-",
             color=theme.candidate,
             label="MobileNetV2 scaled (published)",
         )
     label: str | None = "MnasNet scaled (latency only)"
     for row in rows:
-        if row["latency_ms"] is not None and row["published_top1_percent"] is None:
-            axes.axvline(row["latency_ms"], color=theme.front, ls=":", label=label)
+        if row.latency_ms is not None and row.published_top1_percent is None:
+            axes.axvline(row.latency_ms, color=theme.front, ls=":", label=label)
             label = None
     if front:
         points = _measured_points(front)
@@ -247,7 +302,7 @@ def scale_or_search_figure(
             color=theme.best,
             label="new search (proxy accuracy, not ImageNet)",
         )
-    times = [row["latency_ms"] for row in rows if row["latency_ms"] is not None]
+    times = [row.latency_ms for row in rows if row.latency_ms is not None]
     times += [time for time, _ in _measured_points(front)]
     if times:
         scale_latency(axes, times, logarithmic=spans_decades(times))
@@ -282,13 +337,13 @@ def _label_time(axes: Axes, side: str, emulated: bool, theme: Theme) -> None:
 
 
 def _draw_scaling(
-    axes: Axes, rows: Sequence[dict[str, Any]], key: str, label: str, emulated: bool, theme: Theme
+    axes: Axes, rows: Sequence[ScaledRow], key: str, label: str, emulated: bool, theme: Theme
 ) -> None:
     for name, colour in zip(NETWORKS.values(), (theme.candidate, theme.front), strict=True):
         shown = sorted(
-            (row[key], row["latency_ms"])
+            (getattr(row, key), row.latency_ms)
             for row in rows
-            if row["network"] == name and row["latency_ms"] is not None
+            if row.network == name and row.latency_ms is not None
         )
         if shown:
             xs, ys = zip(*shown, strict=True)

@@ -34,19 +34,88 @@ class PaperRow:
     deviation: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparisonRow:
+    """A network of a table: what is counted and measured here, beside what was published.
+
+    `relative` and `published_relative` are a latency divided by that of the table's baseline; `agreement` is the one
+    divided by the other. A value is None where a part of it was not measured or not published.
+    """
+
+    key: str
+    network: str
+    parameters: int
+    published_parameters: int | None
+    mult_adds: int
+    published_mult_adds: int | None
+    published_accuracy_percent: float
+    published_latency_ms: float | None
+    published_relative: float | None
+    relative: float | None
+    deviation: str
+    checkpoint: CheckpointAccuracy | None
+    measurement: ModelTiming | None
+
+    @property
+    def latency_ms(self) -> float | None:
+        """The median of the rounds' latencies, None where there is none."""
+        return None if self.measurement is None else self.measurement.latency_ms
+
+    @property
+    def accuracy_percent(self) -> float | None:
+        """The top-1 accuracy of the checkpoint, None where none was given."""
+        return None if self.checkpoint is None else self.checkpoint.top1_percent
+
+    @property
+    def parameters_ratio(self) -> float | None:
+        """Those counted over those published."""
+        return _ratio(self.parameters, self.published_parameters)
+
+    @property
+    def mult_adds_ratio(self) -> float | None:
+        """Those counted over those published."""
+        return _ratio(self.mult_adds, self.published_mult_adds)
+
+    @property
+    def agreement(self) -> float | None:
+        """The relative latency here over the published one."""
+        return _ratio(self.relative, self.published_relative)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {
+            "key": self.key,
+            "network": self.network,
+            "parameters": self.parameters,
+            "published_parameters": self.published_parameters,
+            "parameters_ratio": self.parameters_ratio,
+            "mult_adds": self.mult_adds,
+            "published_mult_adds": self.published_mult_adds,
+            "mult_adds_ratio": self.mult_adds_ratio,
+            "accuracy_percent": self.accuracy_percent,
+            "published_accuracy_percent": self.published_accuracy_percent,
+            "published_latency_ms": self.published_latency_ms,
+            "published_relative": self.published_relative,
+            "latency_ms": self.latency_ms,
+            "relative": self.relative,
+            "agreement": self.agreement,
+            "deviation": self.deviation,
+            "checkpoint": None if self.checkpoint is None else self.checkpoint.to_json(),
+            "measurement": None if self.measurement is None else self.measurement.to_json(),
+        }
+
+
 def comparison_rows(
     rows: Sequence[PaperRow],
     timed: Sequence[ModelTiming],
     *,
     accuracies: Mapping[str, CheckpointAccuracy],
     baseline: str,
-) -> list[dict[str, Any]]:
-    """Return plain values for each of `rows`, with the latency of the same place in `timed`, which may be empty.
+) -> list[ComparisonRow]:
+    """Return a row for each of `rows`, with the latency of the same place in `timed`, which may be empty.
 
-    `accuracies` are those measured of a trained checkpoint, by the key of a row.
-
-    `relative` and `published_relative` are a latency divided by that of the network `baseline`, a key; `agreement`
-    is the one divided by the other. A value is None where a part of it was not measured or not published.
+    `accuracies` are those measured of a trained checkpoint, by the key of a row; `baseline` is the key of the network
+    that latencies are relative to.
 
     Raises:
         ConfigError: if `timed` is of other networks.
@@ -56,34 +125,24 @@ def comparison_rows(
     times: list[ModelTiming | None] = list(timed) if timed else [None] * len(rows)
     ours = {row.key: None if time is None else time.latency_ms for row, time in _pair(rows, times)}
     theirs = {row.key: row.latency_ms for row in rows}
-    values = []
-    for row, time in _pair(rows, times):
-        accuracy = accuracies.get(row.key)
-        relative = _ratio(ours[row.key], ours.get(baseline))
-        published_relative = _ratio(row.latency_ms, theirs.get(baseline))
-        values.append(
-            {
-                "key": row.key,
-                "network": row.name,
-                "parameters": row.cost.parameters,
-                "published_parameters": row.parameters,
-                "parameters_ratio": _ratio(row.cost.parameters, row.parameters),
-                "mult_adds": row.cost.mult_adds,
-                "published_mult_adds": row.mult_adds,
-                "mult_adds_ratio": _ratio(row.cost.mult_adds, row.mult_adds),
-                "accuracy_percent": None if accuracy is None else accuracy.top1_percent,
-                "published_accuracy_percent": row.accuracy_percent,
-                "published_latency_ms": row.latency_ms,
-                "published_relative": published_relative,
-                "latency_ms": ours[row.key],
-                "relative": relative,
-                "agreement": _ratio(relative, published_relative),
-                "deviation": row.deviation,
-                "checkpoint": None if accuracy is None else accuracy.to_json(),
-                "measurement": None if time is None else time.to_json(),
-            }
+    return [
+        ComparisonRow(
+            key=row.key,
+            network=row.name,
+            parameters=row.cost.parameters,
+            published_parameters=row.parameters,
+            mult_adds=row.cost.mult_adds,
+            published_mult_adds=row.mult_adds,
+            published_accuracy_percent=row.accuracy_percent,
+            published_latency_ms=row.latency_ms,
+            published_relative=_ratio(row.latency_ms, theirs.get(baseline)),
+            relative=_ratio(ours[row.key], ours.get(baseline)),
+            deviation=row.deviation,
+            checkpoint=accuracies.get(row.key),
+            measurement=time,
         )
-    return values
+        for row, time in _pair(rows, times)
+    ]
 
 
 def _pair(
