@@ -53,10 +53,11 @@ help:
 search: $(INSTALLED)
 	$(BIN)/tvm-mnas search $(ARGS)
 
-# What measures time runs alone, after the others, which share the processors. pytest ends with 5 where it finds
-# no test, which ARGS may be the reason for in one of the two runs.
 # Three workers keep two processors busy while one waits for a device. Files are begun in the order of conftest.py.
 SIDE_BY_SIDE := -n 3 --dist loadfile --no-loadscope-reorder
+
+# What measures time runs alone, after the others, which share the processors. pytest ends with 5 where it finds
+# no test, which ARGS may be the reason for in one of the two runs.
 define RUN_TESTS
 @found=
 run() {

@@ -230,6 +230,5 @@ def _write_new(path: Path, text: str) -> None:
             file.write(text)
     except OSError as error:
         raise SpaceError(
-            f"{path}: a space is written to a new file in a directory that is there, not {error.strerror}; "
-            f"name another with -o"
+            f"cannot write the space to {path}: {error.strerror}; name another with -o"
         ) from error

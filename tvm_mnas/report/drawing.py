@@ -85,7 +85,7 @@ def write_png(path: Path, content: bytes) -> None:
         path.write_bytes(content)
     except OSError as error:
         raise RunError(
-            f"{path}: a picture can be written, not {error.strerror}; "
+            f"cannot write the picture {path}: {error.strerror}; "
             f"check the directory and `df -h {path.parent}`"
         ) from error
 

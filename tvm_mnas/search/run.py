@@ -155,7 +155,7 @@ class RunDirectory:
             file = (self.path / "run.lock").open("w")
         except OSError as error:
             raise RunError(
-                f"{self.path}: a run goes on where files can be written, not where {error.strerror}; "
+                f"cannot write to the run {self.path}: {error.strerror}; "
                 f"`ls -ld {self.path}` shows whose it is"
             ) from error
         with file:

@@ -54,7 +54,7 @@ def read_space(path: Path) -> SearchSpace:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise SpaceError(
-            f"{path}: a space file can be read, not {error.strerror}; "
+            f"cannot read the space file {path}: {error.strerror}; "
             f"`tvm-mnas space list` lists the spaces that ship"
         ) from error
     except UnicodeDecodeError as error:

@@ -48,7 +48,9 @@ class Linker:
                 f"{self.command[0]} links {output.name} within {_DEADLINE_S:g} s, and it did not"
             ) from error
         except OSError as error:
-            raise BuildError(f"{self.command[0]} can be started, not {error.strerror}") from error
+            raise BuildError(
+                f"cannot start the linker {self.command[0]}: {error.strerror}"
+            ) from error
         if done.returncode:
             reason = " ".join(done.stderr.split())[-300:]
             raise BuildError(f"{self.command[0]} links {output.name}, not: {reason}")

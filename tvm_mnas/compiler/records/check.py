@@ -98,7 +98,7 @@ def check_store(directory: Path) -> tuple[Finding, ...]:
             return _Check(directory).run()
     except OSError as error:
         raise RecordsError(
-            f"{directory}: tuning records can be read, not {error.strerror}; see `ls -l {directory}`"
+            f"cannot read the tuning records in {directory}: {error.strerror}; see `ls -l {directory}`"
         ) from error
 
 
@@ -129,7 +129,7 @@ def repair_store(directory: Path) -> Repair:
             return Repair(findings, backups)
     except OSError as error:
         raise RecordsError(
-            f"{directory}: tuning records can be written to repair them, not {error.strerror}; "
+            f"cannot repair the tuning records in {directory}: {error.strerror}; "
             f"make room, or copy them to where you may write"
         ) from error
 

@@ -126,7 +126,7 @@ class RecordStore(TuningRecords):
                 store.refresh()
         except OSError as error:
             raise RecordsError(
-                f"{directory}: tuning records can be read and written, not {error.strerror}; "
+                f"cannot open the tuning records in {directory}: {error.strerror}; "
                 f"name another directory with --records"
             ) from error
         return store
@@ -150,7 +150,7 @@ class RecordStore(TuningRecords):
                 store.refresh()
         except OSError as error:
             raise RecordsError(
-                f"{directory}: tuning records can be read, not {error.strerror}; "
+                f"cannot read the tuning records in {directory}: {error.strerror}; "
                 f"see `ls -l {directory}`"
             ) from error
         return store
@@ -266,7 +266,7 @@ class RecordStore(TuningRecords):
                 self.refresh()
         except OSError as error:
             raise RecordsError(
-                f"{self.directory}: tuning records can be written, not {error.strerror}; "
+                f"cannot write the tuning records in {self.directory}: {error.strerror}; "
                 f"make room, then `{command}`"
             ) from error
 
