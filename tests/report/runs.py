@@ -6,8 +6,7 @@ import random
 from dataclasses import replace
 
 from tvm_mnas.devices.core.latency import Coverage, Latency
-from tvm_mnas.evaluation.results import Effort, Evaluation, Failure
-from tvm_mnas.search.manifest import (
+from tvm_mnas.evaluation.manifest import (
     Agreement,
     ArtifactFacts,
     DataFacts,
@@ -15,6 +14,7 @@ from tvm_mnas.search.manifest import (
     Origin,
     TensorSpec,
 )
+from tvm_mnas.evaluation.results import Effort, Evaluation, Failure
 from tvm_mnas.search.reward import Reward
 from tvm_mnas.search.run import TrialRecord
 from tvm_mnas.space.architecture import Architecture

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from tvm_mnas.errors import RunError
+from tvm_mnas.evaluation.manifest import MANIFEST, Manifest, read_manifest
 from tvm_mnas.files import atomic_write_text
 from tvm_mnas.report.content import Picture
 from tvm_mnas.report.drawing import DARK, LIGHT, Theme, render_png, write_png
@@ -18,7 +19,6 @@ from tvm_mnas.report.figures import (
 from tvm_mnas.report.page import build_page
 from tvm_mnas.report.progress import progress_figure, tuning_figure
 from tvm_mnas.report.trials import count_trials
-from tvm_mnas.search.manifest import MANIFEST, Manifest, read_manifest
 from tvm_mnas.search.result import pick_finalists
 from tvm_mnas.search.reward import Reward
 from tvm_mnas.search.run import RunDirectory, TrialRecord

@@ -17,6 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from tvm_mnas import __version__
 from tvm_mnas.config import SearchConfig
 from tvm_mnas.devices.core.latency import format_percent, untuned_flag
+from tvm_mnas.evaluation.manifest import Manifest
 from tvm_mnas.report.content import (
     Column,
     PageContent,
@@ -52,7 +53,6 @@ from tvm_mnas.report.trials import (
     is_emulated,
     worst_untuned_percent,
 )
-from tvm_mnas.search.manifest import Manifest
 from tvm_mnas.search.reward import Reward
 from tvm_mnas.search.run import TrialRecord
 

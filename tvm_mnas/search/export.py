@@ -25,10 +25,7 @@ from typing import TYPE_CHECKING
 from tvm_mnas import __version__
 from tvm_mnas.config import SearchConfig
 from tvm_mnas.errors import RunError
-from tvm_mnas.evaluation.results import Observer
-from tvm_mnas.evaluation.toolchain import Toolchain
-from tvm_mnas.evaluation.trainers import load_splits, read_accuracy
-from tvm_mnas.search.manifest import (
+from tvm_mnas.evaluation.manifest import (
     MANIFEST,
     Agreement,
     ArtifactFacts,
@@ -38,6 +35,9 @@ from tvm_mnas.search.manifest import (
     TensorSpec,
     write_manifest,
 )
+from tvm_mnas.evaluation.results import Observer
+from tvm_mnas.evaluation.toolchain import Toolchain
+from tvm_mnas.evaluation.trainers import load_splits, read_accuracy
 from tvm_mnas.space.architecture import Architecture
 from tvm_mnas.space.network_space import ChosenNetwork
 from tvm_mnas.training.sources import class_names

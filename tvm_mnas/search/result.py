@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tvm_mnas.errors import ConfigError
-from tvm_mnas.search.manifest import Manifest
+from tvm_mnas.evaluation.manifest import Manifest
 from tvm_mnas.search.pareto import Point, pareto_front
 from tvm_mnas.search.run import TrialRecord
 

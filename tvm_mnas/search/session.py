@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from tvm_mnas.errors import CandidateError, ConfigError, RunError
 from tvm_mnas.evaluation.executor import Executor
+from tvm_mnas.evaluation.manifest import MANIFEST, Manifest, Origin, read_manifest
 from tvm_mnas.evaluation.pipeline import CandidatePipeline
 from tvm_mnas.evaluation.results import Observer
 from tvm_mnas.evaluation.toolchain import Toolchain, ToolchainOptions, open_toolchain
@@ -23,7 +24,6 @@ from tvm_mnas.plugins import EXECUTORS
 from tvm_mnas.search.algorithms import AlgorithmRequest, make_sampler
 from tvm_mnas.search.export import export_network
 from tvm_mnas.search.loop import run_trials
-from tvm_mnas.search.manifest import MANIFEST, Manifest, Origin, read_manifest
 from tvm_mnas.search.result import SearchResult, pick_finalists
 from tvm_mnas.search.run import RunDirectory, TrialRecord
 from tvm_mnas.space.catalogue import Space, find_space

@@ -10,7 +10,7 @@ import pytest
 
 from tests.report.runs import make_latency, make_manifest, sample_architectures
 from tvm_mnas.errors import RunError
-from tvm_mnas.search.manifest import Manifest, read_manifest, write_manifest
+from tvm_mnas.evaluation.manifest import Manifest, read_manifest, write_manifest
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "manifest.json"
 
