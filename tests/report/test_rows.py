@@ -259,6 +259,7 @@ def test_every_row_is_plain_json() -> None:
     records = make_run(20)
     forecast = forecast_latency(make_run(20, kernel_times=True))
     assert forecast is not None
+    assert "predictor" not in forecast.to_json(), "its coefficients stand beside the rest"
     for rows in (
         [forecast.to_json()],
         *(

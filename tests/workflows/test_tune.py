@@ -11,8 +11,9 @@ from tvm_mnas.compiler.core.kernel import Kernel
 from tvm_mnas.compiler.records.store import RecordStore
 from tvm_mnas.compiler.tuning.tuner import TunedKernel, TuningReport
 from tvm_mnas.errors import ConfigError, SpaceError
+from tvm_mnas.evaluation.results import format_duration
 from tvm_mnas.evaluation.toolchain import ToolchainOptions
-from tvm_mnas.report.text import forecast_line, format_duration, tune_line
+from tvm_mnas.report.text import forecast_line, tune_line
 from tvm_mnas.workflows import tune
 from tvm_mnas.workflows.tune import (
     Forecast,

@@ -158,6 +158,15 @@ class Evaluation:
         )
 
 
+def format_duration(duration_s: float) -> str:
+    """Return a duration as people say it: `45 s`, `12 min` or `3.4 h`."""
+    if duration_s < 90:
+        return f"{duration_s:.0f} s"
+    if duration_s < 90 * 60:
+        return f"{duration_s / 60:.0f} min"
+    return f"{duration_s / 3600:.1f} h"
+
+
 class Observer(Protocol):
     """Is told what an evaluator does, so that somebody can watch it."""
 

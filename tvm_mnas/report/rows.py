@@ -152,7 +152,8 @@ class LatencyForecast:
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values, the predictor's coefficients beside the rest."""
         values = asdict(self)
-        return {**values, **values.pop("predictor"), "formula": self.predictor.formula}
+        coefficients = values.pop("predictor")
+        return {**values, **coefficients, "formula": self.predictor.formula}
 
 
 def pareto_rows(records: Iterable[TrialRecord]) -> list[CandidateRow]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tvm_mnas.devices.core.latency import untuned_flag
+from tvm_mnas.evaluation.results import format_duration
 
 if TYPE_CHECKING:
     from tvm_mnas.evaluation.roofline import DevicePeak
@@ -122,15 +123,6 @@ def search_lines(result: SearchResult) -> list[str]:
         f"      {result.export}/net.so",
     ]
     return lines
-
-
-def format_duration(duration_s: float) -> str:
-    """Return a duration as people say it: `45 s`, `12 min` or `3.4 h`."""
-    if duration_s < 90:
-        return f"{duration_s:.0f} s"
-    if duration_s < 90 * 60:
-        return f"{duration_s / 60:.0f} min"
-    return f"{duration_s / 3600:.1f} h"
 
 
 def _format_size(size_bytes: int) -> str:

@@ -209,14 +209,14 @@ def _kernel_timings(
 
 def _with_limit(timing: KernelTiming, peak: DevicePeak) -> KernelTiming:
     """Return `timing` with how near it comes to the core's peak."""
-    compute_us, memory_us = peak.compute_us(timing.flops), peak.memory_us(timing.moved_bytes)
-    limit_us = max(compute_us, memory_us)
+    compute_us = peak.compute_us(timing.flops)
+    limit_us = peak.limit_us(timing.flops, timing.moved_bytes)
     return replace(
         timing,
         peak_percent=100 * compute_us / timing.best_us,
         limit_us=limit_us,
         limit_percent=100 * limit_us / timing.best_us,
-        bound="compute" if compute_us >= memory_us else "memory",
+        bound="compute" if compute_us >= limit_us else "memory",
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tvm_mnas.errors import BuildError, ConfigError
-from tvm_mnas.evaluation.results import Observer
+from tvm_mnas.evaluation.results import Observer, format_duration
 from tvm_mnas.evaluation.toolchain import ToolchainOptions, open_scratch_toolchain
 from tvm_mnas.workflows.model_ref import ModelRef, resolve_model
 
@@ -240,8 +240,10 @@ class _Pace:
         self.observer.stage("tuning", done, total)
         if not self.known and 2 * self.schedules_per_kernel <= done < total:
             self.known = True
-            minutes = (total - done) * (time.monotonic() - self.started) / done / 60
-            self.observer.note(f"{total - done} schedules are left, about {minutes:.2g} min")
+            each_s = (time.monotonic() - self.started) / done
+            self.observer.note(
+                f"{total - done} schedules are left, about {format_duration((total - done) * each_s)}"
+            )
 
 
 def _sources(model: str | None, space: str | None, seed: int) -> Sequence[ModelRef]:
