@@ -28,8 +28,15 @@ import tvm_mnas
 ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
-YARDSTICK = "import asyncio"
-"""What a start is measured by, on a machine of any speed: 0.09 s of processor time where `--help` takes 0.4."""
+YARDSTICK = """
+import typer
+app = typer.Typer()
+app.command("one")(lambda: None)
+app.command("two")(lambda: None)
+app(["--help"])
+"""
+"""What a start is measured by, on a machine of any speed: the help of a program of two commands, 0.19 s where ours
+takes 0.27."""
 HEAVY = {"torch", "tvm", "tvm_ffi", "optuna", "matplotlib", "onnx", "scipy"}
 """What must not be imported before a command needs it: each costs from half a second to several."""
 
@@ -340,7 +347,7 @@ def test_a_start_imports_nothing_heavy(arguments: list[str]) -> None:
 
 @pytest.mark.timed
 @pytest.mark.parametrize(
-    ("arguments", "most"), [(STARTS[0], 1.0), (STARTS[1], 5.0)], ids=["import", "help"]
+    ("arguments", "most"), [(STARTS[0], 0.1), (STARTS[1], 2.2)], ids=["import", "help"]
 )
 def test_a_start_is_quick(arguments: list[str], most: float) -> None:
     """Processor time beyond that of a bare interpreter, in yardsticks: a start waits for nothing."""
