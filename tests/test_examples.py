@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tvm_mnas.evaluation.trainers import TrainTask, run_training
 from tvm_mnas.space.candidate import parse_candidate
 from tvm_mnas.training.images import read_embedded, shipped_class_names
 
@@ -133,6 +134,28 @@ def test_an_example_is_short(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= MOST_LINES
 
 
+def test_the_examples_trainer_trains_on_the_examples_data(tmp_path: Path) -> None:
+    """The parts of own_trainer.py and own_data.py, as `--trainer` and `--data` name them, without a search."""
+    steps: list[int] = []
+    task = TrainTask(
+        notation="i32_c3_w1:stem16_s22:r1_k5_s22_e3_i16_o24:r1_k5_s22_e3_i24_o32:head64:n10",
+        data=f"{EXAMPLES / 'own_data.py'}:STRIPES",
+        data_seed=0,
+        seed=1,
+        steps=80,
+        batch_size=64,
+        learning_rate=0.1,
+        trainer=f"{EXAMPLES / 'own_trainer.py'}:train",
+        weights=tmp_path / "weights.safetensors",
+    )
+    accuracy = run_training(task, steps.append)
+    assert steps == list(range(1, task.steps + 1))
+    assert (accuracy.split, accuracy.steps, accuracy.seed) == ("validation", task.steps, task.seed)
+    assert accuracy.top1 > 0.3, "ten classes: more than guessing"
+    assert task.weights is not None and task.weights.is_file()
+
+
+@pytest.mark.slow
 def test_own_trainer_and_the_library_that_it_exports(place: Place) -> None:
     check_own_trainer(place)
     check_classify(place)
