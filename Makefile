@@ -53,8 +53,8 @@ help:
 search: $(INSTALLED)
 	$(BIN)/tvm-mnas search $(ARGS)
 
-# Three workers keep two processors busy while one waits for a device. Files are begun in the order of conftest.py.
-SIDE_BY_SIDE := -n 3 --dist loadfile --no-loadscope-reorder
+# Files are begun in the order of conftest.py.
+SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 
 # What measures time runs alone, after the others, which share the processors. pytest ends with 5 where it finds
 # no test, which ARGS may be the reason for in one of the two runs.

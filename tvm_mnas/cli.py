@@ -6,7 +6,9 @@ Everything heavy is imported inside a command, so that `--help` and a wrong flag
 
 from __future__ import annotations
 
+import signal
 import sys
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -25,9 +27,7 @@ from tvm_mnas.commands.space import space_app
 from tvm_mnas.commands.tune import tune
 from tvm_mnas.commands.zoo import zoo
 from tvm_mnas.console import MESSAGES, OUTPUT
-from tvm_mnas.errors import TvmMnasError
-
-INTERRUPTED = 130
+from tvm_mnas.errors import INTERRUPTED, TvmMnasError, is_interruption
 
 app = typer.Typer(
     add_completion=False,
@@ -65,8 +65,32 @@ for _name, _group in (
     app.add_typer(_group, name=_name)
 
 
+class _Interruption(KeyboardInterrupt):
+    """SIGINT or SIGTERM, as a class of its own.
+
+    `python -m` ends by SIGINT, whatever we say, once Python's own class has passed through the `exec` of a text.
+    """
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise _Interruption
+
+
 def main() -> None:
     """Run the command line; ends the process with 0, 1, 2 or 130."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # What is ignored stays so: the shell's background jobs do not hear Ctrl-C.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
+    try:
+        _run()
+    except Exception as error:
+        if is_interruption(error):
+            _fail("interrupted; what was finished is saved", INTERRUPTED)
+        raise
+
+
+def _run() -> None:
     command = get_command(app)
     try:
         code = command(standalone_mode=False)

@@ -7,6 +7,7 @@
     |   |-- ProfileError             a device profile is unknown or wrong
     |   `-- DataError                training data is missing or malformed
     |-- RunError                     not retried    exit 1   a run is corrupt, in use or of another search
+    |-- InterruptedRunError          not retried    exit 130 the user ended a run, whose state is saved
     |-- RecordsError                 not retried    exit 1   tuning records are unreadable or of another target
     |-- BundleError                  not retried    exit 1   a device's server cannot be built here
     |-- CandidateError               not retried             this candidate failed; the search goes on
@@ -28,6 +29,9 @@ for again, may succeed.
 from __future__ import annotations
 
 from typing import ClassVar
+
+INTERRUPTED = 130
+"""The exit status of a program that was interrupted, by the shell's convention."""
 
 
 class TvmMnasError(Exception):
@@ -61,6 +65,12 @@ class DataError(UsageError):
 
 class RunError(TvmMnasError):
     """A run directory is corrupt, in use by another process, or belongs to another search."""
+
+
+class InterruptedRunError(TvmMnasError):
+    """The user or the system ended a run; what it had finished is saved."""
+
+    exit_code: ClassVar[int] = INTERRUPTED
 
 
 class RecordsError(TvmMnasError):
@@ -111,3 +121,22 @@ class LeaseTimeoutError(DeviceError):
 
 class DeviceLostError(DeviceError):
     """The device vanished, hung or crashed during the lease."""
+
+
+def is_interruption(error: BaseException) -> bool:
+    """Whether `error` is KeyboardInterrupt, or what that became on its way.
+
+    Raised inside an import or a callback, an interruption may arrive as any exception, with itself as the cause.
+    """
+    origin: BaseException | None = error
+    while origin is not None:
+        if isinstance(origin, KeyboardInterrupt):
+            return True
+        origin = origin.__cause__ or origin.__context__
+    return False
+
+
+def raise_if_interrupted(error: Exception) -> None:
+    """Raise KeyboardInterrupt if `error` comes from one: a boundary asks before it translates what others raise."""
+    if is_interruption(error):
+        raise KeyboardInterrupt from error

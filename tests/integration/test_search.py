@@ -93,7 +93,8 @@ def _interrupt(directory: Path, *arguments: str, trials: int, how: signal.Signal
         cwd=directory,
         env=_environment(),
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
         end = time.monotonic() + DEADLINE_S
@@ -109,10 +110,17 @@ def _interrupt(directory: Path, *arguments: str, trials: int, how: signal.Signal
         children = psutil.Process(process.pid).children(recursive=True)
         assert process.poll() is None, "it ended before it was interrupted"
         process.send_signal(how)
-        code = process.wait(timeout=60)
+        _, messages = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert code == (130 if how is signal.SIGINT else -how)
+    if how is signal.SIGKILL:
+        assert process.returncode == -how
+    else:
+        assert process.returncode == 130, messages
+        assert messages.splitlines()[-1] == (
+            "tvm-mnas: error: interrupted, and what was finished is saved; "
+            "`tvm-mnas search --resume run` goes on with it"
+        )
     _, alive = psutil.wait_procs(children, timeout=10)
     return [child.pid for child in alive if child.status() != psutil.STATUS_ZOMBIE]
 
@@ -124,7 +132,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     resume = ("--resume", "run")
     survivors: list[int] = []
     interrupted: list[int] = []
-    for arguments, trials, how in ((start, 1, signal.SIGKILL), (resume, 2, signal.SIGINT)):
+    for arguments, trials, how in (
+        (start, 1, signal.SIGKILL),
+        (resume, 1, signal.SIGTERM),
+        (resume, 2, signal.SIGINT),
+    ):
         survivors += _interrupt(directory, *arguments, trials=trials, how=how)
         interrupted.append(len(_finished_numbers(directory / "run")))
     output = _search(directory, *resume)

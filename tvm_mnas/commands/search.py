@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import shlex
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +16,7 @@ from tvm_mnas.commands.options import ALLOW_UNTUNED, DEFAULTS, AsJson
 from tvm_mnas.commands.report import print_pareto_front
 from tvm_mnas.config import SearchConfig, parse_untuned_share, read_settings
 from tvm_mnas.console import MESSAGES, OUTPUT, SearchDisplay, format_ms, print_json
-from tvm_mnas.errors import ConfigError
+from tvm_mnas.errors import ConfigError, InterruptedRunError, is_interruption
 
 if TYPE_CHECKING:
     from tvm_mnas.search.result import SearchResult
@@ -150,7 +153,7 @@ def _search(directory: RunDirectory, changes: dict[str, Any], *, as_json: bool) 
 
     # The command's own lines say what Optuna would; a program that uses the library decides for itself.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with directory.lock():
+    with directory.lock(), _resumable(directory):
         if changes:
             directory = directory.changed(changes)
         session = Session.open(directory)
@@ -165,6 +168,20 @@ def _search(directory: RunDirectory, changes: dict[str, Any], *, as_json: bool) 
             result = session.run(display)
         write_report(directory, result.records, best=result.best)
     _show_result(directory, result, as_json=as_json)
+
+
+@contextlib.contextmanager
+def _resumable(directory: RunDirectory) -> Iterator[None]:
+    """Say how the search goes on where it is interrupted."""
+    try:
+        yield
+    except BaseException as error:
+        if not is_interruption(error):
+            raise
+        raise InterruptedRunError(
+            f"interrupted, and what was finished is saved; "
+            f"`tvm-mnas search --resume {shlex.quote(str(directory.path))}` goes on with it"
+        ) from error
 
 
 def _show_result(directory: RunDirectory, result: SearchResult, *, as_json: bool) -> None:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from tvm_mnas.errors import LoweringError
+from tvm_mnas.errors import LoweringError, raise_if_interrupted
 from tvm_mnas.files import atomic_write
 
 
@@ -38,6 +38,7 @@ def predict_onnx(path: Path, images: NDArray[np.float32]) -> NDArray[np.float32]
         (name,) = network.input_names
         outputs = [network.run(None, {name: image[np.newaxis]})[0] for image in images]
     except Exception as error:
+        raise_if_interrupted(error)
         # It raises whatever its operators do; for the caller there is nothing to compare with.
         raise LoweringError(
             f"{path}: ONNX's reference computes known operators, not: {type(error).__name__}: {error}"

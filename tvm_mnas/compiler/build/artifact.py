@@ -21,7 +21,7 @@ from tvm_mnas.compiler.core.objects import ObjectCache
 from tvm_mnas.compiler.core.target import load_target
 from tvm_mnas.compiler.lowering.lower import key_of_function
 from tvm_mnas.compiler.records.base import TuningRecords
-from tvm_mnas.errors import BuildError, TvmMnasError, UntunedKernelError
+from tvm_mnas.errors import BuildError, TvmMnasError, UntunedKernelError, raise_if_interrupted
 
 _SCHEDULED = "tirx.is_scheduled"
 _NONE_UNTUNED: Mapping[str, float] = MappingProxyType({})
@@ -75,6 +75,7 @@ def compile_network(
     except TvmMnasError:
         raise
     except Exception as error:
+        raise_if_interrupted(error)
         # TVM raises what it likes; to the caller this network did not compile.
         reason = str(error).strip().splitlines()[-1:] or ["no message"]
         raise BuildError(

@@ -18,7 +18,7 @@ from tvm_mnas.compiler.core.kernel import Kernel
 from tvm_mnas.compiler.core.linking import Linker
 from tvm_mnas.compiler.core.metaschedule import load_meta_schedule
 from tvm_mnas.compiler.core.target import load_target
-from tvm_mnas.errors import BuildError
+from tvm_mnas.errors import BuildError, raise_if_interrupted
 
 Arguments = tuple[tuple[str, tuple[int, ...]], ...]
 """Type and shape of each argument of a kernel, outputs last."""
@@ -215,6 +215,7 @@ def _build(module: Any, target: str, path: Path, linker: Linker) -> None:
     try:
         tvm.compile(module, target=load_target(target)).mod.write_to_file(str(objects))
     except Exception as error:
+        raise_if_interrupted(error)
         # TVM raises what it likes; to the caller this kernel did not build.
         reason = str(error).strip().splitlines()[-1:] or ["no message"]
         raise BuildError(

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from tvm_mnas.errors import raise_if_interrupted
+
 _TRANSLATED = (
     nn.Conv2d,
     nn.Linear,
@@ -58,7 +60,8 @@ def import_by_export(network: nn.Module, input_shape: tuple[int, int, int, int])
             unwrap_unit_return_tuple=True,
             run_ep_decomposition=False,
         )
-    except Exception:
+    except Exception as error:
+        raise_if_interrupted(error)
         return from_exported_program(
             program, keep_params_as_input=False, unwrap_unit_return_tuple=True
         )

@@ -27,7 +27,7 @@ from tvm_mnas.compiler.lowering.frontend import import_network
 from tvm_mnas.compiler.lowering.layouts import sink_transposes, split_leaky_relu
 from tvm_mnas.compiler.lowering.legalize import legalize
 from tvm_mnas.compiler.lowering.naming import describe_kernel, name_blocks
-from tvm_mnas.errors import LoweringError
+from tvm_mnas.errors import LoweringError, raise_if_interrupted
 from tvm_mnas.models.folding import fold_batch_norm
 from tvm_mnas.models.padding import pad_channels
 
@@ -51,6 +51,7 @@ def lower_network(
             module = import_network(plain, input_shape)
         return _lower(module, input_shape, target)
     except Exception as error:
+        raise_if_interrupted(error)
         # torch and TVM raise what they like here; whatever it is, this network cannot be lowered.
         raise LoweringError(f"TVM takes networks that it can express: {_first(error)}") from error
 
@@ -75,6 +76,7 @@ def lower_onnx(path: Path, target: str) -> LoweredNetwork:
     except LoweringError:
         raise
     except Exception as error:
+        raise_if_interrupted(error)
         raise LoweringError(f"{path}: TVM takes what it can express: {_first(error)}") from error
 
 
