@@ -161,7 +161,7 @@ def test_a_value_of_another_type_is_named(key: str, value: object) -> None:
 )
 def test_a_value_that_breaks_a_rule_is_named(key: str, value: float) -> None:
     text = refused(**{key: value})
-    assert f"{key} is " in text
+    assert f"{key} must be " in text
     assert str(value) in text
 
 

@@ -63,12 +63,12 @@ class SearchConfig:
         for name in ("target_latency_ms", "learning_rate"):
             value = getattr(self, name)
             if not value > 0:
-                raise ConfigError(f"{name} is above 0, not {value}")
+                raise ConfigError(f"{name} must be above 0, not {value}")
         for name in ("alpha", "beta"):
             value = getattr(self, name)
             if value > 0:
                 raise ConfigError(
-                    f"{name} is at most 0 (the paper takes -0.07, 0 or -1), not {value}"
+                    f"{name} must be at most 0 (the paper takes -0.07, 0 or -1), not {value}"
                 )
         check_untuned_share(self.max_untuned_share)
         ALGORITHMS.check(self.algorithm)
@@ -105,7 +105,7 @@ def check_untuned_share(share: float) -> None:
         ConfigError: if it is below 0, or lets in a network without a tuned kernel.
     """
     if not 0 <= share < 1:
-        raise ConfigError(f"max_untuned_share is 0 or more and below 1, not {share}")
+        raise ConfigError(f"max_untuned_share must be 0 or more and below 1, not {share}")
 
 
 def parse_untuned_share(text: str) -> float:
@@ -120,7 +120,7 @@ def parse_untuned_share(text: str) -> float:
         check_untuned_share(share)
     except ConfigError as error:
         raise ConfigError(
-            f"a part of the run time is a percentage or a fraction below 1, not {text!r}: "
+            f"a part of the run time must be a percentage or a fraction below 1, not {text!r}: "
             f"write, for example, --allow-untuned 5%"
         ) from error
     return share
@@ -156,7 +156,7 @@ def _check_type(name: str, kind: str, value: object) -> None:
     }[kind]
     if not legal:
         words = {"str": "a text that is not empty", "int": "a whole number", "float": "a number"}
-        raise ConfigError(f"{name} is {words[kind]}, not {value!r}")
+        raise ConfigError(f"{name} must be {words[kind]}, not {value!r}")
 
 
 def _toml(value: object) -> str:
@@ -169,4 +169,4 @@ def _at_least(config: SearchConfig, least: int, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         if value < least:
-            raise ConfigError(f"{name} is {least} or more, not {value}")
+            raise ConfigError(f"{name} must be {least} or more, not {value}")

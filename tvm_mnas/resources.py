@@ -23,7 +23,7 @@ def resource_directory(kind: str) -> Path:
         TvmMnasError: if the installation lacks it.
     """
     if kind not in RESOURCE_KINDS:
-        raise ValueError(f"a kind of resources is one of {RESOURCE_KINDS}, not {kind!r}")
+        raise ValueError(f"a kind of resources must be one of {RESOURCE_KINDS}, not {kind!r}")
     # An editable install has no packaged copy, so a checkout is looked at second.
     for directory in (_PACKAGE / "_data" / kind, _PACKAGE.parent / kind):
         if directory.is_dir():

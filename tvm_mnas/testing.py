@@ -100,13 +100,15 @@ class SyntheticEvaluator:
         failure_rate: float = 0.0,
     ) -> None:
         if not decisions:
-            raise ConfigError("a synthetic evaluator takes one or more decisions, not 0")
+            raise ConfigError(
+                "a synthetic evaluator needs one or more decisions, and there is none"
+            )
         if not 0.0 <= failure_rate <= 1.0:
-            raise ConfigError(f"failure_rate is in 0..1, not {failure_rate}")
+            raise ConfigError(f"failure_rate must be in 0..1, not {failure_rate}")
         if not accuracy_noise >= 0.0:
-            raise ConfigError(f"accuracy_noise is at least 0, not {accuracy_noise}")
+            raise ConfigError(f"accuracy_noise must be at least 0, not {accuracy_noise}")
         if not typical_latency_ms > 0.0:
-            raise ConfigError(f"typical_latency_ms is positive, not {typical_latency_ms}")
+            raise ConfigError(f"typical_latency_ms must be positive, not {typical_latency_ms}")
         self._decisions = tuple(decisions)
         self._seed = seed
         self._accuracy_noise = accuracy_noise

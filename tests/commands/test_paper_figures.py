@@ -84,7 +84,7 @@ def test_a_run_of_another_device_is_not_drawn_beside_this_one(
     run = RunDirectory.create(tmp_path / "searched", SearchConfig()).path
     trials = make_run(12, device_key="pixel")
     monkeypatch.setattr(RunDirectory, "finished_trials", lambda _: trials)
-    with pytest.raises(ConfigError, match="of pixel, not local; type --device pixel"):
+    with pytest.raises(ConfigError, match="of pixel beside local; type --device pixel"):
         paper_figures.figure6(tmp_path / "figure6.png", run=run)
     assert asked == []
 

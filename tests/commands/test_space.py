@@ -61,7 +61,9 @@ def test_a_good_file_is_told_its_size(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_a_bad_file_is_one_line(tmp_path: Path) -> None:
     file = tmp_path / "shoes.toml"
     file.write_text(EXAMPLE.replace('"mbconv6"', '"mbconv60"'))
-    with pytest.raises(SpaceError, match="conv_op is conv, sepconv or mbconv2..mbconv10") as caught:
+    with pytest.raises(
+        SpaceError, match="conv_op must be conv, sepconv or mbconv2..mbconv10"
+    ) as caught:
         check(file)
     assert str(file) in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -97,7 +97,7 @@ def test_a_file_is_given_to_a_row_by_its_key(colours: str, tmp_path: Path) -> No
     [
         ("mnasnet", "embedded", "KEY=FILE with the key of a row, not 'mnasnet'"),
         ("resnet=here", "embedded", "not 'resnet=here'; the rows are mobilenet-v2, mnasnet"),
-        ("mnasnet=gone", "embedded", "a file that is there, not 'gone'"),
+        ("mnasnet=gone", "embedded", "cannot find 'gone'"),
         ("mnasnet=here", None, "type --data imagenet:PATH"),
         ("mnasnet=here", "imagenet:gone", "gone"),
     ],

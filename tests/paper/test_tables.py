@@ -61,7 +61,7 @@ def test_an_accuracy_goes_to_the_network_that_it_is_of() -> None:
 
 
 def test_times_of_other_networks_are_refused() -> None:
-    with pytest.raises(ConfigError, match="3 networks have 3 times, not 1"):
+    with pytest.raises(ConfigError, match="3 networks must have 3 times, not 1"):
         comparison_rows(ROWS, _timed(1.0, 2.0, 3.0)[:1], accuracies={}, baseline="a")
 
 

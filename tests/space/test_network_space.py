@@ -84,12 +84,12 @@ def test_a_fingerprint_changes_with_whatever_a_token_can_mean() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"image_shape": (1, 3, 32, 24)}, r"image_shape is \(1, channels, size, size\)"),
-        ({"image_shape": (2, 3, 32, 32)}, r"image_shape is \(1, channels, size, size\)"),
+        ({"image_shape": (1, 3, 32, 24)}, r"image_shape must be \(1, channels, size, size\)"),
+        ({"image_shape": (2, 3, 32, 32)}, r"image_shape must be \(1, channels, size, size\)"),
         ({"choices": {"width": (8,)}}, "leaves something to choose"),
         ({"choices": {"width": (8, 8)}}, "two or more different choices"),
         ({"choices": {"width": ()}}, "two or more different choices"),
-        ({"classes": 0}, "classes is at least 1, not 0"),
+        ({"classes": 0}, "classes must be at least 1, not 0"),
     ],
 )
 def test_a_space_that_breaks_a_rule_is_refused(changes: dict[str, Any], message: str) -> None:

@@ -135,9 +135,9 @@ def test_any_input_size_can_be_asked_for(size: int) -> None:
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ("mnist", "data is embedded, imagefolder:PATH"),
-        ("", "data is embedded"),
-        ("imagefolder:", "data is embedded"),
+        ("mnist", "data must be embedded, imagefolder:PATH"),
+        ("", "data must be embedded"),
+        ("imagefolder:", "data must be embedded"),
         ("imagefolder:/no/such/place", "'/no/such/place' is none"),
         ("imagenet:/no/such/place", "'/no/such/place' is none"),
         ("idx:/no/such/place", "'/no/such/place' is no directory"),

@@ -161,7 +161,7 @@ def test_impossible_sets_and_normalizations_cannot_be_built() -> None:
     pixels = np.zeros((2, 4, 4), np.uint8)
     with pytest.raises(DataError, match="2 images but 3 labels"):
         ImageSet(pixels, np.zeros(3, np.int64), 2)
-    with pytest.raises(DataError, match=r"labels are in 0\.\.1"):
+    with pytest.raises(DataError, match=r"labels must be in 0\.\.1"):
         ImageSet(pixels, np.array([0, 2]), 2)
     with pytest.raises(DataError, match="positive"):
         Normalization(mean=(0.5,), std=(0.0,))

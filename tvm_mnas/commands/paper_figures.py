@@ -159,7 +159,7 @@ def _check_output(output: Path) -> None:
     """Find out before anything is measured that the picture could not be written."""
     if output.suffix != ".png":
         raise ConfigError(
-            f"a picture is a .png file, not {output}; type, for example, -o figure.png"
+            f"a picture must be a .png file, not {output}; type, for example, -o figure.png"
         )
     if not output.parent.is_dir():
         raise ConfigError(
@@ -177,7 +177,7 @@ def _check_device(trials: Sequence[TrialRecord], device: str) -> None:
     others = [other for other in device_keys(trials) if other != key]
     if others:
         raise ConfigError(
-            f"figure 6 compares latencies of one device, and the run has some of {others[0]}, not {key}; "
+            f"figure 6 compares latencies of one device, and the run has some of {others[0]} beside {key}; "
             f"type --device {others[0]}"
         )
 

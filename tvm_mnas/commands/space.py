@@ -224,7 +224,9 @@ def _print_kernels(chosen: SearchSpace, *, as_json: bool) -> None:
 
 def _write_new(path: Path, text: str) -> None:
     if path.suffix != ".toml":
-        raise SpaceError(f"a space file ends in .toml, not {str(path)!r}; type `-o {path}.toml`")
+        raise SpaceError(
+            f"a space file must end in .toml, not {str(path)!r}; type `-o {path}.toml`"
+        )
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)

@@ -39,7 +39,7 @@ class MeasuredNetwork:
         numbers = (self.kernels_us, self.calls, self.moved_bytes, self.latency_ms)
         if not all(math.isfinite(number) and number > 0 for number in numbers):
             raise DataError(
-                f"a network's kernel time, calls, moved bytes and latency are above 0, not {numbers}; "
+                f"a network's kernel time, calls, moved bytes and latency must be above 0, not {numbers}; "
                 f"`tvm-mnas bench` measures them"
             )
 
@@ -57,7 +57,7 @@ class LatencyPredictor:
         numbers = (self.kernels_factor, self.call_ms, self.megabyte_ms, self.network_ms)
         if not all(math.isfinite(number) and number >= 0 for number in numbers):
             raise DataError(
-                f"a predictor's coefficients are finite and at least 0, not {numbers}; fit it again"
+                f"a predictor's coefficients must be finite and at least 0, not {numbers}; fit it again"
             )
 
     def predict_ms(self, kernels_us: float, calls: int, moved_bytes: int) -> float:
@@ -118,7 +118,7 @@ def fit_predictor(networks: Sequence[MeasuredNetwork]) -> LatencyPredictor:
     """
     if len(networks) < _LEAST_NETWORKS:
         raise DataError(
-            f"a predictor is fitted on {_LEAST_NETWORKS} networks or more, not {len(networks)}; "
+            f"a predictor must be fitted on {_LEAST_NETWORKS} networks or more, not {len(networks)}; "
             f"`tvm-mnas bench` measures another"
         )
     features = np.array(
@@ -143,7 +143,7 @@ def prediction_error(
 ) -> PredictionError:
     """Return how far `predictor` is off on `networks`; raises `DataError` if there are none."""
     if not networks:
-        raise DataError("an error is computed on one network or more, not 0; measure one first")
+        raise DataError("an error needs one network or more, and there is none; measure one first")
     return _error_of([predictor] * len(networks), networks)
 
 
@@ -155,7 +155,7 @@ def leave_one_out_error(networks: Sequence[MeasuredNetwork]) -> PredictionError:
     """
     if len(networks) <= _LEAST_NETWORKS:
         raise DataError(
-            f"leaving one out takes {_LEAST_NETWORKS + 1} networks or more, not {len(networks)}; "
+            f"leaving one out needs {_LEAST_NETWORKS + 1} networks or more, not {len(networks)}; "
             f"`tvm-mnas bench` measures another"
         )
     others = [fit_predictor([*networks[:at], *networks[at + 1 :]]) for at in range(len(networks))]

@@ -34,9 +34,9 @@ class Failure:
 
     def __post_init__(self) -> None:
         if self.stage not in STAGES:
-            raise ValueError(f"a stage is one of {', '.join(STAGES)}, not {self.stage!r}")
+            raise ValueError(f"a stage must be one of {', '.join(STAGES)}, not {self.stage!r}")
         if not self.reason:
-            raise ValueError("a failure has a reason, not an empty text")
+            raise ValueError("a failure must have a reason; this one is empty")
 
     @classmethod
     def of(cls, stage: str, error: TvmMnasError) -> Failure:

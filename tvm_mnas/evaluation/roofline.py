@@ -35,9 +35,11 @@ class DevicePeak:
 
     def __post_init__(self) -> None:
         if not self.flops_per_s > 0:
-            raise MeasurementError(f"a peak is above 0 flop/s, not {self.flops_per_s!r}")
+            raise MeasurementError(f"a peak must be above 0 flop/s, not {self.flops_per_s!r}")
         if not self.bandwidths or list(self.bandwidths) != sorted(self.bandwidths):
-            raise MeasurementError(f"bandwidths are by size, smallest first, not {self.bandwidths}")
+            raise MeasurementError(
+                f"bandwidths must be by size, smallest first, not {self.bandwidths}"
+            )
 
     def compute_us(self, flops: int) -> float:
         """Return the least time for so much arithmetic, in microseconds."""

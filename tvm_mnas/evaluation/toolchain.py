@@ -252,8 +252,8 @@ class Toolchain:
         outputs = raw.astype(np.float32)
         if outputs.shape != expected.shape or not np.isfinite(outputs).all():
             raise MeasurementError(
-                f"the outputs on the device are finite and of shape {expected.shape}, "
-                f"not {outputs.shape} with {int((~np.isfinite(outputs)).sum())} others"
+                f"the outputs on the device must be finite and of shape {expected.shape}; they are of shape "
+                f"{outputs.shape}, and {int((~np.isfinite(outputs)).sum())} are not finite"
             )
         if not np.isfinite(expected).all():
             # Nothing is further from a NaN than the tolerance, so that any output would pass.
@@ -264,7 +264,7 @@ class Toolchain:
         difference = float(np.abs(outputs - expected).max() / max(1.0, np.abs(expected).max()))
         if difference > AGREEMENT:
             raise MeasurementError(
-                f"the outputs on the device are within {AGREEMENT:g} of torch's, not {difference:.2g}"
+                f"the outputs on the device must be within {AGREEMENT:g} of torch's, not {difference:.2g}"
             )
         return difference
 

@@ -41,7 +41,7 @@ def predict_onnx(path: Path, images: NDArray[np.float32]) -> NDArray[np.float32]
         raise_if_interrupted(error)
         # It raises whatever its operators do; for the caller there is nothing to compare with.
         raise LoweringError(
-            f"{path}: ONNX's reference computes known operators, not: {type(error).__name__}: {error}"
+            f"cannot compute {path} with ONNX's reference: {type(error).__name__}: {error}"
         ) from error
     return np.concatenate(outputs).astype(np.float32)
 

@@ -66,12 +66,10 @@ def parse_checkpoints(
         key, equals, name = text.partition("=")
         if not equals or key not in keys:
             raise ConfigError(
-                f"--checkpoint is KEY=FILE with the key of a row, not {text!r}; the rows are {', '.join(keys)}"
+                f"--checkpoint must be KEY=FILE with the key of a row, not {text!r}; the rows are {', '.join(keys)}"
             )
         if not Path(name).is_file():
-            raise ConfigError(
-                f"--checkpoint {key} needs a file that is there, not {name!r}; check the path"
-            )
+            raise ConfigError(f"cannot find {name!r} for --checkpoint {key}; check the path")
         files[key] = Path(name)
     if files:
         if data is None:

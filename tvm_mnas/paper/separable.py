@@ -44,7 +44,7 @@ class LayerPair:
     def __post_init__(self) -> None:
         if self.size < 1 or self.channels < 1:
             raise ConfigError(
-                f"a layer has pixels and channels, not {self.size} and {self.channels}"
+                f"a layer must have pixels and channels, not {self.size} and {self.channels}"
             )
 
     @property

@@ -121,7 +121,7 @@ def comparison_rows(
         ConfigError: if `timed` is of other networks.
     """
     if timed and len(timed) != len(rows):
-        raise ConfigError(f"{len(rows)} networks have {len(rows)} times, not {len(timed)}")
+        raise ConfigError(f"{len(rows)} networks must have {len(rows)} times, not {len(timed)}")
     times: list[ModelTiming | None] = list(timed) if timed else [None] * len(rows)
     ours = {row.key: None if time is None else time.latency_ms for row, time in _pair(rows, times)}
     theirs = {row.key: row.latency_ms for row in rows}

@@ -43,7 +43,9 @@ class Controller(nn.Module):
     def __init__(self, choices: Sequence[int], *, hidden_size: int = 64, seed: int) -> None:
         super().__init__()
         if not choices or min(choices) < 1:
-            raise ConfigError(f"a controller makes decisions of one or more choices, not {choices}")
+            raise ConfigError(
+                f"each decision of a controller must have one or more choices, not {choices}"
+            )
         self.choices = tuple(choices)
         most = max(choices)
         # Row 0 is the input of the first step; then come the tokens of decision 0, of decision 1,

@@ -63,7 +63,7 @@ class RegularizedEvolutionSampler(BatchSampler):
         super().__init__(decisions, reward=reward, seed=seed, batch_size=batch_size)
         if not 1 <= tournament <= population:
             raise ConfigError(
-                f"a tournament is between 1 and the population's {population}, not {tournament}"
+                f"a tournament must be between 1 and the population's {population}, not {tournament}"
             )
         self.population = population
         self.tournament = tournament

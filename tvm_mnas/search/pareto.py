@@ -45,7 +45,7 @@ def hypervolume(points: Sequence[Point], *, reference: Point) -> float:
     nothing.
     """
     if not reference.latency_ms > 0.0:
-        raise ConfigError(f"a reference latency is positive, not {reference.latency_ms} ms")
+        raise ConfigError(f"a reference latency must be positive, not {reference.latency_ms} ms")
     area = 0.0
     floor = reference.accuracy
     for index in pareto_front(points):

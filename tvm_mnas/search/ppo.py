@@ -60,7 +60,7 @@ class PPOSettings:
             ("hidden_size", self.hidden_size >= 1, "at least 1"),
         ):
             if not holds:
-                raise ConfigError(f"PPO's {name} is {rule}, not {getattr(self, name)}")
+                raise ConfigError(f"PPO's {name} must be {rule}, not {getattr(self, name)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,9 +182,7 @@ class PPO:
                 expected[f"adam.{name}.exp_avg"] = tensor.detach()
                 expected[f"adam.{name}.exp_avg_sq"] = tensor.detach()
         if _kinds(expected) != _kinds(tensors):
-            raise RunError(
-                "a controller's checkpoint holds the tensors of this search, not those of another"
-            )
+            raise RunError("the controller's checkpoint has the tensors of another search")
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(tensors[f"controller.{name}"])

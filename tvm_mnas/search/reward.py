@@ -27,7 +27,7 @@ def parse_latency(text: str) -> float:
     latency_ms = float(match["number"]) * _MILLISECONDS[match["unit"]] if match else 0.0
     if latency_ms <= 0.0 or not math.isfinite(latency_ms):
         raise ConfigError(
-            f"a latency is a positive number with its unit (us, ms or s), not {text!r}: "
+            f"a latency must be a positive number with its unit (us, ms or s), not {text!r}: "
             "write, for example, 80ms"
         )
     return latency_ms
@@ -56,7 +56,7 @@ class Reward:
         for name, exponent in (("alpha", self.alpha), ("beta", self.beta)):
             if not (math.isfinite(exponent) and exponent <= 0.0):
                 raise ConfigError(
-                    f"{name} is at most 0 (the paper takes -0.07, 0 or -1), not {exponent}"
+                    f"{name} must be at most 0 (the paper takes -0.07, 0 or -1), not {exponent}"
                 )
 
     @classmethod
@@ -77,11 +77,11 @@ class Reward:
         """
         if not 0.0 <= accuracy <= 1.0:
             raise ConfigError(
-                f"an accuracy is a fraction in 0..1, not {accuracy}: divide a percentage by 100"
+                f"an accuracy must be a fraction in 0..1, not {accuracy}: divide a percentage by 100"
             )
         if not (math.isfinite(latency_ms) and latency_ms > 0.0):
             raise ConfigError(
-                f"a latency is a positive, finite number of milliseconds, not {latency_ms}: "
+                f"a latency must be a positive, finite number of milliseconds, not {latency_ms}: "
                 "report a failed measurement as a failed trial"
             )
         exponent = self.alpha if latency_ms <= self.target_latency_ms else self.beta

@@ -103,9 +103,9 @@ class BatchSampler(BaseSampler):
         batch_size: int,
     ) -> None:
         if not decisions:
-            raise ConfigError("a sampler makes one or more decisions, not 0")
+            raise ConfigError("a sampler needs one or more decisions, and there is none")
         if batch_size < 1:
-            raise ConfigError(f"a batch has at least 1 trial, not {batch_size}")
+            raise ConfigError(f"a batch must have at least 1 trial, not {batch_size}")
         self.decisions = tuple(decisions)
         self.reward = reward
         self.seed = seed
@@ -203,7 +203,7 @@ class BatchSampler(BaseSampler):
         directions = study.directions
         if self.reward is None and len(directions) != 1:
             raise ConfigError(
-                f"without a reward the study has one objective, not {len(directions)}: "
+                f"without a reward the study must have one objective, not {len(directions)}: "
                 "pass reward=Reward(target_latency_ms)"
             )
         if self.reward is not None and directions != [

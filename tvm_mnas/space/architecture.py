@@ -115,13 +115,13 @@ class Block:
 
     def __post_init__(self) -> None:
         if self.kernel_size not in KERNEL_SIZES:
-            raise SpaceError(f"a block's kernel size is 1, 3, 5 or 7, not {self.kernel_size}")
+            raise SpaceError(f"a block's kernel size must be 1, 3, 5 or 7, not {self.kernel_size}")
         if self.stride not in (1, 2):
-            raise SpaceError(f"a block's stride is 1 or 2, not {self.stride}")
+            raise SpaceError(f"a block's stride must be 1 or 2, not {self.stride}")
         if self.filters < 1:
-            raise SpaceError(f"a block has at least one filter, not {self.filters}")
+            raise SpaceError(f"a block must have at least one filter, not {self.filters}")
         if self.layers < 1:
-            raise SpaceError(f"a block has at least one layer, not {self.layers}")
+            raise SpaceError(f"a block must have at least one layer, not {self.layers}")
         if (self.conv_op is ConvOp.MBCONV) != (self.expansion >= 2):
             raise SpaceError(
                 f"expansion is 2 or more for mbconv and 1 for every other operation, "
@@ -129,7 +129,7 @@ class Block:
             )
         if self.se_ratio != 0.0 and not MIN_SE_RATIO <= self.se_ratio <= 1.0:
             raise SpaceError(
-                f"a squeeze-and-excitation ratio is 0 or in {MIN_SE_RATIO}..1, not {self.se_ratio}"
+                f"a squeeze-and-excitation ratio must be 0 or in {MIN_SE_RATIO}..1, not {self.se_ratio}"
             )
 
 
@@ -177,14 +177,16 @@ class Architecture:
 
     def __post_init__(self) -> None:
         if not self.blocks:
-            raise SpaceError("an architecture has at least one block, not 0")
+            raise SpaceError("an architecture needs at least one block, and this one has none")
         for name in ("input_size", "input_channels", "stem_filters", "head_filters", "classes"):
             if getattr(self, name) < 1:
-                raise SpaceError(f"{name} is at least 1, not {getattr(self, name)}")
+                raise SpaceError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.stem_stride not in (1, 2):
-            raise SpaceError(f"the stem's stride is 1 or 2, not {self.stem_stride}")
+            raise SpaceError(f"the stem's stride must be 1 or 2, not {self.stem_stride}")
         if not 0.01 <= self.depth_multiplier <= 10.0:
-            raise SpaceError(f"the depth multiplier is in 0.01..10, not {self.depth_multiplier}")
+            raise SpaceError(
+                f"the depth multiplier must be in 0.01..10, not {self.depth_multiplier}"
+            )
 
     @property
     def stem_channels(self) -> int:
@@ -261,7 +263,7 @@ class Architecture:
         parts = text.strip().split(":")
         if len(parts) < 5:
             raise SpaceError(
-                f"a notation is INPUT:STEM:BLOCK[:BLOCK...]:HEAD:CLASSES, not {text!r}; "
+                f"a notation must be INPUT:STEM:BLOCK[:BLOCK...]:HEAD:CLASSES, not {text!r}; "
                 f"`tvm-mnas space show quickstart --sample 1` prints one"
             )
         source = _match(_INPUT, parts[0], "input", "i224_c3_w1")

@@ -33,7 +33,7 @@ def load_space(name_or_path: str) -> SearchSpace:
     names = space_names()
     if name_or_path not in names:
         raise SpaceError(
-            f"a space is a TOML file or one of {', '.join(names)}, not {name_or_path!r}; "
+            f"a space must be a TOML file or one of {', '.join(names)}, not {name_or_path!r}; "
             f"`tvm-mnas space list` describes them"
         )
     return read_space(resource_directory("search_space") / f"{name_or_path}.toml")

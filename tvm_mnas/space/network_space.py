@@ -52,7 +52,7 @@ class ChosenNetwork:
     def __post_init__(self) -> None:
         for name in ("input_channels", "input_size", "classes"):
             if getattr(self, name) < 1:
-                raise SpaceError(f"{name} is at least 1, not {getattr(self, name)}")
+                raise SpaceError(f"{name} must be at least 1, not {getattr(self, name)}")
         if ":" not in self.builder or not self.choices:
             raise SpaceError(
                 f"a network of choices has a builder module:function and one choice or more: {self.builder!r}"
@@ -100,7 +100,9 @@ class ChosenNetwork:
             raise SpaceError(f"cannot read the choices of the network {text!r}: {error}") from error
         for name, value in choices:
             if not isinstance(value, str | int | float) or isinstance(value, bool):
-                raise SpaceError(f"cannot read {text!r}: {name} is a text or a number, not {value}")
+                raise SpaceError(
+                    f"cannot read {text!r}: {name} must be a text or a number, not {value}"
+                )
         return cls(
             builder=unquote(found["builder"]),
             choices=choices,
@@ -127,7 +129,7 @@ class NetworkSpace:
         batch, _, height, width = self.image_shape
         if batch != 1 or height != width:
             raise SpaceError(
-                f"space {self.name!r}: image_shape is (1, channels, size, size), not {self.image_shape}"
+                f"space {self.name!r}: image_shape must be (1, channels, size, size), not {self.image_shape}"
             )
         if not self.decisions:
             raise SpaceError(f"space {self.name!r} leaves something to choose, not 0 decisions")

@@ -34,13 +34,13 @@ class Scaling:
         least, most = DEPTH_MULTIPLIERS
         if not least <= self.depth_multiplier <= most:
             raise SpaceError(
-                f"networks are scaled by {least}..{most}, not {plain_number(self.depth_multiplier)}; "
+                f"networks must be scaled by {least}..{most}, not {plain_number(self.depth_multiplier)}; "
                 f"a notation takes others: the w of i224_c3_w1"
             )
         smallest, largest = INPUT_SIZES
         if self.input_size is not None and not smallest <= self.input_size <= largest:
             raise SpaceError(
-                f"networks are scaled to inputs of {smallest}..{largest}, not {self.input_size}; "
+                f"networks must be scaled to inputs of {smallest}..{largest}, not {self.input_size}; "
                 f"a notation takes others: the i of i224_c3_w1"
             )
 

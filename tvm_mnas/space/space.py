@@ -41,7 +41,9 @@ class Decision:
 
     def __post_init__(self) -> None:
         if len(self.choices) < 2 or len(set(self.choices)) != len(self.choices):
-            raise SpaceError(f"{self.name} has two or more different choices, not {self.choices}")
+            raise SpaceError(
+                f"{self.name} must have two or more different choices, not {self.choices}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +65,18 @@ class BlockSpace:
     def __post_init__(self) -> None:
         for name, values in self.fields:
             if not values or len(set(values)) != len(values):
-                raise SpaceError(f"{name} has one or more different values, not {list(values)}")
+                raise SpaceError(
+                    f"{name} must have one or more different values, not {list(values)}"
+                )
         for operation in self.operations:
             if operation not in OPERATIONS:
                 raise SpaceError(
-                    f"conv_op is conv, sepconv or {OPERATIONS[2]}..{OPERATIONS[-1]}, not {operation!r}"
+                    f"conv_op must be conv, sepconv or {OPERATIONS[2]}..{OPERATIONS[-1]}, not {operation!r}"
                 )
         for skip_op in self.skip_ops:
             if skip_op not in {op.value for op in SkipOp}:
                 raise SpaceError(
-                    f"skip_op is none, identity, max_pool or avg_pool, not {skip_op!r}"
+                    f"skip_op must be none, identity, max_pool or avg_pool, not {skip_op!r}"
                 )
         # The rules on numbers are the block's own: the extremes of each field suffice to check them.
         for pick in (min, max):
@@ -130,7 +134,7 @@ class SearchSpace:
 
     def __post_init__(self) -> None:
         if not self.blocks:
-            raise SpaceError(f"space {self.name!r} has at least one block, not 0")
+            raise SpaceError(f"space {self.name!r} needs at least one block, and has none")
         if not self.decisions:
             raise SpaceError(f"space {self.name!r} leaves something to choose, not 0 decisions")
         self.decode([0] * len(self.decisions))
@@ -258,12 +262,12 @@ class SearchSpace:
         ):
             mine, theirs = getattr(self, name), getattr(architecture, name)
             if mine != theirs:
-                raise SpaceError(f"{name} of space {self.name!r} is {mine}, not {theirs}")
+                raise SpaceError(f"{name} of space {self.name!r} must be {mine}, not {theirs}")
         mine_strides = [block.stride for block in self.blocks]
         strides = [block.stride for block in architecture.blocks]
         if mine_strides != strides:
             raise SpaceError(
-                f"the blocks of space {self.name!r} have strides {mine_strides}, not {strides}"
+                f"the blocks of space {self.name!r} must have strides {mine_strides}, not {strides}"
             )
 
 

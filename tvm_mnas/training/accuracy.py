@@ -30,11 +30,11 @@ class Accuracy:
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.top1 <= 1.0:
-            raise ValueError(f"an accuracy is in 0..1, not {self.top1}")
+            raise ValueError(f"an accuracy must be in 0..1, not {self.top1}")
         if self.samples < 1:
-            raise ValueError(f"an accuracy is of at least one sample, not {self.samples}")
+            raise ValueError(f"an accuracy must be of at least one sample, not {self.samples}")
         if self.split not in ("validation", "test"):
-            raise ValueError(f"an accuracy is of validation or test, not {self.split!r}")
+            raise ValueError(f"an accuracy must be of validation or test, not {self.split!r}")
 
     @property
     def standard_error(self) -> float:

@@ -88,11 +88,13 @@ def load_data(
         DataError: an unknown spec, or data that is missing or malformed.
     """
     if input_size < 1:
-        raise DataError(f"the input size is at least 1, not {input_size}")
+        raise DataError(f"the input size must be at least 1, not {input_size}")
     if not 0 <= crop_padding < 32:
-        raise DataError(f"the crop padding is 0 to 31 pixels, not {crop_padding}")
+        raise DataError(f"the crop padding must be 0 to 31 pixels, not {crop_padding}")
     if validation_fraction is not None and not 0.0 < validation_fraction < 1.0:
-        raise DataError(f"the validation fraction is between 0 and 1, not {validation_fraction}")
+        raise DataError(
+            f"the validation fraction must be between 0 and 1, not {validation_fraction}"
+        )
     source = ShippedSpec.parse(spec)
     if source.kind == "imagefolder":
         return load_folder(

@@ -218,7 +218,7 @@ def _class_names(directory: Path) -> tuple[str, ...]:
         names = tuple(sorted(e.name for e in entries if e.is_dir() and not e.name.startswith(".")))
     if len(names) < 2:
         raise DataError(
-            f"{str(directory)!r} has one directory per class and at least two, not {len(names)}; "
+            f"{str(directory)!r} must have one directory per class and at least two, not {len(names)}; "
             f"check the path"
         )
     return names

@@ -45,7 +45,7 @@ class Normalization:
         if len(self.mean) != len(self.std) or not self.mean:
             raise DataError(f"one mean and one std per channel, not {self.mean} and {self.std}")
         if min(self.std) <= 0:
-            raise DataError(f"a standard deviation is positive, not {self.std}")
+            raise DataError(f"a standard deviation must be positive, not {self.std}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class ImageSet:
             raise DataError(f"{len(self.pixels)} images but {len(self.labels)} labels")
         if len(self.labels) and not 0 <= self.labels.min() <= self.labels.max() < self.classes:
             raise DataError(
-                f"labels are in 0..{self.classes - 1}, not {self.labels.min()}..{self.labels.max()}"
+                f"labels must be in 0..{self.classes - 1}, not {self.labels.min()}..{self.labels.max()}"
             )
 
     def __len__(self) -> int:
@@ -94,7 +94,7 @@ class ShippedSpec:
         if kind in ("imagefolder", "imagenet") and location:
             return cls("imagefolder", Path(location).expanduser())
         raise DataError(
-            f"data is embedded, imagefolder:PATH (or imagenet:PATH) or idx:PATH, not {spec!r}; "
+            f"data must be embedded, imagefolder:PATH (or imagenet:PATH) or idx:PATH, not {spec!r}; "
             f"`--data embedded` needs nothing"
         )
 
@@ -293,5 +293,5 @@ def read_test_images(spec: str) -> ImageSet:
     if source.kind == "idx":
         return read_idx(source.path)[1]
     raise DataError(
-        f"test images are read from embedded or idx:PATH, not {spec!r}; name image files"
+        f"test images must be read from embedded or idx:PATH, not {spec!r}; name image files"
     )

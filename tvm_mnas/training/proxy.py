@@ -51,16 +51,16 @@ class ProxyRecipe:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is at least 1, not {getattr(self, name)}")
+                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("learning_rate", "batch_norm_momentum"):
             if not getattr(self, name) > 0.0:
-                raise ConfigError(f"{name} is positive, not {getattr(self, name)}")
+                raise ConfigError(f"{name} must be positive, not {getattr(self, name)}")
         for name in ("warmup_steps", "weight_decay"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} is not negative, but {getattr(self, name)} is")
         for name in ("label_smoothing", "dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
-                raise ConfigError(f"{name} is in 0..1, not {getattr(self, name)}")
+                raise ConfigError(f"{name} must be in 0..1, not {getattr(self, name)}")
 
     def rate_at(self, step: int) -> float:
         """Return the learning rate of step `step`, counted from zero."""

@@ -79,7 +79,7 @@ def compile_network(
         # TVM raises what it likes; to the caller this network did not compile.
         reason = str(error).strip().splitlines()[-1:] or ["no message"]
         raise BuildError(
-            f"TVM compiles a tuned network, not: {type(error).__name__}: {reason[0][:300]}"
+            f"TVM cannot compile the tuned network: {type(error).__name__}: {reason[0][:300]}"
         ) from error
     return CompiledArtifact(
         path=path,

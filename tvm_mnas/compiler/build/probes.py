@@ -219,7 +219,7 @@ def _build(module: Any, target: str, path: Path, linker: Linker) -> None:
         # TVM raises what it likes; to the caller this kernel did not build.
         reason = str(error).strip().splitlines()[-1:] or ["no message"]
         raise BuildError(
-            f"TVM builds {path.stem}, not: {type(error).__name__}: {reason[0]}"
+            f"TVM cannot build {path.stem}: {type(error).__name__}: {reason[0]}"
         ) from error
     linker.link([objects], path)
     objects.unlink()

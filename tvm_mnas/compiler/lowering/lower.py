@@ -53,7 +53,7 @@ def lower_network(
     except Exception as error:
         raise_if_interrupted(error)
         # torch and TVM raise what they like here; whatever it is, this network cannot be lowered.
-        raise LoweringError(f"TVM takes networks that it can express: {_first(error)}") from error
+        raise LoweringError(f"TVM cannot express this network: {_first(error)}") from error
 
 
 def lower_onnx(path: Path, target: str) -> LoweredNetwork:
@@ -70,14 +70,14 @@ def lower_onnx(path: Path, target: str) -> LoweredNetwork:
         (source,) = model.graph.input
         shape = tuple(dimension.dim_value for dimension in source.type.tensor_type.shape.dim)
         if len(shape) != 4 or not all(shape):
-            raise LoweringError(f"{path}: an input has a fixed shape N,C,H,W, not {shape}")
+            raise LoweringError(f"{path}: an input must have a fixed shape N,C,H,W, not {shape}")
         module = from_onnx(model, keep_params_in_input=False)
         return _lower(module, (shape[0], shape[1], shape[2], shape[3]), target)
     except LoweringError:
         raise
     except Exception as error:
         raise_if_interrupted(error)
-        raise LoweringError(f"{path}: TVM takes what it can express: {_first(error)}") from error
+        raise LoweringError(f"TVM cannot express {path}: {_first(error)}") from error
 
 
 def _lower(module: Any, input_shape: tuple[int, int, int, int], target: str) -> LoweredNetwork:

@@ -194,7 +194,7 @@ def parse_schedule(text: bytes) -> tuple[int, float, list[Any]]:
             try:
                 return line, mean_s(runs or []), record
             except TypeError as error:
-                raise ValueError(f"its run times are numbers, not {runs}") from error
+                raise ValueError(f"its run times must be numbers, not {runs}") from error
     raise ValueError("it is not a kernel's line and a record of a schedule")
 
 

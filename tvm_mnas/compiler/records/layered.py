@@ -31,7 +31,9 @@ class LayeredRecords(TuningRecords):
     def __init__(self, top: RecordStore, below: Sequence[RecordStore]) -> None:
         for store in below:
             if store.target != top.target:
-                raise ValueError(f"layers are for one target, not {top.target} and {store.target}")
+                raise ValueError(
+                    f"layers must be for one target, not {top.target} and {store.target}"
+                )
         self._top = top
         self._layers = (top, *below)
         self._distinct: dict[str, tuple[tuple[int, ...], int]] = {}

@@ -40,7 +40,7 @@ class KernelProgress:
     def __post_init__(self) -> None:
         if self.weight <= 0 or self.rounds < len(self.curve_us):
             raise ValueError(
-                f"a kernel has a weight above 0 and a time per round at most, not {self}"
+                f"a kernel must have a weight above 0 and a time per round at most, not {self}"
             )
 
     @property

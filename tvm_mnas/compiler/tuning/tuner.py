@@ -61,7 +61,7 @@ class TuningBudget:
 
     def __post_init__(self) -> None:
         if self.schedules_per_kernel < 1 or self.schedules_per_round < 1:
-            raise ValueError(f"a budget is of one schedule or more, not {self}")
+            raise ValueError(f"a budget must be of one schedule or more, not {self}")
 
     @property
     def most(self) -> int:

@@ -99,7 +99,7 @@ def describe_device(answer: str, *, key: str, tracker: TrackerAddress) -> Device
     triple = _TRIPLES.get(machine)
     if triple is None:
         raise ProfileError(
-            f"a device's machine is one of {', '.join(_TRIPLES)}, not {machine!r}; "
+            f"a device's machine must be one of {', '.join(_TRIPLES)}, not {machine!r}; "
             "write its profile by hand: copy rpc/profiles/rpi4.toml"
         )
     # The last of the fastest: the first core takes the interrupts.

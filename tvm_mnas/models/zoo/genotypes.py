@@ -46,7 +46,7 @@ class Genotype:
                     f"step {index} takes states before its own, not {left} and {right}"
                 )
         if not self.outputs or max(self.outputs) > len(self.steps) + 1:
-            raise ConfigError(f"a cell's outputs are states that it has, not {self.outputs}")
+            raise ConfigError(f"a cell's outputs must be states that it has, not {self.outputs}")
 
 
 _ID, _SKIP, _AVG, _MAX = CellOp.IDENTITY, CellOp.SKIP, CellOp.AVG_POOL, CellOp.MAX_POOL
