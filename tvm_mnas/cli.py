@@ -27,7 +27,7 @@ from tvm_mnas.commands.space import space_app
 from tvm_mnas.commands.tune import tune
 from tvm_mnas.commands.zoo import zoo
 from tvm_mnas.console import MESSAGES, OUTPUT
-from tvm_mnas.errors import INTERRUPTED, TvmMnasError, is_interruption
+from tvm_mnas.errors import INTERRUPTED, Interruption, TvmMnasError, is_interruption
 
 app = typer.Typer(
     add_completion=False,
@@ -65,15 +65,8 @@ for _name, _group in (
     app.add_typer(_group, name=_name)
 
 
-class _Interruption(KeyboardInterrupt):
-    """SIGINT or SIGTERM, as a class of its own.
-
-    `python -m` ends by SIGINT, whatever we say, once Python's own class has passed through the `exec` of a text.
-    """
-
-
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise _Interruption
+    raise Interruption
 
 
 def main() -> None:

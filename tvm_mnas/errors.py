@@ -123,6 +123,14 @@ class DeviceLostError(DeviceError):
     """The device vanished, hung or crashed during the lease."""
 
 
+class Interruption(KeyboardInterrupt):
+    """SIGINT or SIGTERM, as the command line hears them; no failure of anything.
+
+    Not Python's own class: `python -m` ends by SIGINT, whatever we say, once that has passed through the `exec` of a
+    text.
+    """
+
+
 def is_interruption(error: BaseException) -> bool:
     """Whether `error` is KeyboardInterrupt, or what that became on its way.
 

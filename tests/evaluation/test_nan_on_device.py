@@ -82,4 +82,4 @@ def test_a_network_that_returns_nan_fails_alone_and_the_device_goes_on(
     assert sick.accuracy is not None
     assert sick.failure is not None
     assert (sick.failure.stage, sick.failure.error) == ("measuring", "MeasurementError")
-    assert "outputs on the device are finite" in sick.failure.reason
+    assert "outputs on the device must be finite" in sick.failure.reason

@@ -138,7 +138,7 @@ def test_no_networks_have_no_latencies_and_start_nothing() -> None:
 
 
 def test_a_module_that_returns_nan_has_no_latency(device: Device) -> None:
-    with pytest.raises(MeasurementError, match="outputs on the device are finite"):
+    with pytest.raises(MeasurementError, match="outputs on the device must be finite"):
         device.latency(Nonsense(rectified=False), SHAPE)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +18,7 @@ from tests.compiler.conftest import SHAPE, Mean, small_network
 from tvm_mnas.compiler.core.kernel import LoweredNetwork
 from tvm_mnas.compiler.lowering.constants import fold_layouts
 from tvm_mnas.compiler.lowering.lower import lower_network, lower_onnx
-from tvm_mnas.errors import LoweringError
+from tvm_mnas.errors import Interruption, LoweringError
 from tvm_mnas.models.inference import export_onnx
 
 _ONE_CONVOLUTION = nn.Sequential(nn.Conv2d(16, 24, 1, bias=False), nn.ReLU())
@@ -147,14 +146,15 @@ def test_a_network_that_cannot_be_expressed_is_one_clear_error(target: str) -> N
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, Interruption])
 def test_an_interruption_inside_tvm_is_no_failure_of_the_network(
-    target: str, monkeypatch: pytest.MonkeyPatch
+    target: str, monkeypatch: pytest.MonkeyPatch, kind: type[KeyboardInterrupt]
 ) -> None:
     def interrupted(*_: object) -> None:
-        signal.raise_signal(signal.SIGINT)
+        raise kind
 
     monkeypatch.setattr("tvm_mnas.compiler.lowering.legalize._before_transpose", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(kind):
         lower_network(_ONE_CONVOLUTION, (1, 16, 8, 8), target)
 
 

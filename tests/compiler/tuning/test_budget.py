@@ -53,7 +53,7 @@ def test_a_kernel_that_stopped_improving_gets_no_more() -> None:
 
 @pytest.mark.parametrize(("weight", "rounds"), [(0.0, 1), (1.0, 0)])
 def test_an_impossible_kernel_cannot_be_made(weight: float, rounds: int) -> None:
-    with pytest.raises(ValueError, match="a kernel has a weight above 0"):
+    with pytest.raises(ValueError, match="a kernel must have a weight above 0"):
         KernelProgress(weight=weight, rounds=rounds, curve_us=(1.0,))
 
 

@@ -27,12 +27,13 @@ from tvm_mnas.compiler.lowering.frontend import import_network
 from tvm_mnas.compiler.lowering.layouts import sink_transposes, split_leaky_relu
 from tvm_mnas.compiler.lowering.legalize import legalize
 from tvm_mnas.compiler.lowering.naming import describe_kernel, name_blocks
-from tvm_mnas.errors import LoweringError, raise_if_interrupted
+from tvm_mnas.errors import Interruption, LoweringError, raise_if_interrupted
 from tvm_mnas.models.folding import fold_batch_norm
 from tvm_mnas.models.padding import pad_channels
 
 # What TVM doesn't know comes back from its callbacks as RuntimeError: an interrupted lowering would be one that failed.
-register_error("KeyboardInterrupt", KeyboardInterrupt)
+for _interruption in (KeyboardInterrupt, Interruption):
+    register_error(_interruption.__name__, _interruption)
 
 
 def lower_network(
