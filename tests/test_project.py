@@ -6,6 +6,7 @@ import re
 import shlex
 import tomllib
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -184,3 +185,18 @@ def test_the_citation_names_this_version_and_the_paper() -> None:
     (paper,) = citation["references"]
     assert paper["title"].startswith("MnasNet")
     assert paper["authors"][0]["family-names"] == "Tan"
+
+
+def test_no_room_of_tests_has_a_name_that_pytest_passes_over(
+    pytestconfig: pytest.Config,
+) -> None:
+    passed_over = pytestconfig.getini("norecursedirs")
+    tests = ROOT / "tests"
+    rooms = {path.parent.relative_to(tests) for path in tests.rglob("test_*.py")}
+    assert len(rooms) > 10
+    hidden = [
+        room
+        for room in rooms
+        if any(fnmatch(part, pattern) for part in room.parts for pattern in passed_over)
+    ]
+    assert hidden == []
