@@ -22,7 +22,7 @@ from stock_metaschedule import Side, run_stock
 if TYPE_CHECKING:
     from tvm_mnas.compiler.build.artifact import CompiledArtifact
     from tvm_mnas.compiler.core.kernel import Kernel, LoweredNetwork
-    from tvm_mnas.evaluation.toolchain import Shape, Toolchain, ToolchainOptions
+    from tvm_mnas.evaluation.toolchain import Toolchain, ToolchainOptions
     from tvm_mnas.space.architecture import Architecture
 
 WITHIN = 0.05
@@ -186,7 +186,7 @@ def time_both(
         try:
             shared = toolchain.compile(lowered, directory / f"shared-{number}.so")
             both = {"shared": shared, "alone": alone}
-            times_ms = time_in_turn(toolchain, both, lowered.input_shape, rounds=rounds, seed=seed)
+            times_ms = time_in_turn(toolchain, both, rounds=rounds, seed=seed)
         except CandidateError as error:
             peers.results[number] = replace(peers.results[number], failure=str(error))
             continue
@@ -201,7 +201,6 @@ def time_both(
 def time_in_turn(
     toolchain: Toolchain,
     artifacts: Mapping[str, CompiledArtifact],
-    shape: Shape,
     *,
     rounds: int,
     seed: int,
@@ -211,7 +210,7 @@ def time_in_turn(
     generator = random.Random(seed)
     for _ in range(rounds):
         for name in generator.sample(list(artifacts), len(artifacts)):
-            times_ms[name].append(toolchain.measure(artifacts[name], shape).latency_ms)
+            times_ms[name].append(toolchain.measure(artifacts[name]).latency_ms)
     return {name: tuple(values) for name, values in times_ms.items()}
 
 

@@ -78,7 +78,7 @@ def evaluate(architecture: Architecture, toolchain: Toolchain, path: Path) -> tu
             calls=lowered.kernel_calls,
             moved_bytes=lowered.moved_bytes,
         )
-        latency = toolchain.measure(toolchain.compile(lowered, path), shape)
+        latency = toolchain.measure(toolchain.compile(lowered, path))
         cost = replace(cost, latency_ms=latency.latency_ms, noisy=latency.noisy)
     except (CandidateError, DeviceError) as error:
         # A device that was lost for one candidate may be back for the next; hours of others are worth keeping.

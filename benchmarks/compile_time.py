@@ -45,9 +45,7 @@ class Stopwatch:
 
 def repeat(notation: str, toolchain: Toolchain, path: Path, *, seed: int) -> dict[str, float]:
     """Go from `notation` to a latency once; return the seconds of each stage."""
-    import numpy as np
-
-    from tvm_mnas.models.inference import predict
+    from tvm_mnas.evaluation.agreement import Judge, check_images, torch_judge
     from tvm_mnas.models.network import build_network
     from tvm_mnas.space.architecture import Architecture
 
@@ -56,12 +54,13 @@ def repeat(notation: str, toolchain: Toolchain, path: Path, *, seed: int) -> dic
     shape = architecture.image_shape
     # What it is compared with is torch's time, not ours.
     network = watch.time("build network", lambda: build_network(architecture, seed=seed))
-    images = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
-    expected = predict(network, images)
+    images = check_images(shape, "float32", seed=seed)
+    expected = torch_judge(network, batch_size=1).outputs(images)
+    judge = Judge(name="torch", outputs=lambda _: expected)
     lowered = watch.time("lower", lambda: toolchain.lower(network, shape))
     artifact = watch.time("compile", lambda: toolchain.compile(lowered, path))
-    watch.time("upload and check", lambda: toolchain.check(artifact, images, expected))
-    watch.time("measure", lambda: toolchain.measure(artifact, shape))
+    watch.time("upload and check", lambda: toolchain.check(artifact, judge, images))
+    watch.time("measure", lambda: toolchain.measure(artifact))
     return watch.times_s
 
 

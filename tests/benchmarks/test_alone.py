@@ -46,14 +46,13 @@ def test_a_sample_is_of_distinct_kernels_and_follows_from_the_seed(script: Scrip
 def test_a_machine_that_slows_down_does_not_favour_either_network(script: Script) -> None:
     taken: list[str] = []
 
-    def measure(artifact: str, shape: Any) -> Any:
+    def measure(artifact: str) -> Any:
         taken.append(artifact)
         return SimpleNamespace(latency_ms=len(taken) * {"s": 2.0, "a": 1.0}[artifact])
 
     times_ms = script("alone").time_in_turn(
         SimpleNamespace(measure=measure),
         {"shared": "s", "alone": "a"},
-        (1, 3, 8, 8),
         rounds=9,
         seed=0,
     )
@@ -75,7 +74,7 @@ def test_a_network_that_does_not_build_from_the_shared_records_has_no_ratio(
         return path
 
     toolchain = SimpleNamespace(
-        compile=compile_badly, measure=lambda artifact, shape: SimpleNamespace(latency_ms=3.0)
+        compile=compile_badly, measure=lambda artifact: SimpleNamespace(latency_ms=3.0)
     )
     peers = alone.Peers()
     for number, key in ((1, "bad"), (5, "good")):

@@ -55,7 +55,7 @@ def test_a_candidate_that_fails_costs_what_it_took_and_has_no_latency(
     (architecture,) = candidates.draw("quickstart", candidates=1, size=32, seed=0)
     lowered = SimpleNamespace(kernels=(SimpleNamespace(key="k"),), kernel_calls=3, moved_bytes=4096)
 
-    def fail(artifact: Any, shape: Any) -> Any:
+    def fail(artifact: Any) -> Any:
         raise MeasurementError("a time is above 0 s")
 
     toolchain = SimpleNamespace(

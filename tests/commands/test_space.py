@@ -108,7 +108,7 @@ def test_json_of_a_space_near_a_network(capsys: pytest.CaptureFixture[str]) -> N
     ("model", "output", "message"),
     [
         ("mnasnet-b2", None, "'mnasnet-b2' is no network of the zoo"),
-        ("net.onnx", None, "net.onnx: an ONNX model is a file that is there"),
+        ("net.onnx", None, "cannot find the ONNX file net.onnx"),
         ("shufflenet-2x", None, "is no sequence of blocks"),
         ("i32:stem", None, "INPUT:STEM"),
         ("mnasnet-b1", Path("b1"), "type `-o b1.toml`"),

@@ -27,7 +27,17 @@ def build_untuned(lowered: LoweredNetwork, directory: Path) -> Path:
 
 
 def run_here(path: Path, images: np.ndarray) -> np.ndarray:
-    """Return the outputs for `images` (N,C,H,W), one image at a time."""
+    """Return the one output for `images` (N,C,H,W), one image at a time."""
+    (outputs,) = run_all_here(path, images)
+    return outputs
+
+
+def run_all_here(path: Path, images: np.ndarray, *, batch_size: int = 1) -> tuple[np.ndarray, ...]:
+    """Return every output for `images`, `batch_size` of them at a time."""
     machine = VirtualMachine(tvm.runtime.load_module(str(path)), tvm.cpu())
-    outputs = [machine["main"](tvm.runtime.tensor(image[None])).numpy() for image in images]
-    return np.concatenate(outputs)
+    parts = []
+    for at in range(0, len(images), batch_size):
+        outputs = machine["main"](tvm.runtime.tensor(images[at : at + batch_size]))
+        single = isinstance(outputs, tvm.runtime.Tensor)
+        parts.append([output.numpy() for output in ([outputs] if single else outputs)])
+    return tuple(np.concatenate(column) for column in zip(*parts, strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from tests.report.runs import make_latency, make_manifest, sample_architectures
 from tvm_mnas.errors import RunError
+from tvm_mnas.evaluation.agreement import Agreement
 from tvm_mnas.evaluation.manifest import Manifest, read_manifest, write_manifest
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "manifest.json"
@@ -36,6 +38,13 @@ def test_the_name_that_version_0_1_gave_the_schedules_is_read() -> None:
     assert Manifest.from_json(values) == Manifest.from_json(stored())
 
 
+def test_a_manifest_of_format_1_is_read() -> None:
+    old = Manifest.from_json(json.loads(GOLDEN.with_name("manifest-format-1.json").read_text()))
+    new = Manifest.from_json(stored())
+    assert old.agreement == Agreement(judge="torch", images=16, difference=3e-07)
+    assert replace(old, agreement=new.agreement) == new
+
+
 def test_a_key_of_a_later_version_is_passed_over() -> None:
     values = stored()
     values["artifact"]["compressed_bytes"] = 3
@@ -45,7 +54,7 @@ def test_a_key_of_a_later_version_is_passed_over() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "expected"),
     [
-        (("format",), 2, "format 2"),
+        (("format",), 3, "format 3"),
         (("origin",), None, "origin"),
         (("origin", "trial"), "three", "origin.trial is of type int; it is 'three'"),
         (("parameters",), True, "parameters"),

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
-from tvm_mnas.errors import LoweringError
-from tvm_mnas.models.inference import export_onnx, predict, predict_onnx
+from tvm_mnas.models.inference import all_outputs, export_onnx, predict
 from tvm_mnas.models.network import build_network
 from tvm_mnas.space.architecture import Architecture
 
@@ -42,25 +42,14 @@ def test_the_onnx_file_computes_the_same(tmp_path: Path, capfd: pytest.CaptureFi
     assert "torchvision" not in capfd.readouterr().err
 
 
-def test_onnx_s_own_reference_computes_the_same(tmp_path: Path) -> None:
-    network = build_network(ARCHITECTURE, seed=3)
-    export_onnx(network, (1, 3, 32, 32), tmp_path / "net.onnx")
-    images = np.random.default_rng(0).standard_normal((2, 3, 32, 32), dtype=np.float32)
-    logits = predict_onnx(tmp_path / "net.onnx", images)
-    assert logits.dtype == np.float32
-    np.testing.assert_allclose(logits, predict(network, images), atol=1e-5)
+class _Two(nn.Module):
+    def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        return images.mean(dim=(2, 3)), [images[:, :1], images * 2]
 
 
-def test_what_the_reference_cannot_compute_is_one_clear_error(tmp_path: Path) -> None:
-    from onnx import TensorProto, helper, save
-
-    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, 4, 4])
-    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 3, 4, 4])
-    node = helper.make_node("Unheard", ["images"], ["logits"], domain="nobody")
-    graph = helper.make_graph([node], "net", [images], [logits])
-    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("nobody", 1)]
-    save(helper.make_model(graph, opset_imports=opsets), tmp_path / "net.onnx")
-    with pytest.raises(
-        LoweringError, match=r"net\.onnx with ONNX's reference: NotImplementedError"
-    ):
-        predict_onnx(tmp_path / "net.onnx", np.zeros((1, 3, 4, 4), np.float32))
+def test_all_outputs_come_in_order_whatever_holds_them_and_in_batches() -> None:
+    images = np.random.default_rng(0).standard_normal((4, 3, 5, 5), dtype=np.float32)
+    means, first, doubled = all_outputs(_Two(), images, batch_size=2)
+    np.testing.assert_allclose(means, images.mean(axis=(2, 3)), atol=1e-6)
+    np.testing.assert_array_equal(first, images[:, :1])
+    np.testing.assert_array_equal(doubled, images * 2)

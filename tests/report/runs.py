@@ -6,8 +6,8 @@ import random
 from dataclasses import replace
 
 from tvm_mnas.devices.core.latency import Coverage, Latency
+from tvm_mnas.evaluation.agreement import Agreement
 from tvm_mnas.evaluation.manifest import (
-    Agreement,
     ArtifactFacts,
     DataFacts,
     Manifest,
@@ -197,7 +197,7 @@ def make_manifest(architecture: Candidate, latency: Latency, *, trial: int = 0) 
         validation=accuracy,
         test=replace(accuracy, top1=0.8512, samples=4000, split="test"),
         latency=latency,
-        agreement=Agreement(images=16, largest_relative_difference=3e-07),
+        agreement=Agreement(judge="torch 2.13.0", images=16, difference=3e-07),
         artifact=ArtifactFacts(
             file="net.so",
             size_bytes=155_208,

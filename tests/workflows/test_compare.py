@@ -12,7 +12,7 @@ from tvm_mnas.compiler.build.artifact import CompiledArtifact
 from tvm_mnas.errors import ConfigError, MeasurementError
 from tvm_mnas.workflows.compare import ModelTiming, _Entrant
 
-ARTIFACT = CompiledArtifact(Path("net.so"), 3, 3, 24, 1.0, 1000)
+ARTIFACT = CompiledArtifact(Path("net.so"), 3, 3, 24, 1.0, 1000, (1, 3, 8, 8), "float32")
 
 
 @dataclass
@@ -20,10 +20,10 @@ class Bench:
     """A toolchain that answers these times in turn; None is a measurement that fails."""
 
     answers: list[float | None]
-    measured: list[tuple[int, ...]] = field(default_factory=list)
+    measured: list[CompiledArtifact] = field(default_factory=list)
 
-    def measure(self, artifact: CompiledArtifact, shape: tuple[int, ...]) -> object:
-        self.measured.append(shape)
+    def measure(self, artifact: CompiledArtifact) -> object:
+        self.measured.append(artifact)
         answer = self.answers.pop(0)
         if answer is None:
             raise MeasurementError("its times are not finite")
@@ -32,7 +32,7 @@ class Bench:
 
 def test_a_latency_is_the_median_of_the_rounds() -> None:
     bench = Bench([4.0, 9.0, 5.0])
-    entrant = _Entrant("one", ARTIFACT, (1, 3, 8, 8))
+    entrant = _Entrant("one", ARTIFACT)
     for _ in range(3):
         entrant.time(bench)  # type: ignore[arg-type]
     timed = entrant.result()
@@ -40,12 +40,12 @@ def test_a_latency_is_the_median_of_the_rounds() -> None:
     assert timed.round_spread == 1.0
     assert timed.failure is None
     assert (timed.kernels, timed.schedules) == (3, 24)
-    assert bench.measured == [(1, 3, 8, 8)] * 3
+    assert bench.measured == [ARTIFACT] * 3
 
 
 def test_what_fails_in_one_round_has_no_latency_and_is_not_timed_again() -> None:
     bench = Bench([4.0, None])
-    entrant = _Entrant("one", ARTIFACT, (1, 3, 8, 8))
+    entrant = _Entrant("one", ARTIFACT)
     for _ in range(3):
         entrant.time(bench)  # type: ignore[arg-type]
     timed = entrant.result()

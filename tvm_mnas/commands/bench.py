@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tvm_mnas.commands.options import ALLOW_UNTUNED, DEFAULTS, AsJson, Records, toolchain_options
+from tvm_mnas.commands.options import (
+    ALLOW_UNTUNED,
+    DEFAULTS,
+    AsJson,
+    InputShape,
+    Records,
+    parse_shape,
+    toolchain_options,
+)
 from tvm_mnas.config import parse_untuned_share
 from tvm_mnas.console import OUTPUT, Column, SearchDisplay, print_json, print_table
 
@@ -21,7 +29,7 @@ def bench(
     model: Annotated[
         str,
         typer.Argument(
-            help="A key of the zoo, a notation, an .onnx file, or RUN:TRIAL; all but the file may be scaled by "
+            help="A key of the zoo, a notation, an .onnx or .pt2 file, or RUN:TRIAL; all but files may be scaled by "
             "@WIDTH or @WIDTH,SIZE, as in mnasnet-b1@0.75,192."
         ),
     ],
@@ -30,6 +38,7 @@ def bench(
         int, typer.Option(help="Schedules to measure for a kernel without records.")
     ] = 32,
     allow_untuned: Annotated[str, typer.Option(help=ALLOW_UNTUNED, metavar="PERCENT")] = "0%",
+    input_shape: InputShape = None,
     records: Records = DEFAULTS.records,
     seed: Annotated[int, typer.Option(help="The seed of weights and tuning.")] = 0,
     untuned: Annotated[
@@ -53,6 +62,7 @@ def bench(
             ),
             device=device,
             observer=display,
+            input_shape=parse_shape(input_shape),
             untuned=untuned,
         )
     if as_json:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tvm_mnas.config import SearchConfig
+from tvm_mnas.errors import ConfigError
 
 if TYPE_CHECKING:
     from tvm_mnas.evaluation.toolchain import ToolchainOptions
@@ -31,7 +32,31 @@ Rounds = Annotated[
     int,
     typer.Option(min=1, help="How often to time each network, all in turn; the median counts."),
 ]
+InputShape = Annotated[
+    str | None,
+    typer.Option(
+        help="For an .onnx file whose input is open: N,C,H,W, such as 1,3,224,224.",
+        metavar="N,C,H,W",
+    ),
+]
 Seed = Annotated[int, typer.Option(help="The seed of weights and tuning.")]
+
+
+def parse_shape(text: str | None) -> tuple[int, int, int, int] | None:
+    """Return the four sizes in `text`, None for None.
+
+    Raises:
+        ConfigError: if they are not four, or not above 0.
+    """
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) != 4 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise ConfigError(
+            f"--input-shape must be four numbers above 0, not {text!r}; for example --input-shape 1,3,224,224"
+        )
+    first, second, third, fourth = (int(part) for part in parts)
+    return first, second, third, fourth
 
 
 def toolchain_options(

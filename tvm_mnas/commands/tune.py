@@ -7,7 +7,14 @@ from typing import Annotated
 
 import typer
 
-from tvm_mnas.commands.options import DEFAULTS, AsJson, Records, toolchain_options
+from tvm_mnas.commands.options import (
+    DEFAULTS,
+    AsJson,
+    InputShape,
+    Records,
+    parse_shape,
+    toolchain_options,
+)
 from tvm_mnas.console import OUTPUT, Column, SearchDisplay, print_json, print_table
 
 SHOWN = 8
@@ -18,7 +25,7 @@ def tune(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="A key of the zoo, a notation, an .onnx file, or RUN:TRIAL; all but the file may be scaled by "
+            help="A key of the zoo, a notation, an .onnx or .pt2 file, or RUN:TRIAL; all but files may be scaled by "
             "@WIDTH or @WIDTH,SIZE, as in mnasnet-b1@0.75,192."
         ),
     ] = None,
@@ -29,6 +36,7 @@ def tune(
     schedules_per_kernel: Annotated[
         int, typer.Option(min=1, help="Schedules that a kernel gets, with those it has.")
     ] = 32,
+    input_shape: InputShape = None,
     records: Records = DEFAULTS.records,
     seed: Annotated[int, typer.Option(help="The seed of tuning, and of a space's networks.")] = 0,
     as_json: AsJson = False,
@@ -48,6 +56,7 @@ def tune(
             space=space,
             device=device,
             observer=display,
+            input_shape=parse_shape(input_shape),
             on_forecast=lambda forecast: display.note(forecast_line(forecast)),
         )
     if as_json:

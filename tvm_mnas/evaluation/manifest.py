@@ -15,10 +15,11 @@ from typing import Any, ClassVar, TypeVar, cast, get_args, get_origin, get_type_
 
 from tvm_mnas.devices.core.latency import Latency
 from tvm_mnas.errors import RunError, TvmMnasError
+from tvm_mnas.evaluation.agreement import Agreement
 from tvm_mnas.training.accuracy import Accuracy
 
-SCHEMA_VERSION = 1
-"""Rises when a key changes its meaning; a new key alone does not raise it."""
+SCHEMA_VERSION = 2
+"""Rises when a key changes its meaning; a new key alone does not raise it. Format 1 is read too."""
 
 MANIFEST = "manifest.json"
 
@@ -62,14 +63,6 @@ class DataFacts:
     std: tuple[float, ...]
     class_names: tuple[str, ...]
     grey: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Agreement:
-    """How far the device's outputs are from torch's, on `images` of the test split."""
-
-    images: int
-    largest_relative_difference: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +124,7 @@ class Manifest:
             "data": _listed(self.data),
             "accuracy": {"validation": self.validation.to_json(), "test": self.test.to_json()},
             "latency": self.latency.to_dict(),
-            "agreement": {"with": "torch", **asdict(self.agreement)},
+            "agreement": asdict(self.agreement),
             "artifact": asdict(self.artifact),
             "versions": dict(self.versions),
         }
@@ -144,15 +137,22 @@ class Manifest:
             RunError: if a key is missing or its value is of another kind, or the format is a newer one.
         """
         table = _table(values, "the manifest")
-        if table.get("format") != SCHEMA_VERSION:
+        if table.get("format") not in range(1, SCHEMA_VERSION + 1):
             raise RunError(
-                f"cannot read a manifest of format {table.get('format')!r}: this version reads format {SCHEMA_VERSION}"
+                f"cannot read a manifest of format {table.get('format')!r}: this version reads formats up to "
+                f"{SCHEMA_VERSION}"
             )
         origin = dict(_table(table.get("origin"), "origin"))
         found = origin.pop("search_accuracy", None)
         accuracy = _table(table.get("accuracy"), "accuracy")
-        agreement = dict(_table(table.get("agreement"), "agreement"))
-        agreement.pop("with", None)
+        agreement = _table(table.get("agreement"), "agreement")
+        if table["format"] == 1:
+            # Relative to the outputs' magnitude then.
+            agreement = {
+                "judge": agreement.get("with", MISSING),
+                "images": agreement.get("images", MISSING),
+                "difference": agreement.get("largest_relative_difference", MISSING),
+            }
         try:
             return cls(
                 created=_checked(table.get("created"), str, "created"),

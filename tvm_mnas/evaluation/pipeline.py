@@ -9,12 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tvm_mnas.config import SearchConfig
 from tvm_mnas.errors import CandidateError
+from tvm_mnas.evaluation.agreement import torch_judge
 from tvm_mnas.evaluation.executor import Executor
 from tvm_mnas.evaluation.results import Effort, Evaluation, Failure, Observer
 from tvm_mnas.evaluation.toolchain import Toolchain
@@ -160,8 +160,6 @@ class CandidatePipeline:
             )
 
     def _measure(self, candidate: _Candidate) -> tuple[int, Evaluation]:
-        from tvm_mnas.models.inference import predict
-
         assert candidate.lowered is not None and candidate.network is not None
         assert candidate.accuracy is not None
         shape = candidate.architecture.image_shape
@@ -173,10 +171,9 @@ class CandidatePipeline:
             artifact = self.toolchain.compile(candidate.lowered, path)
             compiled = time.perf_counter()
             stage = "measuring"
-            self.toolchain.check_network(
-                artifact, partial(predict, candidate.network), shape, seed=self.config.seed
-            )
-            latency = self.toolchain.measure(artifact, shape)
+            judge = torch_judge(candidate.network, batch_size=shape[0])
+            self.toolchain.check_network(artifact, judge, seed=self.config.seed)
+            latency = self.toolchain.measure(artifact)
         except CandidateError as error:
             return candidate.failed(stage, error)
         finally:

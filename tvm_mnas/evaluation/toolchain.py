@@ -15,11 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from tvm_mnas.config import check_untuned_share
-from tvm_mnas.errors import DeviceError, MeasurementError
+from tvm_mnas.errors import DeviceError
+from tvm_mnas.evaluation.agreement import (
+    Agreement,
+    Array,
+    Judge,
+    check_images,
+    compare_outputs,
+)
 from tvm_mnas.evaluation.untuned import measure_untuned
 
 if TYPE_CHECKING:
@@ -42,16 +46,8 @@ DEVICE_ATTEMPTS = 3
 MOST_PER_ROUND = 16
 """Schedules of a kernel between two looks at where more are worth it; half of what a kernel gets if that is less."""
 
-AGREEMENT = 1e-4
-"""The largest difference from torch's outputs, relative to their largest magnitude (at least 1)."""
-
-CHECKED_IMAGES = 2
-"""On how many random images a compiled network must agree with torch before its time counts."""
-
 _Result = TypeVar("_Result")
 Shape = tuple[int, int, int, int]
-Outputs = Callable[["NDArray[np.float32]"], "NDArray[np.float32]"]
-"""What computes the outputs (N,classes) of images (N,C,H,W) by other means than the device."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +90,9 @@ class Toolchain:
         """Whether kernels can be built while others are measured: not where they would share a core."""
         return not self.profile.is_local or self.profile.core not in _building_cores(self.profile)
 
-    def lower(self, network: nn.Module, shape: Shape) -> LoweredNetwork:
+    def lower(
+        self, network: nn.Module, shape: Shape, *, input_dtype: str = "float32"
+    ) -> LoweredNetwork:
         """Return `network` lowered to the device's kernels; `shape` is its input's (N,C,H,W).
 
         Raises:
@@ -102,7 +100,7 @@ class Toolchain:
         """
         from tvm_mnas.compiler.lowering.lower import lower_network
 
-        return lower_network(network, shape, self.profile.target)
+        return lower_network(network, shape, self.profile.target, input_dtype=input_dtype)
 
     def missing(self, lowered: LoweredNetwork) -> list[Kernel]:
         """Return the kernels of `lowered` on which less than the budget was spent."""
@@ -154,6 +152,29 @@ class Toolchain:
         if any(best_us is None for _, best_us in times_us):
             return None
         return sum(calls * best_us for calls, best_us in times_us if best_us is not None)
+
+    def rehearse(self, lowered: LoweredNetwork, judge: Judge, directory: Path) -> None:
+        """Find out what is wrong with a network from elsewhere before its kernels are tuned, which takes minutes.
+
+        It is compiled as it is, and on this machine's own device run and judged; nothing is done where all is tuned.
+
+        Raises:
+            LoweringError: if the judge cannot run it.
+            BuildError: if it does not compile or link.
+            MeasurementError: if its outputs are wrong.
+            DeviceError: if the device stays lost.
+        """
+        from tvm_mnas.compiler.build.artifact import compile_rehearsal
+
+        if not self.missing(lowered):
+            return
+        artifact = compile_rehearsal(lowered, self.store, directory / "rehearsal.so")
+        try:
+            # Without schedules it may take minutes on a slow device.
+            if self.profile.is_local and not self.profile.emulated:
+                self.check_network(artifact, judge, seed=self.options.seed)
+        finally:
+            artifact.path.unlink(missing_ok=True)
 
     def compile(self, lowered: LoweredNetwork, path: Path) -> CompiledArtifact:
         """Compile `lowered` from its kernels' records into the shared library `path`.
@@ -208,7 +229,7 @@ class Toolchain:
                 )
         return self._untuned_us[kernel.key]
 
-    def measure(self, artifact: CompiledArtifact, shape: Shape) -> Latency:
+    def measure(self, artifact: CompiledArtifact) -> Latency:
         """Return the latency of a compiled network on the device.
 
         Raises:
@@ -224,62 +245,38 @@ class Toolchain:
             schedules=artifact.schedules,
             tuned_share=artifact.tuned_share,
         )
-        return _retried(lambda: measure(artifact.path, shape, self.farm, coverage=coverage))
+        return _retried(
+            lambda: measure(
+                artifact.path,
+                artifact.input_shape,
+                self.farm,
+                coverage=coverage,
+                dtype=artifact.input_dtype,
+            )
+        )
 
-    def check(
-        self,
-        artifact: CompiledArtifact,
-        images: NDArray[np.float32],
-        expected: NDArray[np.float32],
-        *,
-        batch_size: int = 1,
-    ) -> float:
-        """Return how far the device's outputs for `images` (K,C,H,W) are from `expected` (K,classes).
-
-        `batch_size` is the N that the network was compiled for; it divides K.
-
-        The largest difference, relative to the largest magnitude expected (at least 1).
+    def check(self, artifact: CompiledArtifact, judge: Judge, images: Array) -> Agreement:
+        """Return how far the device's outputs for `images` (K and the other axes of the input) are from the judge's.
 
         Raises:
-            MeasurementError: if it is beyond `AGREEMENT`: fast and wrong is no result; if outputs are not finite.
+            LoweringError: if the judge cannot run the network.
+            MeasurementError: if they are too far from it: fast and wrong is no result; or cannot be compared.
             DeviceError: if the device stays lost.
         """
         from tvm_mnas.devices.farm.timing import run_network
 
-        (raw,) = _retried(
-            lambda: run_network(artifact.path, images, self.farm, batch_size=batch_size)
+        expected = judge.outputs(images)
+        found = _retried(
+            lambda: run_network(
+                artifact.path, images, self.farm, batch_size=artifact.input_shape[0]
+            )
         )
-        outputs = raw.astype(np.float32)
-        if outputs.shape != expected.shape or not np.isfinite(outputs).all():
-            raise MeasurementError(
-                f"the outputs on the device must be finite and of shape {expected.shape}; they are of shape "
-                f"{outputs.shape}, and {int((~np.isfinite(outputs)).sum())} are not finite"
-            )
-        if not np.isfinite(expected).all():
-            # Nothing is further from a NaN than the tolerance, so that any output would pass.
-            raise MeasurementError(
-                f"the outputs cannot be compared: torch's outputs are finite where the device's are, and "
-                f"{int((~np.isfinite(expected)).sum())} of {expected.size} are not; look at the network's weights"
-            )
-        difference = float(np.abs(outputs - expected).max() / max(1.0, np.abs(expected).max()))
-        if difference > AGREEMENT:
-            raise MeasurementError(
-                f"the outputs on the device must be within {AGREEMENT:g} of torch's, not {difference:.2g}"
-            )
-        return difference
+        return compare_outputs(found, expected, judge=judge.name)
 
-    def check_network(
-        self, artifact: CompiledArtifact, compute: Outputs, shape: Shape, *, seed: int
-    ) -> float:
-        """Return how far the device's outputs for random images are from what `compute` makes of them.
-
-        `shape` is that of the network's input (N,C,H,W). Raises what `check` raises.
-        """
-        count = max(CHECKED_IMAGES, shape[0])
-        images = np.random.default_rng(seed).standard_normal(
-            (count - count % shape[0], *shape[1:]), dtype=np.float32
-        )
-        return self.check(artifact, images, compute(images), batch_size=shape[0])
+    def check_network(self, artifact: CompiledArtifact, judge: Judge, *, seed: int) -> Agreement:
+        """Return how far the device's outputs for random images are from the judge's. Raises what `check` raises."""
+        images = check_images(artifact.input_shape, artifact.input_dtype, seed=seed)
+        return self.check(artifact, judge, images)
 
 
 @contextlib.contextmanager

@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
-from tvm_mnas.errors import LoweringError, raise_if_interrupted
 from tvm_mnas.files import atomic_write
 
 
@@ -23,27 +22,23 @@ def predict(network: nn.Module, images: NDArray[np.float32]) -> NDArray[np.float
     return logits
 
 
-def predict_onnx(path: Path, images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the first output of the network in the ONNX file `path` for `images` (N,C,H,W), one image at a time.
+def all_outputs(
+    network: nn.Module, images: NDArray[np.generic], *, batch_size: int
+) -> tuple[NDArray[np.generic], ...]:
+    """Return every output of `network` in eval mode for `images`, `batch_size` of them at a time."""
+    network.eval()
+    parts: list[tuple[NDArray[np.generic], ...]] = []
+    with torch.inference_mode():
+        for at in range(0, len(images), batch_size):
+            parts.append(_arrays(network(torch.from_numpy(images[at : at + batch_size]))))
+    return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
 
-    Computed by ONNX's reference implementation, which is slow and shares no code with any compiler.
 
-    Raises:
-        LoweringError: if it does not know an operator of the network.
-    """
-    from onnx.reference import ReferenceEvaluator
-
-    try:
-        network = ReferenceEvaluator(str(path))
-        (name,) = network.input_names
-        outputs = [network.run(None, {name: image[np.newaxis]})[0] for image in images]
-    except Exception as error:
-        raise_if_interrupted(error)
-        # It raises whatever its operators do; for the caller there is nothing to compare with.
-        raise LoweringError(
-            f"cannot compute {path} with ONNX's reference: {type(error).__name__}: {error}"
-        ) from error
-    return np.concatenate(outputs).astype(np.float32)
+def _arrays(outputs: object) -> tuple[NDArray[np.generic], ...]:
+    if isinstance(outputs, Tensor):
+        return (outputs.numpy(),)
+    assert isinstance(outputs, (tuple, list)), "lowering has refused what is not tensors"
+    return tuple(array for output in outputs for array in _arrays(output))
 
 
 def export_onnx(network: nn.Module, input_shape: tuple[int, int, int, int], path: Path) -> None:

@@ -15,6 +15,11 @@ from torch import Tensor, fx, nn
 
 _CHANNELWISE = (
     nn.ReLU,
+    nn.ReLU6,
+    nn.Hardswish,
+    nn.Hardsigmoid,
+    nn.SiLU,
+    nn.Tanh,
     nn.Sigmoid,
     nn.Identity,
     nn.Dropout,

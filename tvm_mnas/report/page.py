@@ -188,8 +188,8 @@ def _export_section(manifest: Manifest | None) -> Section | None:
         ("spread", f"{latency.spread:.1%}"),
         ("run time in tuned kernels", "unknown" if share is None else _show_share(share)),
         (
-            "largest difference from torch",
-            _show_tiny(manifest.agreement.largest_relative_difference),
+            f"largest difference from {manifest.agreement.judge}",
+            _show_tiny(manifest.agreement.difference),
         ),
         ("size", f"{artifact.size_bytes / 1e6:.2f} MB"),
         ("kernels", f"{artifact.kernels:,}"),

@@ -31,8 +31,8 @@ def bench_line(result: BenchResult) -> str:
     )
     if result.untuned_ms is not None:
         text += f"; untuned they are {result.untuned_ms:.4g} ms"
-    if result.unchecked is not None:
-        text += f"; outputs NOT CHECKED: {result.unchecked}"
+    agreement = result.agreement
+    text += f"; outputs within {agreement.difference:.1g} of {agreement.judge}'s, relative to how far images differ"
     text += "".join(f"; UNSTABLE DEVICE: {warning}" for warning in latency.warnings)
     return f"{text}; EMULATED, not a latency" if latency.emulated else text
 

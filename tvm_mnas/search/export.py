@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING
 from tvm_mnas import __version__
 from tvm_mnas.config import SearchConfig
 from tvm_mnas.errors import RunError
+from tvm_mnas.evaluation.agreement import torch_judge
 from tvm_mnas.evaluation.manifest import (
     MANIFEST,
-    Agreement,
     ArtifactFacts,
     DataFacts,
     Manifest,
@@ -95,7 +95,7 @@ def _write_files(
     observer: Observer,
 ) -> Manifest:
     from tvm_mnas.models.candidates import candidate_cost
-    from tvm_mnas.models.inference import export_onnx, predict
+    from tvm_mnas.models.inference import export_onnx
     from tvm_mnas.training.accuracy import Accuracy
     from tvm_mnas.training.proxy import evaluate
     from tvm_mnas.training.weights import load_network, save_weights
@@ -120,7 +120,7 @@ def _write_files(
     step("export: checking")
     splits = load_splits(config.data, architecture.input_size, config.seed)
     images = next(iter(splits.test.eval_batches(batch_size=CHECKED_IMAGES)))[0].numpy()
-    difference = toolchain.check(artifact, images, predict(network, images))
+    agreement = toolchain.check(artifact, torch_judge(network, batch_size=1), images)
     step("export: testing")
     top1 = evaluate(network, splits.test)
     test = Accuracy(
@@ -133,7 +133,7 @@ def _write_files(
         split="test",
     )
     step("export: measuring")
-    latency = toolchain.measure(artifact, shape)
+    latency = toolchain.measure(artifact)
     cost = candidate_cost(architecture, network)
     manifest = Manifest(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -154,7 +154,7 @@ def _write_files(
         validation=validation,
         test=test,
         latency=latency,
-        agreement=Agreement(images=len(images), largest_relative_difference=difference),
+        agreement=agreement,
         artifact=ArtifactFacts(
             file="net.so",
             size_bytes=artifact.size_bytes,

@@ -5,23 +5,23 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from tvm_mnas.errors import BuildError, DeviceError, LoweringError, MeasurementError
+from tvm_mnas.errors import BuildError, DeviceError, MeasurementError
+from tvm_mnas.evaluation.agreement import Agreement
 from tvm_mnas.evaluation.results import Observer
 from tvm_mnas.evaluation.roofline import DevicePeak, measure_peak
 from tvm_mnas.evaluation.toolchain import Toolchain, ToolchainOptions, open_scratch_toolchain
 from tvm_mnas.evaluation.untuned import measure_untuned
-from tvm_mnas.workflows.model_ref import resolve_model
+from tvm_mnas.workflows.model_ref import Shape, resolve_model
 
 if TYPE_CHECKING:
     from tvm_mnas.compiler.core.kernel import LoweredNetwork
     from tvm_mnas.devices.core.latency import Latency
 
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Of what `tvm-mnas bench --json` prints; rises when a key changes its meaning."""
 
 Bound: TypeAlias = Literal["compute", "memory"]
@@ -77,18 +77,17 @@ class KernelTiming:
 class BenchResult:
     """An end-to-end latency, and its kernels with the times that their records promise, the costliest first.
 
-    `difference` is how far the outputs are from torch's, or for an ONNX file from those of ONNX's own reference; None
-    where that cannot compute it, and `unchecked` says why. `peak` is what the device's core can do at most, None where
-    that could not be measured: `peak_failure` says why.
+    `agreement` says how far the outputs are from the judge's: torch's, or for an ONNX file ONNX Runtime's.
+
+    `peak` is what the device's core can do at most, None where that could not be measured: `peak_failure` says why.
     """
 
     model: str
     latency: Latency
     kernels: tuple[KernelTiming, ...]
-    difference: float | None
+    agreement: Agreement
     peak: DevicePeak | None
     peak_failure: str | None = None
-    unchecked: str | None = None
 
     @property
     def kernels_ms(self) -> float:
@@ -112,8 +111,7 @@ class BenchResult:
             "model": self.model,
             "latency": self.latency.to_dict(),
             "kernels": [kernel.to_json() for kernel in self.kernels],
-            "largest_relative_difference": self.difference,
-            "unchecked": self.unchecked,
+            "agreement": asdict(self.agreement),
             "kernels_ms": self.kernels_ms,
             "peak": None if self.peak is None else self.peak.to_json(),
             "peak_failure": self.peak_failure,
@@ -126,12 +124,13 @@ def bench_model(
     *,
     device: str,
     observer: Observer,
+    input_shape: Shape | None = None,
     untuned: bool = False,
 ) -> BenchResult:
-    """Tune what lacks records, compile `model`, check it against torch and time it.
+    """Tune what lacks records, compile `model`, check it against its judge and time it.
 
-    `model` is a key of the zoo, a notation, an .onnx file, or RUN:TRIAL. With `untuned` each kernel is also
-    timed as TVM builds it by itself, which takes a while.
+    `model` is a key of the zoo, a notation, an .onnx or .pt2 file, or RUN:TRIAL; `input_shape` closes what is open in a
+    file's shape. With `untuned` each kernel is also timed as TVM builds it by itself, which takes a while.
 
     Raises:
         ConfigError: if there is no such model.
@@ -140,7 +139,7 @@ def bench_model(
     """
     from tvm_mnas.devices.core.profile import load_profile
 
-    subject = resolve_model(model)
+    subject = resolve_model(model, input_shape=input_shape)
     profile = load_profile(device)
     with open_scratch_toolchain(
         profile,
@@ -148,28 +147,24 @@ def bench_model(
         on_warning=observer.note,
     ) as (toolchain, directory):
         observer.stage("lowering", 0, 1)
-        network = subject.build(seed=options.seed)
-        lowered = subject.lower(network, profile.target)
+        loaded = subject.load(seed=options.seed)
+        if loaded.assumed is not None:
+            observer.note(f"{model}: {loaded.assumed}")
+        lowered = loaded.lower(profile.target)
+        toolchain.rehearse(lowered, loaded.judge, directory)
         toolchain.tune(
             [lowered], on_progress=lambda done, total: observer.stage("tuning", done, total)
         )
         observer.stage("compiling", 0, 1)
         artifact = toolchain.compile(lowered, directory / "net.so")
         observer.stage("measuring", 0, 1)
-        difference, unchecked = None, None
-        try:
-            difference = toolchain.check_network(
-                artifact, partial(subject.outputs, network), lowered.input_shape, seed=options.seed
-            )
-        except LoweringError as error:
-            # Nothing to compare with is no reason to keep the time back; the result says so.
-            unchecked = str(error)
-        latency = toolchain.measure(artifact, lowered.input_shape)
+        agreement = toolchain.check_network(artifact, loaded.judge, seed=options.seed)
+        latency = toolchain.measure(artifact)
         peak, failure = _peak(toolchain, directory)
         kernels = _kernel_timings(lowered, toolchain, peak)
         if untuned:
             kernels = _with_untuned(kernels, lowered, toolchain, directory, observer)
-        return BenchResult(model, latency, kernels, difference, peak, failure, unchecked)
+        return BenchResult(model, latency, kernels, agreement, peak, failure)
 
 
 def _peak(toolchain: Toolchain, directory: Path) -> tuple[DevicePeak | None, str | None]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,7 +131,6 @@ class _Entrant:
 
     name: str
     artifact: CompiledArtifact | None
-    input_shape: tuple[int, int, int, int] = (1, 1, 1, 1)
     failure: str | None = None
     latencies: tuple[Latency, ...] = ()
 
@@ -140,7 +138,7 @@ class _Entrant:
         if self.artifact is None or self.failure is not None:
             return
         try:
-            self.latencies += (toolchain.measure(self.artifact, self.input_shape),)
+            self.latencies += (toolchain.measure(self.artifact),)
         except CandidateError as error:
             self.failure, self.latencies = f"measuring: {error}", ()
 
@@ -161,10 +159,11 @@ def _prepare(
     stage = "lowering"
     try:
         observer.stage(f"{model.name}: {stage}", 0, 1)
-        network = model.build(seed=seed)
-        lowered = model.lower(network, toolchain.profile.target)
+        loaded = model.load(seed=seed)
+        lowered = loaded.lower(toolchain.profile.target)
         stage = "tuning"
         missing = len(toolchain.missing(lowered))
+        toolchain.rehearse(lowered, loaded.judge, path.parent)
         observer.note(f"{model.name}: {len(lowered.kernels)} kernels, {missing} of them to tune")
         toolchain.tune(
             [lowered],
@@ -173,10 +172,8 @@ def _prepare(
         stage = "compiling"
         artifact = toolchain.compile(lowered, path)
         stage = "checking"
-        toolchain.check_network(
-            artifact, partial(model.outputs, network), lowered.input_shape, seed=seed
-        )
+        toolchain.check_network(artifact, loaded.judge, seed=seed)
     except CandidateError as error:
         observer.note(f"{model.name} failed in {stage}: {error}")
         return _Entrant(model.name, None, failure=f"{stage}: {error}")
-    return _Entrant(model.name, artifact, lowered.input_shape)
+    return _Entrant(model.name, artifact)

@@ -11,11 +11,11 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tvm_mnas.errors import BuildError, BundleError, CandidateError, DeviceError
+from tvm_mnas.evaluation.agreement import torch_judge
 from tvm_mnas.evaluation.toolchain import Toolchain, ToolchainOptions, open_toolchain
 from tvm_mnas.space.architecture import Architecture
 
@@ -126,7 +126,6 @@ def _registered(profile: DeviceProfile) -> Step:
 
 
 def _used(toolchain: Toolchain, directory: Path, seed: int) -> Iterator[Step]:
-    from tvm_mnas.models.inference import predict
     from tvm_mnas.models.network import build_network
 
     with toolchain.farm.lease() as lease:
@@ -159,7 +158,8 @@ def _used(toolchain: Toolchain, directory: Path, seed: int) -> Iterator[Step]:
         "look at its log" if failures else "",
     )
     try:
-        difference = toolchain.check_network(artifact, partial(predict, network), shape, seed=seed)
+        judge = torch_judge(network, batch_size=shape[0])
+        agreement = toolchain.check_network(artifact, judge, seed=seed)
     except CandidateError as error:
         yield Step(
             "computes right",
@@ -168,12 +168,16 @@ def _used(toolchain: Toolchain, directory: Path, seed: int) -> Iterator[Step]:
             "use the same TVM there as here, and report this",
         )
         return
-    yield Step("computes right", Finding.GOOD, f"within {difference:.1e} of torch")
+    yield Step(
+        "computes right",
+        Finding.GOOD,
+        f"within {agreement.difference:.1e} of torch, relative to how far images differ",
+    )
     if toolchain.profile.emulated:
         yield Step("times", Finding.GOOD, "not looked at: an emulator's times are no latencies")
         return
     before = _state(toolchain.farm)
-    latencies = [toolchain.measure(artifact, shape) for _ in range(MEASUREMENTS)]
+    latencies = [toolchain.measure(artifact) for _ in range(MEASUREMENTS)]
     yield _steady([latency.latency_ms for latency in latencies])
     hot_c = toolchain.profile.max_temperature_c or HOT_C
     yield from judge_state(before, _state(toolchain.farm), hot_c=hot_c)

@@ -1,4 +1,4 @@
-"""What the MODEL of a command names: a network of the zoo, a notation, a finished trial or an ONNX file."""
+"""What the MODEL of a command names: a network of the zoo, a notation, a finished trial, an ONNX file or a program."""
 
 from __future__ import annotations
 
@@ -7,88 +7,160 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tvm_mnas.errors import ConfigError
+from tvm_mnas.evaluation.agreement import Judge, torch_judge
 from tvm_mnas.space.architecture import Architecture
 from tvm_mnas.space.candidate import Candidate, parse_candidate
 from tvm_mnas.space.scaling import split_scaling
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import nn
+    from torch.export import ExportedProgram
 
     from tvm_mnas.compiler.core.kernel import LoweredNetwork
+    from tvm_mnas.models.exchange.onnx_file import OnnxFile
     from tvm_mnas.models.zoo.entry import ZooEntry
 
 
+Shape = tuple[int, int, int, int]
+
+
 @dataclass(frozen=True, kw_only=True)
-class ModelRef:
-    """One network by the `name` that was typed; exactly one of the three says where it comes from."""
+class LoadedModel:
+    """A network with its weights, ready to be lowered, and who judges what becomes of it.
 
-    name: str
-    architecture: Candidate | None = None
-    entry: ZooEntry | None = None
-    onnx_file: Path | None = None
+    `input_shape` is (N,C,H,W), or (N,H,W,C) where an ONNX file takes images so. `assumed` says what was open in a file
+    and how it was closed, None where nothing was.
+    """
 
-    def __post_init__(self) -> None:
-        if [self.architecture, self.entry, self.onnx_file].count(None) != 2:
-            raise ConfigError(f"{self.name}: a model is an architecture, of the zoo, or a file")
+    network: nn.Module
+    input_shape: Shape
+    judge: Judge
+    input_dtype: str = "float32"
+    assumed: str | None = None
 
-    def build(self, *, seed: int) -> nn.Module | None:
-        """Return the torch network in eval mode, its weights drawn from `seed`; None for an ONNX file."""
-        if self.architecture is not None:
-            from tvm_mnas.models.candidates import build_candidate
+    @classmethod
+    def of_module(cls, network: nn.Module, input_shape: Shape) -> LoadedModel:
+        """Return a torch network in eval mode, judged by torch."""
+        judge = torch_judge(network, batch_size=input_shape[0])
+        return cls(network=network, input_shape=input_shape, judge=judge)
 
-            return build_candidate(self.architecture, seed=seed).eval()
-        return None if self.entry is None else self.entry.build(seed=seed).eval()
-
-    def lower(self, network: nn.Module | None, target: str) -> LoweredNetwork:
-        """Return what :meth:`build` returned, lowered for `target`.
+    def lower(self, target: str) -> LoweredNetwork:
+        """Return it lowered for `target`.
 
         Raises:
             LoweringError: if TVM cannot express it.
         """
-        from tvm_mnas.compiler.lowering.lower import lower_network, lower_onnx
+        from tvm_mnas.compiler.lowering.lower import lower_network
 
-        if network is None:
-            assert self.onnx_file is not None
-            return lower_onnx(self.onnx_file, target)
-        return lower_network(network, self.input_shape, target)
+        return lower_network(self.network, self.input_shape, target, input_dtype=self.input_dtype)
 
-    def outputs(
-        self, network: nn.Module | None, images: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
-        """Return what :meth:`build`'s network, or ONNX's own reference, computes of `images` (N,C,H,W)."""
-        from tvm_mnas.models.inference import predict, predict_onnx
 
-        if network is None:
-            assert self.onnx_file is not None
-            return predict_onnx(self.onnx_file, images)
-        return predict(network, images)
+@dataclass(frozen=True, kw_only=True)
+class ModelRef:
+    """One network by the `name` that was typed; exactly one of the four says where it comes from."""
+
+    name: str
+    architecture: Candidate | None = None
+    entry: ZooEntry | None = None
+    onnx: OnnxFile | None = None
+    program: ExportedProgram | None = None
+
+    def __post_init__(self) -> None:
+        if [self.architecture, self.entry, self.onnx, self.program].count(None) != 3:
+            raise ConfigError(f"{self.name}: a model is an architecture, of the zoo, or a file")
+
+    def build(self, *, seed: int) -> nn.Module:
+        """Return the torch network in eval mode, its weights drawn from `seed`, or those of its file.
+
+        Raises:
+            LoweringError: if there is no torch network for what is in the file.
+        """
+        if self.architecture is not None:
+            from tvm_mnas.models.candidates import build_candidate
+
+            return build_candidate(self.architecture, seed=seed).eval()
+        if self.entry is not None:
+            return self.entry.build(seed=seed).eval()
+        if self.program is not None:
+            from tvm_mnas.models.exchange.exported import program_to_modules
+
+            return program_to_modules(self.program, self.name)
+        from tvm_mnas.models.exchange.onnx_network import to_torch
+
+        assert self.onnx is not None
+        return to_torch(self.onnx)
+
+    def load(self, *, seed: int) -> LoadedModel:
+        """Return the network of `build`, and its judge: torch, or for an ONNX file ONNX Runtime. Raises the same."""
+        network = self.build(seed=seed)
+        if self.program is not None:
+            from tvm_mnas.models.exchange.exported import image_input
+
+            shape, dtype = image_input(self.program, self.name)
+            judge = torch_judge(self.program.module(), batch_size=shape[0])
+            return LoadedModel(network=network, input_shape=shape, judge=judge, input_dtype=dtype)
+        if self.onnx is None:
+            return LoadedModel.of_module(network, self.input_shape)
+        from tvm_mnas.models.exchange.onnx_file import runtime_version
+
+        return LoadedModel(
+            network=network,
+            input_shape=self.input_shape,
+            judge=Judge(name=f"ONNX Runtime {runtime_version()}", outputs=self.onnx.outputs),
+            input_dtype=self.onnx.input_dtype,
+            assumed=self.onnx.assumed,
+        )
 
     @property
-    def input_shape(self) -> tuple[int, int, int, int]:
-        """(1,C,H,W) of one image; an ONNX file is lowered to know it."""
+    def input_shape(self) -> Shape:
+        """(1,C,H,W) of one image, or what the file says."""
         if self.architecture is not None:
             return self.architecture.image_shape
-        assert self.entry is not None
-        return self.entry.input_shape
+        if self.entry is not None:
+            return self.entry.input_shape
+        if self.program is not None:
+            from tvm_mnas.models.exchange.exported import image_input
+
+            return image_input(self.program, self.name)[0]
+        assert self.onnx is not None
+        return self.onnx.input_shape
 
 
-def resolve_model(text: str) -> ModelRef:
-    """Return the network that `text` names: a key of the zoo, a notation, an .onnx file, or RUN:TRIAL.
+def resolve_model(text: str, *, input_shape: Shape | None = None) -> ModelRef:
+    """Return the network that `text` names: a key of the zoo, a notation, an .onnx or .pt2 file, or RUN:TRIAL.
+
+    `input_shape` closes axes that are open in a file; anything else has a shape of its own.
 
     All but the file may be scaled: `mobilenet-v2@0.5` has half the filters, `mobilenet-v2@0.5,160` also takes 160
     pixels.
 
     Raises:
-        ConfigError: if there is no such file, finished trial, or key, or the network cannot be scaled.
+        ConfigError: if there is no such file, finished trial, or key, or the network cannot be scaled; if a file
+            cannot be read, or its input's shape is open or another.
+        LoweringError: if what is in a file cannot be compiled.
         SpaceError: if it is no notation, or no scale.
     """
     path = Path(text)
     if path.suffix == ".onnx":
         if not path.is_file():
-            raise ConfigError(f"{text}: an ONNX model is a file that is there; check the path")
-        return ModelRef(name=text, onnx_file=path)
+            raise ConfigError(f"cannot find the ONNX file {text}; check the path")
+        from tvm_mnas.models.exchange.onnx_file import read_onnx
+
+        return ModelRef(name=text, onnx=read_onnx(path, input_shape=input_shape))
+    if path.suffix == ".pt2":
+        if not path.is_file():
+            raise ConfigError(f"cannot find the exported program {text}; check the path")
+        from tvm_mnas.models.exchange.exported import read_program
+
+        model = ModelRef(name=text, program=read_program(path))
+        if input_shape is not None and model.input_shape != input_shape:
+            raise ConfigError(
+                f"{text}: --input-shape must be the program's {model.input_shape}, not {input_shape}; a program is "
+                f"exported for one shape"
+            )
+        return model
+    if input_shape is not None:
+        raise ConfigError(f"--input-shape is for files, and {text!r} is none; leave it out")
     if "?" in text:
         return ModelRef(name=text, architecture=parse_candidate(text))
     run, colon, trial = text.rpartition(":")

@@ -13,42 +13,29 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeAlias
 
 from tvm_mnas.config import SearchConfig
-from tvm_mnas.errors import ConfigError, DeviceError, LoweringError
-from tvm_mnas.evaluation.toolchain import (
-    Outputs,
-    Toolchain,
-    ToolchainOptions,
-    open_scratch_toolchain,
-)
+from tvm_mnas.errors import ConfigError, DeviceError
+from tvm_mnas.evaluation.agreement import Judge
+from tvm_mnas.evaluation.toolchain import Toolchain, ToolchainOptions, open_scratch_toolchain
 from tvm_mnas.space.candidate import Candidate
-from tvm_mnas.workflows.model_ref import ModelRef, resolve_model
+from tvm_mnas.workflows.model_ref import LoadedModel, ModelRef, Shape, resolve_model
 
 if TYPE_CHECKING:
     from torch import nn
 
     from tvm_mnas.compiler.build.artifact import CompiledArtifact
-    from tvm_mnas.compiler.core.kernel import LoweredNetwork
     from tvm_mnas.devices.core.latency import Latency
     from tvm_mnas.devices.core.profile import DeviceProfile
 
 _DEFAULTS = SearchConfig()
 
-Shape: TypeAlias = tuple[int, int, int, int]
 Network: TypeAlias = "nn.Module | Candidate | str | Path"
-"""A torch module; an `Architecture` or another candidate; a notation, a key of the zoo or RUN:TRIAL; an .onnx file."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Lowered:
-    network: LoweredNetwork
-    compute: Outputs
+"""A torch module; an `Architecture` or another candidate; a notation, a key of the zoo or RUN:TRIAL; a file."""
 
 
 class Device:
@@ -113,11 +100,13 @@ class Device:
     def latency(self, network: Network, input_shape: Shape | None = None) -> Latency:
         """Return the latency of `network` for one input of `input_shape` (N,C,H,W).
 
-        The shape is needed for a torch module only. The module itself stays as it is.
+        The shape is needed for a torch module, and where an ONNX file leaves its own open. The module itself stays as
+        it is.
 
         Raises:
             ConfigError: if a torch module comes without its shape, or a text names no network.
-            CandidateError: if it cannot be lowered, compiled or measured, or computes something else than torch.
+            CandidateError: if it cannot be lowered, compiled or measured, or computes something else than torch, or for
+                an ONNX file than ONNX Runtime.
             DeviceError: if the device cannot be reached.
         """
         (latency,) = self.latencies([(network, input_shape)])
@@ -135,16 +124,19 @@ class Device:
             return []
         prepared = [self._prepare(network, shape) for network, shape in networks]
         toolchain = self._opened()
-        lowered = [self._lower(*item) for item in prepared]
-        toolchain.tune([item.network for item in lowered], on_progress=lambda done, total: None)
+        loaded = [self._load(subject) for subject in prepared]
+        lowered = [model.lower(self.profile.target) for model in loaded]
+        for model, network in zip(loaded, lowered, strict=True):
+            toolchain.rehearse(network, model.judge, self._directory)
+        toolchain.tune(lowered, on_progress=lambda done, total: None)
         artifacts = [
-            toolchain.compile(item.network, self._directory / f"{number}.so")
-            for number, item in enumerate(lowered)
+            toolchain.compile(network, self._directory / f"{number}.so")
+            for number, network in enumerate(lowered)
         ]
         try:
             futures = [
-                toolchain.farm.submit(partial(self._measure, toolchain, item, artifact))
-                for item, artifact in zip(lowered, artifacts, strict=True)
+                toolchain.farm.submit(partial(self._measure, toolchain, model.judge, artifact))
+                for model, artifact in zip(loaded, artifacts, strict=True)
             ]
             return [future.result() for future in futures]
         finally:
@@ -183,13 +175,13 @@ class Device:
             )
         return self._toolchain
 
-    def _prepare(self, network: Network, shape: Shape | None) -> tuple[ModelRef | nn.Module, Shape]:
+    def _prepare(self, network: Network, shape: Shape | None) -> ModelRef | LoadedModel:
         """Find out what is wrong with the arguments before anything is started."""
         if isinstance(network, str | Path):
-            return resolve_model(str(network)), (0, 0, 0, 0)
+            return resolve_model(str(network), input_shape=shape)
         if hasattr(network, "notation"):
             candidate: Candidate = network  # type: ignore[assignment]
-            return ModelRef(name=candidate.notation, architecture=candidate), (0, 0, 0, 0)
+            return ModelRef(name=candidate.notation, architecture=candidate)
         from torch import nn
 
         if not isinstance(network, nn.Module):
@@ -202,26 +194,17 @@ class Device:
                 f"a torch module is timed for one input shape (N,C,H,W), and it is {shape}; "
                 f"for example device.latency(module, (1, 3, 224, 224))"
             )
-        return network, shape
-
-    def _lower(self, subject: ModelRef | nn.Module, shape: Shape) -> _Lowered:
-        if isinstance(subject, ModelRef):
-            network = subject.build(seed=self._options.seed)
-            lowered = subject.lower(network, self.profile.target)
-            return _Lowered(lowered, partial(subject.outputs, network))
-        from tvm_mnas.models.inference import predict
-
         # A copy: the caller may train this module on, and predictions need it in eval mode.
-        module = copy.deepcopy(subject).cpu().eval()
-        return _Lowered(self._opened().lower(module, shape), partial(predict, module))
+        return LoadedModel.of_module(copy.deepcopy(network).cpu().eval(), shape)
 
-    def _measure(
-        self, toolchain: Toolchain, lowered: _Lowered, artifact: CompiledArtifact
-    ) -> Latency:
-        shape = lowered.network.input_shape
-        try:
-            toolchain.check_network(artifact, lowered.compute, shape, seed=self._options.seed)
-        except LoweringError as error:
-            # An ONNX file may hold what its judge cannot compute: then there is nothing to compare with.
-            self._on_warning(f"outputs NOT CHECKED: {error}")
-        return toolchain.measure(artifact, shape)
+    def _load(self, subject: ModelRef | LoadedModel) -> LoadedModel:
+        if isinstance(subject, LoadedModel):
+            return subject
+        loaded = subject.load(seed=self._options.seed)
+        if loaded.assumed is not None:
+            self._on_warning(f"{subject.name}: {loaded.assumed}")
+        return loaded
+
+    def _measure(self, toolchain: Toolchain, judge: Judge, artifact: CompiledArtifact) -> Latency:
+        toolchain.check_network(artifact, judge, seed=self._options.seed)
+        return toolchain.measure(artifact)

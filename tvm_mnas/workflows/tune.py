@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tvm_mnas.errors import BuildError, ConfigError
 from tvm_mnas.evaluation.results import Observer, format_duration
 from tvm_mnas.evaluation.toolchain import ToolchainOptions, open_scratch_toolchain
-from tvm_mnas.workflows.model_ref import ModelRef, resolve_model
+from tvm_mnas.workflows.model_ref import ModelRef, Shape, resolve_model
 
 if TYPE_CHECKING:
     from tvm_mnas.compiler.core.kernel import Kernel, LoweredNetwork
@@ -107,11 +107,13 @@ def tune_model(
     device: str,
     observer: Observer,
     on_forecast: Callable[[Forecast], None],
+    input_shape: Shape | None = None,
 ) -> TuneResult:
     """Tune the kernels that lack schedules: those of `model`, or of a few networks that have all of `space`.
 
-    `model` is a key of the zoo, a notation, an .onnx file, or RUN:TRIAL; exactly one of both is given. Before
-    it starts, `on_forecast` gets the forecast. What was measured until an interruption is in the records.
+    `model` is a key of the zoo, a notation, an .onnx or .pt2 file, or RUN:TRIAL; exactly one of both is given.
+    `input_shape` closes what is open in a file's shape. Before it starts, `on_forecast` gets the forecast. What was
+    measured until an interruption is in the records.
 
     Raises:
         ConfigError: if both or none are given, or there is no such model.
@@ -126,13 +128,14 @@ def tune_model(
             f"either a MODEL or a space is tuned, and {given} is given; "
             f"type `tvm-mnas tune --space {space or 'quickstart'}`, or `tvm-mnas tune MODEL`"
         )
+    from tvm_mnas.compiler.build.artifact import check_build
     from tvm_mnas.compiler.core.kernel import distinct_kernels
     from tvm_mnas.compiler.records.layered import open_records, shipped_directory, store_name
     from tvm_mnas.devices.core.profile import load_profile
     from tvm_mnas.devices.core.tracker import TrackerClient
 
     started = time.monotonic()
-    sources = _sources(model, space, options.seed)
+    sources = _sources(model, space, input_shape, options.seed)
     profile = load_profile(device)
     if profile.tracker is not None:
         # Found out now, not after a space's networks are lowered.
@@ -145,7 +148,9 @@ def tune_model(
     for done, source in enumerate(sources):
         observer.stage("lowering", done, len(sources))
         # Kernels do not depend on weights: random ones do.
-        lowered = source.lower(source.build(seed=options.seed), profile.target)
+        lowered = source.load(seed=options.seed).lower(profile.target)
+        if model is not None:
+            check_build(lowered, store)
         # Without its module, which holds the weights: those of a whole space are many.
         networks.append(replace(lowered, module=None))
     kernels = distinct_kernels(networks)
@@ -246,9 +251,11 @@ class _Pace:
             )
 
 
-def _sources(model: str | None, space: str | None, seed: int) -> Sequence[ModelRef]:
+def _sources(
+    model: str | None, space: str | None, input_shape: Shape | None, seed: int
+) -> Sequence[ModelRef]:
     if model is not None:
-        return (resolve_model(model),)
+        return (resolve_model(model, input_shape=input_shape),)
     from tvm_mnas.space.files import load_space
     from tvm_mnas.space.kernels import cover
 

@@ -10,8 +10,10 @@ import pytest
 from tests.compiler.elf import AARCH64, made_for
 from tests.compiler.untuned import build_untuned, run_here
 from tests.models.settled import settled
-from tvm_mnas.compiler.lowering.lower import lower_network, lower_onnx
+from tvm_mnas.compiler.lowering.lower import lower_network
 from tvm_mnas.devices.core.profile import load_profile
+from tvm_mnas.models.exchange.onnx_file import read_onnx
+from tvm_mnas.models.exchange.onnx_network import to_torch
 from tvm_mnas.models.inference import export_onnx, predict
 from tvm_mnas.models.zoo.detectors import DETECTORS
 from tvm_mnas.models.zoo.registry import ZOO, zoo_entry
@@ -41,8 +43,9 @@ def test_its_onnx_comes_back_and_computes_that_too(key: str, target: str, tmp_pa
     images = np.random.default_rng(1).standard_normal((1, *entry.input_shape[1:]), dtype=np.float32)
     path = tmp_path / "net.onnx"
     export_onnx(network, entry.input_shape, path)
-    lowered = lower_onnx(path, target)
-    assert lowered.input_shape == entry.input_shape
+    file = read_onnx(path)
+    assert file.input_shape == entry.input_shape
+    lowered = lower_network(to_torch(file), file.input_shape, target)
     assert (
         off(run_here(build_untuned(lowered, tmp_path), images), predict(network, images)) < RELATIVE
     )

@@ -10,8 +10,9 @@ import tvm_ffi
 from torch import Tensor, fx, nn
 
 from tests.compiler.conftest import Mean
+from tvm_mnas.compiler.core.target import load_target
 from tvm_mnas.compiler.lowering.frontend import import_by_export, import_network, is_translated
-from tvm_mnas.compiler.lowering.lower import _lower
+from tvm_mnas.compiler.lowering.lower import _kernels_of, _lowered
 from tvm_mnas.models.folding import fold_batch_norm
 from tvm_mnas.models.network import build_network
 from tvm_mnas.space.architecture import Architecture
@@ -40,10 +41,11 @@ def test_the_short_way_gives_the_kernels_and_weights_of_the_long_one(
     assert is_translated(network)
     with torch.no_grad():
         short, long = import_network(network, shape), import_by_export(network, shape)
-        lowered = [_lower(module, shape, target) for module in (short, long)]
-    keys = [[(kernel.key, kernel.calls) for kernel in each.kernels] for each in lowered]
+        modules = [_lowered(module, target) for module in (short, long)]
+    kernels = [_kernels_of(module, load_target(target)) for module in modules]
+    keys = [[(kernel.key, kernel.calls) for kernel in each] for each in kernels]
     assert keys[0] == keys[1]
-    assert tvm_ffi.structural_equal(lowered[0].module, lowered[1].module)
+    assert tvm_ffi.structural_equal(*modules)
 
 
 def test_an_average_pooling_takes_the_long_way() -> None:

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from tests.compiler.conftest import SHAPE, Mean, small_network
 from tvm_mnas.compiler.core.kernel import LoweredNetwork
 from tvm_mnas.compiler.lowering.constants import fold_layouts
-from tvm_mnas.compiler.lowering.lower import lower_network, lower_onnx
+from tvm_mnas.compiler.lowering.lower import lower_network
 from tvm_mnas.errors import Interruption, LoweringError
-from tvm_mnas.models.inference import export_onnx
 
 _ONE_CONVOLUTION = nn.Sequential(nn.Conv2d(16, 24, 1, bias=False), nn.ReLU())
 
@@ -188,32 +187,6 @@ def test_weights_are_transposed_without_the_compiler(target: str) -> None:
     ours, theirs = weights(fold_layouts(module)), weights(relax.transform.FoldConstant()(module))
     assert ours.shape == (1, 1, 16, 24)
     np.testing.assert_array_equal(ours, theirs)
-
-
-def test_onnx_gives_a_network_of_the_same_work(
-    lowered: LoweredNetwork, target: str, tmp_path: Path
-) -> None:
-    path = tmp_path / "net.onnx"
-    export_onnx(small_network(), SHAPE, path)
-    network = lower_onnx(path, target)
-
-    def convolutions(item: LoweredNetwork) -> int:
-        return sum(kernel.calls for kernel in item.kernels if "conv2d" in kernel.name)
-
-    assert network.input_shape == SHAPE
-    assert convolutions(network) == convolutions(lowered) == 5
-
-
-@pytest.mark.parametrize("content", [None, b"no onnx at all"])
-def test_an_onnx_file_that_cannot_be_read_is_one_clear_error(
-    content: bytes | None, target: str, tmp_path: Path
-) -> None:
-    path = tmp_path / "net.onnx"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(LoweringError, match=r"net\.onnx") as caught:
-        lower_onnx(path, target)
-    assert "\n" not in str(caught.value)
 
 
 def test_the_image_is_read_as_it_comes(target: str) -> None:

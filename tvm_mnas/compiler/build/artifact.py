@@ -18,6 +18,7 @@ from tvm_mnas.compiler.build.packing import fold_packing
 from tvm_mnas.compiler.core.kernel import LoweredNetwork
 from tvm_mnas.compiler.core.linking import Linker, find_linker
 from tvm_mnas.compiler.core.objects import ObjectCache
+from tvm_mnas.compiler.core.reasons import reason_of
 from tvm_mnas.compiler.core.target import load_target
 from tvm_mnas.compiler.lowering.lower import key_of_function
 from tvm_mnas.compiler.records.base import TuningRecords
@@ -29,7 +30,7 @@ _NONE_UNTUNED: Mapping[str, float] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class CompiledArtifact:
-    """A shared library with the function `main`: images (N,C,H,W) -> logits (N,classes), float32.
+    """A shared library with the function `main`: images of `input_shape` (N,C,H,W) and `input_dtype` -> outputs.
 
     `kernels` counts distinct ones, `tuned_kernels` those compiled from a record, `schedules` the schedules that were
     measured for all, `tuned_share` the part (0..1) of the run time that is spent in tuned kernels.
@@ -41,6 +42,8 @@ class CompiledArtifact:
     schedules: int
     tuned_share: float
     size_bytes: int
+    input_shape: tuple[int, int, int, int]
+    input_dtype: str
 
 
 def compile_network(
@@ -77,10 +80,7 @@ def compile_network(
     except Exception as error:
         raise_if_interrupted(error)
         # TVM raises what it likes; to the caller this network did not compile.
-        reason = str(error).strip().splitlines()[-1:] or ["no message"]
-        raise BuildError(
-            f"TVM cannot compile the tuned network: {type(error).__name__}: {reason[0][:300]}"
-        ) from error
+        raise BuildError(f"TVM cannot compile this network: {reason_of(error)}") from error
     return CompiledArtifact(
         path=path,
         kernels=len(lowered.kernels),
@@ -88,7 +88,27 @@ def compile_network(
         schedules=sum(store.schedules(kernel.key) for kernel in lowered.kernels),
         tuned_share=share,
         size_bytes=path.stat().st_size,
+        input_shape=lowered.input_shape,
+        input_dtype=lowered.input_dtype,
     )
+
+
+def compile_rehearsal(
+    lowered: LoweredNetwork, store: TuningRecords, path: Path
+) -> CompiledArtifact:
+    """Compile `lowered` whether or not its kernels have records: right, and too slow to be timed.
+
+    Raises:
+        BuildError: if TVM or the linker fails, as it would after tuning.
+    """
+    untuned_us = {kernel.key: 1.0 for kernel in lowered.kernels}
+    return compile_network(lowered, store, path, untuned_us=untuned_us, max_untuned_share=1.0)
+
+
+def check_build(lowered: LoweredNetwork, store: TuningRecords) -> None:
+    """Find out whether `lowered` compiles, before its kernels are tuned. Raises what `compile_rehearsal` does."""
+    with tempfile.TemporaryDirectory(prefix="tvm-mnas-rehearsal-") as name:
+        compile_rehearsal(lowered, store, Path(name) / "net.so")
 
 
 def _build(

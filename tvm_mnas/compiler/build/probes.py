@@ -17,6 +17,7 @@ import tvm
 from tvm_mnas.compiler.core.kernel import Kernel
 from tvm_mnas.compiler.core.linking import Linker
 from tvm_mnas.compiler.core.metaschedule import load_meta_schedule
+from tvm_mnas.compiler.core.reasons import reason_of
 from tvm_mnas.compiler.core.target import load_target
 from tvm_mnas.errors import BuildError, raise_if_interrupted
 
@@ -217,9 +218,6 @@ def _build(module: Any, target: str, path: Path, linker: Linker) -> None:
     except Exception as error:
         raise_if_interrupted(error)
         # TVM raises what it likes; to the caller this kernel did not build.
-        reason = str(error).strip().splitlines()[-1:] or ["no message"]
-        raise BuildError(
-            f"TVM cannot build {path.stem}: {type(error).__name__}: {reason[0]}"
-        ) from error
+        raise BuildError(f"TVM cannot build {path.stem}: {reason_of(error)}") from error
     linker.link([objects], path)
     objects.unlink()

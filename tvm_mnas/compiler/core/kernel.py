@@ -36,6 +36,7 @@ class LoweredNetwork:
     target: str
     kernels: tuple[Kernel, ...]
     module: Any = field(repr=False, compare=False)
+    input_dtype: str = "float32"
 
     @property
     def kernel_calls(self) -> int:

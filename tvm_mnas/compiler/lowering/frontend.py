@@ -19,6 +19,10 @@ _TRANSLATED = (
     nn.Linear,
     nn.ReLU,
     nn.ReLU6,
+    nn.Hardswish,
+    nn.Hardsigmoid,
+    nn.SiLU,
+    nn.Tanh,
     nn.Sigmoid,
     nn.Identity,
     nn.Dropout,
@@ -30,7 +34,9 @@ _TRANSLATED = (
 _FUNCTIONS = (operator.add, operator.mul)
 
 
-def import_network(network: nn.Module, input_shape: tuple[int, int, int, int]) -> Any:
+def import_network(
+    network: nn.Module, input_shape: tuple[int, int, int, int], input_dtype: str = "float32"
+) -> Any:
     """Return `network`, in eval mode, as a Relax module; `input_shape` is (N,C,H,W).
 
     Raises what torch and TVM raise for a network that they cannot express.
@@ -40,18 +46,22 @@ def import_network(network: nn.Module, input_shape: tuple[int, int, int, int]) -
     if isinstance(network, fx.GraphModule) and is_translated(network):
         return from_fx(
             network,
-            [(input_shape, "float32")],
+            [(input_shape, input_dtype)],
             keep_params_as_input=False,
             unwrap_unit_return_tuple=True,
         )
-    return import_by_export(network, input_shape)
+    return import_by_export(network, input_shape, input_dtype)
 
 
-def import_by_export(network: nn.Module, input_shape: tuple[int, int, int, int]) -> Any:
+def import_by_export(
+    network: nn.Module, input_shape: tuple[int, int, int, int], input_dtype: str = "float32"
+) -> Any:
     """Return what `import_network` returns, by torch.export: slower, and for any network."""
     from tvm.relax.frontend.torch import from_exported_program
 
-    program = torch.export.export(network, (torch.zeros(input_shape),))
+    program = torch.export.export(
+        network, (torch.zeros(input_shape, dtype=getattr(torch, input_dtype)),)
+    )
     try:
         # Half a second less than by torch's decomposition into simpler operators, which few networks need.
         return from_exported_program(

@@ -7,6 +7,7 @@ convolution as it was.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,7 +26,8 @@ _ELEMENTWISE = (
     "relax.divide",
     "relax.nn.relu",
     "relax.sigmoid",
-    "relax.clip",
+    "relax.maximum",
+    "relax.minimum",
 )
 
 
@@ -38,23 +40,44 @@ def sink_transposes(module: Any) -> Any:
     return relax.transform.DeadCodeElimination()(moved)
 
 
-def split_leaky_relu(module: Any) -> Any:
-    """Return `module` with each leaky ReLU as the larger of a value and a part of it: that ConvertLayout knows."""
-    return rewritten(module, _LeakyReluSplitter(module))
+def split_activations(module: Any) -> Any:
+    """Return `module` with what bounds values in operators that ConvertLayout knows: the larger, the smaller of two.
+
+    A leaky ReLU or a ReLU6 that it does not know would stand between transposes, as a kernel of its own.
+    """
+    return rewritten(module, _ActivationSplitter(module))
 
 
 @relax.expr_functor.mutator
-class _LeakyReluSplitter(relax.PyExprMutator):  # type: ignore[misc]
+class _ActivationSplitter(relax.PyExprMutator):  # type: ignore[misc]
     def visit_call_(self, call: Any) -> Any:
         call = super().visit_call_(call)
-        if not isinstance(call.op, tvm.ir.Op) or call.op.name != "relax.nn.leakyrelu":
+        if not isinstance(call.op, tvm.ir.Op):
             return call
+        if call.op.name == "relax.nn.leakyrelu":
+            return self._leaky(call)
+        if call.op.name == "relax.clip" and str(call.ty.dtype) == "float32":
+            return self._bounded(call)
+        return call
+
+    def _leaky(self, call: Any) -> Any:
         slope = float(call.attrs.alpha)
         if not 0 <= slope <= 1:
             return call
         (value,) = call.args
         part = self.builder_.emit(relax.op.multiply(value, relax.const(slope, "float32")))
         return relax.op.maximum(value, part)
+
+    def _bounded(self, call: Any) -> Any:
+        value, low, high = call.args
+        least, most = float(low.value), float(high.value)
+        if least == 0:
+            value = self.builder_.emit(relax.op.nn.relu(value))
+        elif math.isfinite(least):
+            value = self.builder_.emit(relax.op.maximum(value, relax.const(least, "float32")))
+        if not math.isfinite(most):
+            return value
+        return relax.op.minimum(value, relax.const(most, "float32"))
 
 
 @relax.expr_functor.mutator

@@ -1,4 +1,4 @@
-"""A network as TVM sees it: torch or ONNX -> Relax -> the kernels that tuning works on.
+"""A network as TVM sees it: torch -> Relax -> the kernels that tuning works on.
 
 The layout is NHWC with batch norm folded, and weights are left free to be packed as each kernel's schedule
 likes. Input and output stay as torch has them: images (N,C,H,W) in, logits (N,classes) out.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,15 +20,18 @@ from tvm_ffi import register_error
 
 from tvm_mnas.compiler.core.kernel import Kernel, LoweredNetwork
 from tvm_mnas.compiler.core.metaschedule import EQUALITY, key_of, load_meta_schedule
+from tvm_mnas.compiler.core.reasons import reason_of
 from tvm_mnas.compiler.core.target import load_target, vector_unit
 from tvm_mnas.compiler.lowering.constants import fold_layouts
 from tvm_mnas.compiler.lowering.frontend import import_network
-from tvm_mnas.compiler.lowering.layouts import sink_transposes, split_leaky_relu
+from tvm_mnas.compiler.lowering.layouts import sink_transposes, split_activations
 from tvm_mnas.compiler.lowering.legalize import legalize
 from tvm_mnas.compiler.lowering.naming import describe_kernel, name_blocks
 from tvm_mnas.errors import Interruption, LoweringError, raise_if_interrupted
+from tvm_mnas.models.exchange.exported import program_to_modules
 from tvm_mnas.models.folding import fold_batch_norm
 from tvm_mnas.models.padding import pad_channels
+from tvm_mnas.models.transposed import replace_transposed
 
 # What TVM doesn't know comes back from its callbacks as RuntimeError: an interrupted lowering would be one that failed.
 for _interruption in (KeyboardInterrupt, Interruption):
@@ -37,9 +39,13 @@ for _interruption in (KeyboardInterrupt, Interruption):
 
 
 def lower_network(
-    network: nn.Module, input_shape: tuple[int, int, int, int], target: str
+    network: nn.Module,
+    input_shape: tuple[int, int, int, int],
+    target: str,
+    *,
+    input_dtype: str = "float32",
 ) -> LoweredNetwork:
-    """Return `network` in eval mode lowered for `target`; `input_shape` is (N,C,H,W).
+    """Return `network` in eval mode lowered for `target`; `input_shape` is (N,C,H,W), or (N,H,W,C) if it takes that.
 
     Raises:
         LoweringError: if torch cannot export it or TVM cannot express it.
@@ -48,43 +54,38 @@ def lower_network(
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             lanes = vector_unit(load_target(target)).lanes
-            plain = pad_channels(fold_batch_norm(network).eval(), lanes)
-            module = import_network(plain, input_shape)
-        return _lower(module, input_shape, target)
-    except Exception as error:
-        raise_if_interrupted(error)
-        # torch and TVM raise what they like here; whatever it is, this network cannot be lowered.
-        raise LoweringError(f"TVM cannot express this network: {_first(error)}") from error
-
-
-def lower_onnx(path: Path, target: str) -> LoweredNetwork:
-    """Return the network in the ONNX file `path` lowered for `target`; it has one input of fixed shape.
-
-    Raises:
-        LoweringError: if the file cannot be read or TVM cannot express it.
-    """
-    import onnx
-    from tvm.relax.frontend.onnx import from_onnx
-
-    try:
-        model = onnx.load(str(path))
-        (source,) = model.graph.input
-        shape = tuple(dimension.dim_value for dimension in source.type.tensor_type.shape.dim)
-        if len(shape) != 4 or not all(shape):
-            raise LoweringError(f"{path}: an input must have a fixed shape N,C,H,W, not {shape}")
-        module = from_onnx(model, keep_params_in_input=False)
-        return _lower(module, (shape[0], shape[1], shape[2], shape[3]), target)
+            plain = pad_channels(_without_norms(network, input_shape, input_dtype), lanes)
+            module = import_network(plain, input_shape, input_dtype)
+        module = _lowered(module, target)
+        kernels = _kernels_of(module, load_target(target))
+        return LoweredNetwork(input_shape, target, kernels, module, input_dtype)
     except LoweringError:
         raise
     except Exception as error:
         raise_if_interrupted(error)
-        raise LoweringError(f"TVM cannot express {path}: {_first(error)}") from error
+        # torch and TVM raise what they like here; whatever it is, this network cannot be lowered.
+        raise LoweringError(f"TVM cannot express this network: {reason_of(error)}") from error
 
 
-def _lower(module: Any, input_shape: tuple[int, int, int, int], target: str) -> LoweredNetwork:
+def _without_norms(
+    network: nn.Module, input_shape: tuple[int, int, int, int], input_dtype: str
+) -> nn.Module:
+    """Return a copy of `network` in eval mode without batch norms and transposed convolutions."""
+    try:
+        folded = fold_batch_norm(network)
+    except Exception as error:
+        raise_if_interrupted(error)
+        # What torch.fx cannot trace, because it looks at a shape for instance, torch.export may.
+        example = torch.zeros(input_shape, dtype=getattr(torch, input_dtype))
+        program = torch.export.export(network.eval(), (example,))
+        folded = fold_batch_norm(program_to_modules(program, "the network"))
+    return replace_transposed(folded).eval()
+
+
+def _lowered(module: Any, target: str) -> Any:
     transform = relax.transform
     tvm_target = load_target(target)
-    module = split_leaky_relu(module)
+    module = split_activations(module)
     with tvm_target:
         module = tvm.transform.Sequential(
             [
@@ -106,8 +107,7 @@ def _lower(module: Any, input_shape: tuple[int, int, int, int], target: str) -> 
                 transform.AttachAttrLayoutFreeBuffers(),
             ]
         )(module)
-        module = name_blocks(module)
-    return LoweredNetwork(input_shape, target, _kernels_of(module, tvm_target), module)
+        return name_blocks(module)
 
 
 def key_of_function(function: Any) -> str:
@@ -147,9 +147,3 @@ def _size_bytes(argument: Any) -> int:
     """Return the size of an argument (`ArgInfo`) of a kernel."""
     _, dtype, shape = argument.as_json()
     return np.dtype(str(dtype)).itemsize * math.prod(int(extent) for extent in shape)
-
-
-def _first(error: Exception) -> str:
-    """Return the kind of `error` and the last line of its text, where TVM puts the reason."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1][:300] if lines else 'no message'}"

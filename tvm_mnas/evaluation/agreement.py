@@ -1,0 +1,135 @@
+"""Whether a compiled network computes what it should: compared so that a wrong one has nowhere to hide.
+
+A tolerance relative to the outputs' size is none for a softmax over many classes, nor for outputs that are mostly a
+bias: a network that is wrong, or that does not look at the image, would pass. So differences are measured against how
+far the outputs differ from image to image, and outputs that hardly do are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tvm_mnas.errors import MeasurementError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+TOLERANCE = 1e-4
+"""The largest difference from the judge, relative to how far the outputs differ from image to image."""
+ROUNDING = 1e-6
+"""What may be added to it, relative to the outputs' magnitude: some units in the last place of float32."""
+LEAST_SPREAD = 1e-3
+"""How far outputs must differ from image to image, relative to their magnitude, for a difference to mean something."""
+CHECKED_IMAGES = 3
+"""On how many images a compiled network must agree before its time counts."""
+
+Array = NDArray[np.generic]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judge:
+    """What computes a network's outputs by other means than the compiler, and its `name` with the version.
+
+    `outputs` returns every output for images (K and the other axes of the input).
+    """
+
+    name: str
+    outputs: Callable[[Array], tuple[Array, ...]]
+
+
+def torch_judge(network: nn.Module, *, batch_size: int) -> Judge:
+    """Return torch as the judge of `network`, in eval mode, which takes `batch_size` images at a time."""
+    import torch
+
+    from tvm_mnas.models.inference import all_outputs
+
+    return Judge(
+        name=f"torch {torch.__version__}",
+        outputs=partial(all_outputs, network, batch_size=batch_size),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """How far the compiled network's outputs are from the `judge`'s, on `images` images.
+
+    `difference` is the largest of any output, relative to how far that output differs from image to image.
+    """
+
+    judge: str
+    images: int
+    difference: float
+
+
+def check_images(shape: Sequence[int], dtype: str, *, seed: int) -> Array:
+    """Return images (K and the other axes of `shape`) that a network should tell apart; K is a multiple of N.
+
+    Noise of several strengths over smooth brightness, so that what is saturated by one may not be by another.
+    """
+    count = -(-CHECKED_IMAGES // shape[0]) * shape[0]
+    rng = np.random.default_rng(seed)
+    each = (count, *(1 for _ in shape[1:]))
+    noise = rng.standard_normal((count, *shape[1:]), dtype=np.float32)
+    strengths = np.resize(np.array([0.5, 1.0, 2.0], dtype=np.float32), each)
+    brightness = rng.standard_normal(each, dtype=np.float32) / 2
+    images: Array = strengths * noise + brightness
+    if dtype == "uint8":
+        images = np.clip(128 + 48 * images, 0, 255)
+    return images.astype(dtype)
+
+
+def compare_outputs(found: Sequence[Array], expected: Sequence[Array], *, judge: str) -> Agreement:
+    """Return how far the device's outputs `found` are from the judge's, each (K and the axes of that output).
+
+    Raises:
+        MeasurementError: if there are others, not finite ones, such that hardly depend on the image, or wrong ones.
+    """
+    shapes, wanted = [output.shape for output in found], [output.shape for output in expected]
+    if shapes != wanted:
+        raise MeasurementError(
+            f"the outputs on the device must be of shapes {wanted}, as {judge} has them; they are of {shapes}"
+        )
+    worst = 0.0
+    dependent = False
+    for number, (got, right) in enumerate(zip(found, expected, strict=True)):
+        name = f"output {number + 1} of {len(found)}" if len(found) > 1 else "the output"
+        outputs, values = got.astype(np.float64), right.astype(np.float64)
+        if not np.isfinite(outputs).all():
+            raise MeasurementError(
+                f"the outputs on the device must be finite, and {_not_finite(outputs)} of {name} are not; look at the "
+                f"network's weights"
+            )
+        if not np.isfinite(values).all():
+            # Nothing is further from a NaN than the tolerance, so that any output would pass.
+            raise MeasurementError(
+                f"cannot compare the outputs: those of {judge} must be finite where the device's are, and "
+                f"{_not_finite(values)} of {name} are not; look at the network's weights"
+            )
+        magnitude = float(np.abs(values).max(initial=0.0))
+        spread = float(np.ptp(values, axis=0).max(initial=0.0))
+        allowed = TOLERANCE * spread + ROUNDING * magnitude
+        difference = float(np.abs(outputs - values).max(initial=0.0))
+        if difference > allowed:
+            raise MeasurementError(
+                f"{name} on the device is wrong: it must be within {allowed:.2g} of {judge}'s, and is {difference:.2g} "
+                f"off, where images differ by {spread:.2g}"
+            )
+        if spread >= LEAST_SPREAD * magnitude and spread > 0:
+            dependent = True
+            worst = max(worst, difference / spread)
+    if not dependent:
+        raise MeasurementError(
+            f"cannot compare the outputs with {judge}'s: they must depend on the image, and are the same for "
+            f"{len(expected[0])} images but for {LEAST_SPREAD:.1%}; load trained weights, or check the export"
+        )
+    return Agreement(judge=judge, images=len(expected[0]), difference=worst)
+
+
+def _not_finite(values: NDArray[np.float64]) -> str:
+    return f"{int((~np.isfinite(values)).sum())} of {values.size} numbers"

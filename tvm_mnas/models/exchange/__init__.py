@@ -1,0 +1,1 @@
+"""Networks from elsewhere: ONNX files and torch's exported programs, as torch networks."""
