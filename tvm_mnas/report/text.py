@@ -25,10 +25,15 @@ def bench_line(result: BenchResult) -> str:
         by += " or, untuned, their own times"
     text = (
         f"{latency.latency_ms:.4g} ms end to end on {latency.device_key} "
-        f"(median of {len(latency.samples_ms)}, spread {latency.spread:.1%}{noisy}){flag}; "
-        f"the sum of its kernels {by} is {result.kernels_ms:.4g} ms, "
-        f"{result.kernels_ms / latency.latency_ms:.0%} of it"
+        f"(median of {len(latency.samples_ms)}, spread {latency.spread:.1%}{noisy}){flag}"
     )
+    if result.one_session:
+        text += (
+            f"; the sum of its kernels {by} is {result.kernels_ms:.4g} ms, "
+            f"{result.kernels_ms / latency.latency_ms:.0%} of it"
+        )
+    else:
+        text += "; its kernels were timed in another session, so their sum is not set beside it"
     if result.untuned_ms is not None:
         text += f"; untuned they are {result.untuned_ms:.4g} ms"
     agreement = result.agreement

@@ -73,11 +73,14 @@ class KernelTiming:
         return {**asdict(self), "gflops": self.gflops, "speed_up": self.speed_up}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BenchResult:
     """An end-to-end latency, and its kernels with the times that their records promise, the costliest first.
 
     `agreement` says how far the outputs are from the judge's: torch's, or for an ONNX file ONNX Runtime's.
+
+    With `one_session` every kernel was timed in the session of the latency; else their sum says nothing beside it: the
+    device may have been slower or faster then.
 
     `peak` is what the device's core can do at most, None where that could not be measured: `peak_failure` says why.
     """
@@ -87,6 +90,7 @@ class BenchResult:
     kernels: tuple[KernelTiming, ...]
     agreement: Agreement
     peak: DevicePeak | None
+    one_session: bool
     peak_failure: str | None = None
 
     @property
@@ -113,6 +117,7 @@ class BenchResult:
             "kernels": [kernel.to_json() for kernel in self.kernels],
             "agreement": asdict(self.agreement),
             "kernels_ms": self.kernels_ms,
+            "kernels_in_one_session": self.one_session,
             "peak": None if self.peak is None else self.peak.to_json(),
             "peak_failure": self.peak_failure,
         }
@@ -152,7 +157,7 @@ def bench_model(
             observer.note(f"{model}: {loaded.assumed}")
         lowered = loaded.lower(profile.target)
         toolchain.rehearse(lowered, loaded.judge, directory)
-        toolchain.tune(
+        report = toolchain.tune(
             [lowered], on_progress=lambda done, total: observer.stage("tuning", done, total)
         )
         observer.stage("compiling", 0, 1)
@@ -164,7 +169,16 @@ def bench_model(
         kernels = _kernel_timings(lowered, toolchain, peak)
         if untuned:
             kernels = _with_untuned(kernels, lowered, toolchain, directory, observer)
-        return BenchResult(model, latency, kernels, agreement, peak, failure)
+        tuned_now = {kernel.key for kernel in report.kernels}
+        return BenchResult(
+            model=model,
+            latency=latency,
+            kernels=kernels,
+            agreement=agreement,
+            peak=peak,
+            one_session=all(kernel.key in tuned_now for kernel in kernels if kernel.tuned),
+            peak_failure=failure,
+        )
 
 
 def _peak(toolchain: Toolchain, directory: Path) -> tuple[DevicePeak | None, str | None]:
