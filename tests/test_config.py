@@ -207,3 +207,31 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str) -> None:
 def test_the_file_is_plain_toml() -> None:
     values = tomllib.loads(SearchConfig().to_toml())
     assert values == dataclasses.asdict(SearchConfig())
+
+
+def test_paths_are_taken_from_where_the_search_was_started(tmp_path: Path) -> None:
+    config = SearchConfig(
+        space="shoes/space.toml",
+        device="../pi.toml",
+        data="imagefolder:my shoes",
+        trainer="train.py:train",
+        algorithm="package.module:make",
+        records="/srv/records",
+    ).located(tmp_path / "here")
+    assert config == SearchConfig(
+        space=f"{tmp_path}/here/shoes/space.toml",
+        device=f"{tmp_path}/pi.toml",
+        data=f"imagefolder:{tmp_path}/here/my shoes",
+        trainer=f"{tmp_path}/here/train.py:train",
+        algorithm="package.module:make",
+        records="/srv/records",
+    )
+    assert config.located(tmp_path / "elsewhere") == config
+
+
+@pytest.mark.parametrize("data", ["embedded", "package.module:SHOES:place", "shoes:place"])
+def test_what_is_no_path_stays(data: str, tmp_path: Path) -> None:
+    config = SearchConfig(data=data)
+    assert config.located(tmp_path) == dataclasses.replace(config, records=f"{tmp_path}/tuning_logs")
+    own = SearchConfig(data="data.py:SHOES:place").located(tmp_path)
+    assert own.data == f"{tmp_path}/data.py:SHOES:place"

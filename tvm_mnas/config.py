@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from tvm_mnas.errors import ConfigError
 from tvm_mnas.plugins import ALGORITHMS, EXECUTORS, TRAINERS
 
+_DATA_IN_FILES = ("imagefolder", "imagenet", "idx")
 _SHARE = re.compile(r"(?P<number>\d+(?:\.\d*)?|\.\d+)\s*(?P<percent>%?)")
 
 
@@ -74,6 +76,19 @@ class SearchConfig:
         ALGORITHMS.check(self.algorithm)
         TRAINERS.check(self.trainer)
         EXECUTORS.check(self.executor)
+
+    def located(self, directory: Path) -> SearchConfig:
+        """Return it with every relative path in it taken from `directory`: a run is resumed from anywhere."""
+        return replace(
+            self,
+            records=os.path.normpath(directory / self.records),
+            data=_located_data(self.data, directory),
+            space=_located(self.space, directory),
+            device=_located(self.device, directory),
+            algorithm=_located(self.algorithm, directory),
+            trainer=_located(self.trainer, directory),
+            executor=_located(self.executor, directory),
+        )
 
     def to_toml(self) -> str:
         """Return the configuration as TOML, which `from_mapping` reads back to an equal one."""
@@ -144,6 +159,21 @@ def read_settings(path: Path) -> dict[str, object]:
             f"{path}: a settings file is valid TOML, and this one is not ({error}); "
             f"correct that place, or restore the file"
         ) from error
+
+
+def _located(part: str, directory: Path) -> str:
+    """Return the name of a part with its file, if it is in one, taken from `directory`."""
+    file, colon, name = part.partition(":")
+    if not file.endswith((".toml", ".py")):
+        return part
+    return f"{os.path.normpath(directory / file)}{colon}{name}"
+
+
+def _located_data(spec: str, directory: Path) -> str:
+    kind, colon, location = spec.partition(":")
+    if kind in _DATA_IN_FILES and location:
+        return f"{kind}{colon}{os.path.normpath(directory / location)}"
+    return _located(spec, directory)
 
 
 def _check_type(name: str, kind: str, value: object) -> None:

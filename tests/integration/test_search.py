@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -139,7 +140,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     ):
         survivors += _interrupt(directory, *arguments, trials=trials, how=how)
         interrupted.append(len(_finished_numbers(directory / "run")))
-    output = _search(directory, *resume)
+    # From another directory: the run knows where its records and its space are.
+    elsewhere = directory / "else where"
+    elsewhere.mkdir()
+    output = _search(elsewhere, "--resume", "../run")
+    assert list(elsewhere.iterdir()) == []
     return Finished(directory, directory / "records", output, interrupted, survivors)
 
 
@@ -243,6 +248,31 @@ def test_a_second_search_with_the_records_there_tunes_nothing_again(finished: Fi
     assert output["candidates"] == 2
     assert output["kernels_tuned"] == 0
     assert output["schedules_measured"] == 0
+
+
+def test_a_run_without_its_records_says_so_and_tunes_nothing(finished: Finished) -> None:
+    moved = finished.directory / "moved"
+    shutil.copytree(finished.run, moved)
+    config = (moved / "config.toml").read_text()
+    (moved / "config.toml").write_text(config.replace(str(finished.records), "tuning_logs"))
+    (moved / "best" / "manifest.json").unlink()
+    for command in (("search", "--resume", "moved"), ("export", "moved", "-o", "out2")):
+        done = subprocess.run(
+            _command(*command),
+            cwd=finished.directory,
+            env=_environment(),
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            check=False,
+        )
+        assert done.returncode == 1
+        assert done.stderr.splitlines()[-1] == (
+            f"tvm-mnas: error: cannot find the tuning records of moved: tuning_logs is no directory below "
+            f"{finished.directory}; put them back, or say where they are: "
+            f"`tvm-mnas search --resume moved --records DIR`"
+        )
+    assert not (finished.directory / "tuning_logs").exists()
 
 
 def test_a_trial_can_be_exported_later(finished: Finished) -> None:

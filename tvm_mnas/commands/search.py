@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -117,7 +118,7 @@ def _start_run(flags: dict[str, Any], config: Path | None, run: Path | None) -> 
     settings = (read_settings(config) if config is not None else {}) | flags
     resolved = SearchConfig.from_mapping(
         settings, source=str(config) if config is not None else "command line"
-    )
+    ).located(Path.cwd())
     if resolved.space != DEFAULTS.space and "target_latency_ms" not in settings:
         raise ConfigError(
             f"a search in the space {resolved.space!r} needs its target latency, and there is none; "
@@ -135,12 +136,15 @@ def _resume_run(
     from tvm_mnas.search.run import RunDirectory
     from tvm_mnas.workflows.search import check_inputs
 
-    if config is not None or run is not None or set(flags) - {"trials", "jobs"}:
+    if config is not None or run is not None or set(flags) - {"trials", "jobs", "records"}:
         raise ConfigError(
-            "a resumed run keeps its settings; beside --resume only --trials, --jobs and --json are "
+            "a resumed run keeps its settings; beside --resume only --trials, --jobs, --records and --json are "
             "taken; leave out the others, or start a new run"
         )
     directory = RunDirectory.open(path)
+    if "records" in flags:
+        flags["records"] = os.path.abspath(flags["records"])
+        os.makedirs(flags["records"], exist_ok=True)
     check_inputs(directory.config)
     return directory
 

@@ -273,6 +273,14 @@ class Session:
         from tvm_mnas.devices.core.profile import load_profile
 
         config = self.directory.config
+        if self.finished and not Path(config.records).is_dir():
+            # Without them everything would be tuned again, for hours, and nobody asked for that.
+            path = self.directory.path
+            raise RunError(
+                f"cannot find the tuning records of {path}: {config.records} is no directory"
+                + ("" if Path(config.records).is_absolute() else f" below {Path.cwd()}")
+                + f"; put them back, or say where they are: `tvm-mnas search --resume {path} --records DIR`"
+            )
         scratch = self.directory.path / _SCRATCH
         # A process that was killed leaves files there; we hold the run's lock, so nobody needs them.
         shutil.rmtree(scratch, ignore_errors=True)

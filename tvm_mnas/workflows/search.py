@@ -105,7 +105,7 @@ def run_search(
         final_steps=final_steps,
         jobs=jobs,
         records=records,
-    )
+    ).located(Path.cwd())
     # Before there is a directory: the same call with the mistake mended is to find none.
     found = check_inputs(config)
     path = default_run(found.name) if run is None else Path(run)
