@@ -232,6 +232,8 @@ def test_paths_are_taken_from_where_the_search_was_started(tmp_path: Path) -> No
 @pytest.mark.parametrize("data", ["embedded", "package.module:SHOES:place", "shoes:place"])
 def test_what_is_no_path_stays(data: str, tmp_path: Path) -> None:
     config = SearchConfig(data=data)
-    assert config.located(tmp_path) == dataclasses.replace(config, records=f"{tmp_path}/tuning_logs")
+    assert config.located(tmp_path) == dataclasses.replace(
+        config, records=f"{tmp_path}/tuning_logs"
+    )
     own = SearchConfig(data="data.py:SHOES:place").located(tmp_path)
     assert own.data == f"{tmp_path}/data.py:SHOES:place"

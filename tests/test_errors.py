@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -9,7 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tvm_mnas.errors import LoweringError, is_interruption, raise_if_interrupted
+from tvm_mnas.errors import (
+    HostError,
+    LoweringError,
+    host_fault,
+    is_interruption,
+    raise_if_foreign,
+)
 from tvm_mnas.plugins import load_object
 
 ROOT = Path(__file__).parents[1]
@@ -49,14 +56,14 @@ def _unrelated() -> Exception:
 def test_what_an_interruption_became_is_one_again(error: Exception) -> None:
     assert is_interruption(error)
     with pytest.raises(KeyboardInterrupt) as raised:
-        raise_if_interrupted(error)
+        raise_if_foreign(error)
     assert raised.value.__cause__ is error
 
 
 @pytest.mark.parametrize("error", [_unrelated(), ValueError("3")], ids=["caused", "alone"])
 def test_any_other_error_is_none(error: Exception) -> None:
     assert not is_interruption(error)
-    raise_if_interrupted(error)
+    raise_if_foreign(error)
 
 
 _INTERRUPTED_IMPORT = """
@@ -113,3 +120,55 @@ def test_a_command_that_is_interrupted_ends_with_130_and_one_line(how: str, tmp_
     )
     assert done.stderr == "tvm-mnas: error: interrupted; what was finished is saved\n"
     assert done.returncode == 130
+
+
+def _wrapped(error: Exception) -> Exception:
+    try:
+        raise ValueError("it did not work") from error
+    except ValueError as wrapped:
+        return wrapped
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EROFS, "nothing said"),
+        RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        _wrapped(OSError(errno.EDQUOT, "over")),
+    ],
+    ids=["errno", "read-only", "by text", "cause"],
+)
+def test_what_this_machine_lacks_is_not_the_work_s_fault(error: Exception) -> None:
+    assert host_fault(error) in {
+        os.strerror(number) for number in (errno.ENOSPC, errno.EROFS, errno.EDQUOT)
+    }
+    with pytest.raises(HostError, match="this machine cannot go on: .*df -h"):
+        raise_if_foreign(error)
+
+
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError(2, "gone"), ValueError("3"), _unrelated()], ids=str
+)
+def test_any_other_error_is_no_host_s(error: Exception) -> None:
+    assert host_fault(error) is None
+    raise_if_foreign(error)
+
+
+def test_a_command_that_meets_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    how = "raise OSError(28, os.strerror(28), 'study.journal')"
+    (tmp_path / "program.py").write_text(_PROGRAM.format(how=how))
+    done = subprocess.run(
+        [sys.executable, "-m", "program"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(
+        "tvm-mnas: error: this machine cannot go on: No space left on device"
+    )
+    assert done.stderr.count("\n") == 1

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from tvm_mnas.files import atomic_write, atomic_write_text
+from tvm_mnas.errors import HostError
+from tvm_mnas.files import atomic_write, atomic_write_text, require_room
 
 
 def test_the_file_changes_only_when_the_block_ends(tmp_path: Path) -> None:
@@ -70,3 +72,13 @@ def test_what_the_file_holds_is_on_the_disk_before_it_has_its_name(
 def test_a_directory_that_takes_no_file_says_so(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         atomic_write_text(tmp_path / "absent" / "config.toml", "")
+
+
+def test_room_is_required_where_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_room(tmp_path, least_bytes=1)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=3 << 20))
+    with pytest.raises(HostError, match=rf"No space left on device, 3\.0 MiB at {tmp_path}"):
+        require_room(tmp_path)
+    require_room(tmp_path, least_bytes=3 << 20)

@@ -27,7 +27,14 @@ from tvm_mnas.commands.space import space_app
 from tvm_mnas.commands.tune import tune
 from tvm_mnas.commands.zoo import zoo
 from tvm_mnas.console import MESSAGES, OUTPUT
-from tvm_mnas.errors import INTERRUPTED, Interruption, TvmMnasError, is_interruption
+from tvm_mnas.errors import (
+    INTERRUPTED,
+    Interruption,
+    TvmMnasError,
+    host_fault,
+    host_message,
+    is_interruption,
+)
 
 app = typer.Typer(
     add_completion=False,
@@ -80,6 +87,9 @@ def main() -> None:
     except Exception as error:
         if is_interruption(error):
             _fail("interrupted; what was finished is saved", INTERRUPTED)
+        fault = host_fault(error)
+        if fault is not None:
+            _fail(host_message(fault), 1)
         raise
 
 

@@ -8,6 +8,7 @@
     |   `-- DataError                training data is missing or malformed
     |-- RunError                     not retried    exit 1   a run is corrupt, in use or of another search
     |-- InterruptedRunError          not retried    exit 130 the user ended a run, whose state is saved
+    |-- HostError                    not retried    exit 1   this machine has no room, or does not let us write
     |-- RecordsError                 not retried    exit 1   tuning records are unreadable or of another target
     |-- BundleError                  not retried    exit 1   a device's server cannot be built here
     |-- CandidateError               not retried             this candidate failed; the search goes on
@@ -28,10 +29,21 @@ for again, may succeed.
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import ClassVar
 
 INTERRUPTED = 130
 """The exit status of a program that was interrupted, by the shell's convention."""
+
+_HOST_FAULTS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.ENFILE,
+    errno.EMFILE,
+    errno.ENOMEM,
+)
 
 
 class TvmMnasError(Exception):
@@ -71,6 +83,10 @@ class InterruptedRunError(TvmMnasError):
     """The user or the system ended a run; what it had finished is saved."""
 
     exit_code: ClassVar[int] = INTERRUPTED
+
+
+class HostError(TvmMnasError):
+    """This machine failed, whatever was to be done: its disk is full, or may not be written to."""
 
 
 class RecordsError(TvmMnasError):
@@ -144,7 +160,38 @@ def is_interruption(error: BaseException) -> bool:
     return False
 
 
-def raise_if_interrupted(error: Exception) -> None:
-    """Raise KeyboardInterrupt if `error` comes from one: a boundary asks before it translates what others raise."""
+def host_fault(error: BaseException) -> str | None:
+    """Return what this machine lacks if that is where `error` comes from, as the system says it; None if not."""
+    origin: BaseException | None = error
+    while origin is not None:
+        if isinstance(origin, OSError) and origin.errno in _HOST_FAULTS:
+            return os.strerror(origin.errno)
+        fault = host_fault_in(str(origin))
+        if fault is not None:
+            return fault
+        origin = origin.__cause__ or origin.__context__
+    return None
+
+
+def host_fault_in(text: str) -> str | None:
+    """Return what this machine lacks by what another program or library says, None if it does not say that."""
+    return next((words for words in map(os.strerror, _HOST_FAULTS) if words in text), None)
+
+
+def raise_if_foreign(error: Exception) -> None:
+    """Raise what is no fault of the work: a boundary calls this before it blames the work for what others raise.
+
+    Raises:
+        KeyboardInterrupt: if the user, or the system, interrupted it.
+        HostError: if this machine failed.
+    """
     if is_interruption(error):
         raise KeyboardInterrupt from error
+    fault = host_fault(error)
+    if fault is not None:
+        raise HostError(host_message(fault)) from error
+
+
+def host_message(fault: str) -> str:
+    """Return what to do about a fault of this machine's."""
+    return f"this machine cannot go on: {fault}; `df -h` shows where, then do the same again"

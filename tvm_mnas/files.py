@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+
+from tvm_mnas.errors import HostError
+
+LEAST_ROOM_BYTES = 8 << 20
+"""More than what one network leaves while it is compiled."""
 
 
 @contextlib.contextmanager
@@ -44,3 +50,19 @@ def atomic_write_text(path: Path, text: str) -> None:
     """Put `text` in UTF-8 in the place of the file at `path`, as `atomic_write` does."""
     with atomic_write(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def require_room(directory: Path, *, least_bytes: int = LEAST_ROOM_BYTES) -> None:
+    """Refuse to go on where the disk of `directory` is all but full.
+
+    What compiles cannot be asked: LLVM ends the process, and other code writes half a file and says nothing.
+
+    Raises:
+        HostError: if there are less than `least_bytes` left.
+    """
+    free_bytes = shutil.disk_usage(directory).free
+    if free_bytes < least_bytes:
+        raise HostError(
+            f"this machine cannot go on: {os.strerror(errno.ENOSPC)}, {free_bytes / 2**20:.1f} MiB at {directory}, "
+            f"where {least_bytes / 2**20:.0f} MiB are needed; make room, then do the same again"
+        )

@@ -28,7 +28,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from tvm_mnas.errors import ConfigError, raise_if_interrupted
+from tvm_mnas.errors import ConfigError, raise_if_foreign
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoints
@@ -130,7 +130,7 @@ def load_object(reference: str) -> Any:
     try:
         found: Any = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
     except Exception as error:
-        raise_if_interrupted(error)
+        raise_if_foreign(error)
         # Whatever somebody else's module raises while it is imported.
         raise ConfigError(
             f"cannot import {place!r} for {reference!r}: {type(error).__name__}: {error}; "

@@ -17,7 +17,15 @@ from tvm_mnas.commands.options import ALLOW_UNTUNED, DEFAULTS, AsJson
 from tvm_mnas.commands.report import print_pareto_front
 from tvm_mnas.config import SearchConfig, parse_untuned_share, read_settings
 from tvm_mnas.console import MESSAGES, OUTPUT, SearchDisplay, format_ms, print_json
-from tvm_mnas.errors import ConfigError, InterruptedRunError, is_interruption
+from tvm_mnas.errors import (
+    ConfigError,
+    HostError,
+    InterruptedRunError,
+    TvmMnasError,
+    host_fault,
+    host_message,
+    is_interruption,
+)
 
 if TYPE_CHECKING:
     from tvm_mnas.search.result import SearchResult
@@ -176,16 +184,21 @@ def _search(directory: RunDirectory, changes: dict[str, Any], *, as_json: bool) 
 
 @contextlib.contextmanager
 def _resumable(directory: RunDirectory) -> Iterator[None]:
-    """Say how the search goes on where it is interrupted."""
+    """Say how the search goes on where it is interrupted, or this machine fails."""
+    command = f"`tvm-mnas search --resume {shlex.quote(str(directory.path))}` goes on with it"
     try:
         yield
     except BaseException as error:
-        if not is_interruption(error):
+        if is_interruption(error):
+            raise InterruptedRunError(
+                f"interrupted, and what was finished is saved; {command}"
+            ) from error
+        if isinstance(error, HostError):
+            raise HostError(f"{error}: {command}") from error
+        fault = None if isinstance(error, TvmMnasError) else host_fault(error)
+        if fault is None:
             raise
-        raise InterruptedRunError(
-            f"interrupted, and what was finished is saved; "
-            f"`tvm-mnas search --resume {shlex.quote(str(directory.path))}` goes on with it"
-        ) from error
+        raise HostError(f"{host_message(fault)}: {command}") from error
 
 
 def _show_result(directory: RunDirectory, result: SearchResult, *, as_json: bool) -> None:

@@ -20,7 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from tvm_mnas.errors import RunError, TrainingError, TvmMnasError, raise_if_interrupted
+from tvm_mnas.errors import RunError, TrainingError, TvmMnasError, raise_if_foreign
 from tvm_mnas.files import atomic_write_text
 from tvm_mnas.plugins import TRAINERS
 from tvm_mnas.space.candidate import Candidate, parse_candidate
@@ -136,7 +136,7 @@ def run_training(task: TrainTask, report: Callable[[int], None]) -> Accuracy:
     except TvmMnasError:
         raise
     except Exception as error:
-        raise_if_interrupted(error)
+        raise_if_foreign(error)
         if TRAINERS.shipped.get(task.trainer) is not None:
             raise
         raise TrainingError(

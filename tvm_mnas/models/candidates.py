@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from tvm_mnas.errors import ConfigError, LoweringError, raise_if_interrupted
+from tvm_mnas.errors import ConfigError, LoweringError, raise_if_foreign
 from tvm_mnas.models.cost import Cost, count_cost, count_module
 from tvm_mnas.models.network import build_network
 from tvm_mnas.plugins import load_object
@@ -50,7 +50,7 @@ def build_candidate(
         try:
             network: object = builder(dict(candidate.choices))
         except Exception as error:
-            raise_if_interrupted(error)
+            raise_if_foreign(error)
             raise LoweringError(
                 f"the builder {candidate.builder} failed for {dict(candidate.choices)}: "
                 f"{type(error).__name__}: {error}"

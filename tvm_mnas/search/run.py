@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tvm_mnas.config import SearchConfig, read_settings
-from tvm_mnas.errors import ConfigError, RunError, TvmMnasError, raise_if_interrupted
+from tvm_mnas.errors import ConfigError, RunError, TvmMnasError, raise_if_foreign
 from tvm_mnas.evaluation.results import Evaluation
 from tvm_mnas.files import atomic_write_text
 from tvm_mnas.search.reward import Reward
@@ -203,7 +203,7 @@ class RunDirectory:
                     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                     study.set_metric_names(["accuracy", "latency_ms"])
         except Exception as error:
-            raise_if_interrupted(error)
+            raise_if_foreign(error)
             # A journal can be damaged in any way, and Optuna has no error of its own for that.
             raise _damaged(self.journal, f"{type(error).__name__}: {error}") from error
         return study

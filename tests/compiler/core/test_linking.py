@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tvm_mnas.compiler.core.linking import Linker, find_linker
-from tvm_mnas.errors import BuildError
+from tvm_mnas.errors import BuildError, HostError
 
 ARM = json.dumps({"kind": "llvm", "mtriple": "aarch64-linux-gnu", "num-cores": 1})
 
@@ -44,6 +44,14 @@ def test_a_linker_that_fails_is_an_error_with_its_words(
 ) -> None:
     linker = script_linker("echo disk is full >&2; exit 3")
     with pytest.raises(BuildError, match="disk is full"):
+        linker.link([object_file], tmp_path / "answer.so")
+
+
+def test_a_linker_without_room_is_this_machine_s_fault(
+    object_file: Path, tmp_path: Path, script_linker: Callable[[str], Linker]
+) -> None:
+    linker = script_linker("echo ld: final link failed: No space left on device >&2; exit 1")
+    with pytest.raises(HostError, match="No space left on device"):
         linker.link([object_file], tmp_path / "answer.so")
 
 

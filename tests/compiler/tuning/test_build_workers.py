@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -18,6 +19,7 @@ import pytest
 from tvm_mnas.compiler.core.kernel import Kernel, LoweredNetwork
 from tvm_mnas.compiler.core.linking import Linker, find_linker
 from tvm_mnas.compiler.tuning.build_workers import BuildRequest, BuildResult, WarmBuilder
+from tvm_mnas.errors import HostError
 
 DEADLINE_S = 3.0
 PAUSED_DEADLINE_S = 4.0
@@ -373,3 +375,22 @@ def test_a_relative_scratch_directory_is_the_callers(
         assert built.path.is_relative_to(tmp_path / "scratch")
         assert built.path.is_file()
     assert list(Path("scratch").iterdir()) == []
+
+
+def test_a_build_that_fails_on_a_full_disk_is_this_machine_s_fault(
+    fragile: WarmBuilder,
+    kernel: Kernel,
+    target: str,
+    link_with: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    link_with("exit 1")
+    ticket = fragile.submit(_round(kernel, target))
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
+        with pytest.raises(HostError, match="No space left on device"):
+            _result(fragile, ticket)
+        with pytest.raises(HostError, match="No space left on device"):
+            fragile.submit(_round(kernel, target))
+    result = _result(fragile, fragile.submit(_round(kernel, target)))
+    assert result.failed

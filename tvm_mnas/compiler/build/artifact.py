@@ -22,7 +22,8 @@ from tvm_mnas.compiler.core.reasons import reason_of
 from tvm_mnas.compiler.core.target import load_target
 from tvm_mnas.compiler.lowering.lower import key_of_function
 from tvm_mnas.compiler.records.base import TuningRecords
-from tvm_mnas.errors import BuildError, TvmMnasError, UntunedKernelError, raise_if_interrupted
+from tvm_mnas.errors import BuildError, TvmMnasError, UntunedKernelError, raise_if_foreign
+from tvm_mnas.files import require_room
 
 _SCHEDULED = "tirx.is_scheduled"
 _NONE_UNTUNED: Mapping[str, float] = MappingProxyType({})
@@ -78,7 +79,7 @@ def compile_network(
     except TvmMnasError:
         raise
     except Exception as error:
-        raise_if_interrupted(error)
+        raise_if_foreign(error)
         # TVM raises what it likes; to the caller this network did not compile.
         raise BuildError(f"TVM cannot compile this network: {reason_of(error)}") from error
     return CompiledArtifact(
@@ -120,6 +121,7 @@ def _build(
     untuned: frozenset[str],
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    require_room(path.parent)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".build-") as name:
         directory = Path(name)
         kept = objects if objects is not None else directory / "objects"

@@ -19,7 +19,8 @@ from tvm_mnas.compiler.core.linking import Linker
 from tvm_mnas.compiler.core.metaschedule import load_meta_schedule
 from tvm_mnas.compiler.core.reasons import reason_of
 from tvm_mnas.compiler.core.target import load_target
-from tvm_mnas.errors import BuildError, raise_if_interrupted
+from tvm_mnas.errors import BuildError, raise_if_foreign
+from tvm_mnas.files import require_room
 
 Arguments = tuple[tuple[str, tuple[int, ...]], ...]
 """Type and shape of each argument of a kernel, outputs last."""
@@ -213,10 +214,11 @@ def _module_of(kernel: Kernel) -> Any:
 
 def _build(module: Any, target: str, path: Path, linker: Linker) -> None:
     objects = path.with_suffix(".o")
+    require_room(path.parent)
     try:
         tvm.compile(module, target=load_target(target)).mod.write_to_file(str(objects))
     except Exception as error:
-        raise_if_interrupted(error)
+        raise_if_foreign(error)
         # TVM raises what it likes; to the caller this kernel did not build.
         raise BuildError(f"TVM cannot build {path.stem}: {reason_of(error)}") from error
     linker.link([objects], path)

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tvm_mnas.errors import BuildError
+from tvm_mnas.errors import BuildError, HostError, host_fault_in, host_message
 
 _DEADLINE_S = 60.0
 _CROSS_PREFIX = {
@@ -53,7 +53,10 @@ class Linker:
             ) from error
         if done.returncode:
             reason = " ".join(done.stderr.split())[-300:]
-            raise BuildError(f"{self.command[0]} links {output.name}, not: {reason}")
+            fault = host_fault_in(done.stderr)
+            if fault is not None:
+                raise HostError(host_message(fault))
+            raise BuildError(f"{self.command[0]} cannot link {output.name}: {reason}")
 
 
 def find_linker(target: str) -> Linker:

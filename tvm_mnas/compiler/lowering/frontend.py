@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from tvm_mnas.errors import raise_if_interrupted
+from tvm_mnas.errors import raise_if_foreign
 
 _TRANSLATED = (
     nn.Conv2d,
@@ -71,7 +71,7 @@ def import_by_export(
             run_ep_decomposition=False,
         )
     except Exception as error:
-        raise_if_interrupted(error)
+        raise_if_foreign(error)
         return from_exported_program(
             program, keep_params_as_input=False, unwrap_unit_return_tuple=True
         )

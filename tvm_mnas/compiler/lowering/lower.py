@@ -27,7 +27,7 @@ from tvm_mnas.compiler.lowering.frontend import import_network
 from tvm_mnas.compiler.lowering.layouts import sink_transposes, split_activations
 from tvm_mnas.compiler.lowering.legalize import legalize
 from tvm_mnas.compiler.lowering.naming import describe_kernel, name_blocks
-from tvm_mnas.errors import Interruption, LoweringError, raise_if_interrupted
+from tvm_mnas.errors import Interruption, LoweringError, raise_if_foreign
 from tvm_mnas.models.exchange.exported import program_to_modules
 from tvm_mnas.models.folding import fold_batch_norm
 from tvm_mnas.models.padding import pad_channels
@@ -62,7 +62,7 @@ def lower_network(
     except LoweringError:
         raise
     except Exception as error:
-        raise_if_interrupted(error)
+        raise_if_foreign(error)
         # torch and TVM raise what they like here; whatever it is, this network cannot be lowered.
         raise LoweringError(f"TVM cannot express this network: {reason_of(error)}") from error
 
@@ -74,7 +74,7 @@ def _without_norms(
     try:
         folded = fold_batch_norm(network)
     except Exception as error:
-        raise_if_interrupted(error)
+        raise_if_foreign(error)
         # What torch.fx cannot trace, because it looks at a shape for instance, torch.export may.
         example = torch.zeros(input_shape, dtype=getattr(torch, input_dtype))
         program = torch.export.export(network.eval(), (example,))

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 
 from tvm_mnas.compiler.core.linking import Linker
+from tvm_mnas.files import require_room
 from tvm_mnas.processes import Spawner, kill_group
 
 _START_S = 120.0
@@ -60,6 +61,11 @@ class BuildResult:
     ticket: int
     built: tuple[BuiltSchedule, ...]
     error: str | None
+
+    @property
+    def failed(self) -> bool:
+        """Whether the round, or one of its schedules, failed."""
+        return self.error is not None or any(built.failure is not None for built in self.built)
 
 
 class WarmBuilder:
@@ -141,7 +147,12 @@ class WarmBuilder:
             worker.signal(signal.SIGCONT)
 
     def submit(self, task: BuildRequest) -> int:
-        """Give `task` to an idle worker and return its ticket; there must be one (`idle`)."""
+        """Give `task` to an idle worker and return its ticket; there must be one (`idle`).
+
+        Raises:
+            HostError: if the disk is all but full.
+        """
+        require_room(self._directory)
         worker = self._idle()[0]
         if worker.rounds >= self._rounds_per_worker or not worker.alive:
             self._start(worker)
@@ -161,7 +172,11 @@ class WarmBuilder:
         return self._tickets
 
     def poll(self, timeout_s: float) -> list[BuildResult]:
-        """Return the rounds that ended, after at most `timeout_s`; a worker that died or hung ends its round."""
+        """Return the rounds that ended, after at most `timeout_s`; a worker that died or hung ends its round.
+
+        Raises:
+            HostError: if a build failed, and the disk is all but full.
+        """
         results: list[BuildResult] = []
         busy = {worker.read_fd: worker for worker in self._workers if worker.ticket is not None}
         ready, _, _ = select.select(list(busy), [], [], timeout_s) if busy else ([], [], [])
@@ -183,6 +198,9 @@ class WarmBuilder:
                 ticket = worker.finish()
                 self._start(worker)
                 results.append(BuildResult(ticket, (), "worker-hung: a build worker was killed"))
+        if any(result.failed for result in results):
+            # A full disk fails builds in every way but by name.
+            require_room(self._directory)
         return results
 
     def processes(self) -> list[int]:

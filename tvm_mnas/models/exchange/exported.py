@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
-from tvm_mnas.errors import ConfigError, LoweringError, raise_if_interrupted
+from tvm_mnas.errors import ConfigError, LoweringError, raise_if_foreign
 from tvm_mnas.models.exchange.building import GraphBuilder, UnsupportedError, Value
 
 Shape = tuple[int, int, int, int]
@@ -34,7 +34,7 @@ def read_program(path: Path) -> ExportedProgram:
         with _quiet():
             return torch.export.load(str(path))
     except Exception as error:
-        raise_if_interrupted(error)
+        raise_if_foreign(error)
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(
             f"cannot read {path} as a program of torch.export: {first[:200]}; write it by torch.export.save, with "
@@ -147,7 +147,7 @@ def _call(graph: GraphBuilder, node: fx.Node, values: dict[fx.Node, Any], name: 
             f"cannot compile {name}: node {node.name!r}, operator {target}, is not known as it is used here: {error}"
         ) from error
     except Exception as error:
-        raise_if_interrupted(error)
+        raise_if_foreign(error)
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise LoweringError(
             f"cannot compile {name}: node {node.name!r}, operator {target}, fails: {first[:300]}"

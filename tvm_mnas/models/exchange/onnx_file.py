@@ -16,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from tvm_mnas.errors import ConfigError, LoweringError, raise_if_interrupted
+from tvm_mnas.errors import ConfigError, LoweringError, raise_if_foreign
 
 Shape = tuple[int, int, int, int]
 
@@ -72,7 +72,7 @@ class OnnxFile:
                 for at in range(0, len(images), size)
             ]
         except Exception as error:
-            raise_if_interrupted(error)
+            raise_if_foreign(error)
             raise LoweringError(
                 f"cannot run {self.path} in ONNX Runtime, which judges the compiled network: {_reason(error)}"
             ) from error
@@ -118,7 +118,7 @@ def _load(path: Path) -> Any:
             f"weights inside"
         ) from error
     except Exception as error:
-        raise_if_interrupted(error)
+        raise_if_foreign(error)
         # onnx.checker's error for data that is missing names the file; protobuf's for what is no ONNX says little.
         raise ConfigError(
             f"cannot read {path} as an ONNX file: {_reason(error)}; check that it is whole, with all files that "
@@ -234,7 +234,7 @@ def _folded(path: Path, serialized: bytes) -> Any:
             onnxruntime.InferenceSession(serialized, options, providers=["CPUExecutionProvider"])
             model = onnx.load(str(folded))
         except Exception as error:
-            raise_if_interrupted(error)
+            raise_if_foreign(error)
             raise LoweringError(
                 f"cannot compile {path}, which ONNX Runtime refuses: {_reason(error)}"
             ) from error

@@ -12,7 +12,7 @@ import torch
 from onnx import numpy_helper
 from torch import fx, nn
 
-from tvm_mnas.errors import LoweringError, raise_if_interrupted
+from tvm_mnas.errors import LoweringError, raise_if_foreign
 from tvm_mnas.models.exchange import onnx_elementwise as elementwise
 from tvm_mnas.models.exchange import onnx_layers as layers
 from tvm_mnas.models.exchange import onnx_shapes as shapes
@@ -151,7 +151,7 @@ def _add(
             f"cannot compile {file.path}: {where}, is not known as it is used here: {error}"
         ) from error
     except Exception as error:
-        raise_if_interrupted(error)
+        raise_if_foreign(error)
         # torch refuses shapes and types in its own words.
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise LoweringError(f"cannot compile {file.path}: {where}, fails: {first[:300]}") from error
