@@ -35,6 +35,7 @@ from tvm_mnas.errors import (
     host_message,
     is_interruption,
 )
+from tvm_mnas.processes import ensure_home
 
 app = typer.Typer(
     add_completion=False,
@@ -82,6 +83,7 @@ def main() -> None:
         # What is ignored stays so: the shell's background jobs do not hear Ctrl-C.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
+    ensure_home()
     try:
         _run()
     except Exception as error:

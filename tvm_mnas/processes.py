@@ -8,13 +8,17 @@ not ask outlives a `kill -9` of its parent.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
+import getpass
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
@@ -47,6 +51,23 @@ class _NoTorch(MetaPathFinder):
     def find_spec(self, fullname: str, path: object, target: object = None) -> None:
         if fullname.partition(".")[0] == "torch":
             raise ModuleNotFoundError(f"{fullname} is not for this process", name=fullname)
+
+
+def ensure_home() -> None:
+    """Have a home directory and a user's name where the system knows none, as for a container's unknown user.
+
+    TVM and torch look for both when they are imported, and raise. The directory ends with this process.
+    """
+    try:
+        Path.home()
+    except RuntimeError:
+        home = tempfile.mkdtemp(prefix="tvm-mnas-home-")
+        atexit.register(shutil.rmtree, home, ignore_errors=True)
+        os.environ["HOME"] = home
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["USER"] = f"user-{os.getuid()}"
 
 
 def block_torch() -> None:

@@ -22,6 +22,7 @@ from tvm_mnas.config import SearchConfig
 from tvm_mnas.errors import ConfigError, DeviceError
 from tvm_mnas.evaluation.agreement import Judge
 from tvm_mnas.evaluation.toolchain import Toolchain, ToolchainOptions, open_scratch_toolchain
+from tvm_mnas.processes import ensure_home
 from tvm_mnas.space.candidate import Candidate
 from tvm_mnas.workflows.model_ref import LoadedModel, ModelRef, Shape, resolve_model
 
@@ -81,6 +82,7 @@ class Device:
         """
         from tvm_mnas.devices.core.profile import load_profile
 
+        ensure_home()
         return cls(
             load_profile(device),
             ToolchainOptions(

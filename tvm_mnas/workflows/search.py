@@ -11,6 +11,7 @@ from tvm_mnas.devices.core.tracker import TrackerClient
 from tvm_mnas.errors import ConfigError, RecordsError
 from tvm_mnas.evaluation.trainers import Trainer
 from tvm_mnas.plugins import ALGORITHMS, SPACES, TRAINERS, Registry, reference_of
+from tvm_mnas.processes import ensure_home
 from tvm_mnas.search.algorithms import Algorithm
 from tvm_mnas.search.result import SearchResult
 from tvm_mnas.search.run import RunDirectory, TrialRecord
@@ -155,6 +156,7 @@ def default_run(space: str) -> Path:
 def _finish(
     directory: RunDirectory, observer: SearchObserver | None, *, trials: int | None = None
 ) -> SearchResult:
+    ensure_home()
     with directory.lock():
         if trials is not None:
             directory = directory.changed({"trials": trials})
