@@ -248,6 +248,39 @@ def test_a_journal_that_is_nothing_but_a_torn_line_starts_anew(run: RunDirectory
         assert run.study().ask().number == 0
 
 
+@pytest.mark.parametrize("name", ["blank", "blank end", "fused", "fused and torn", "spaces"])
+def test_blank_and_fused_lines_are_mended_and_nothing_is_lost(
+    searched: RunDirectory, name: str
+) -> None:
+    whole = searched.journal.read_bytes()
+    before = [record.number for record in searched.finished_trials()]
+    lines = whole.split(b"\n")[:-1]
+    content = {
+        "blank": b"\n".join([*lines[:3], b"", b"", *lines[3:], b""]),
+        "blank end": whole + b"\n\n",
+        "fused": whole.replace(b"}\n{", b"}{", 2),
+        "fused and torn": whole.replace(b"}\n{", b"}{", 1) + lines[-1][:-3],
+        "spaces": b"\n".join([*lines[:5], b"  \t", *lines[5:], b""]),
+    }[name]
+    searched.journal.write_bytes(content)
+    if "blank" in name or name == "spaces":
+        with pytest.raises(RunError, match=r"line \d+ is blank, which `tvm-mnas search --resume"):
+            searched.finished_trials()
+    with searched.lock():
+        assert searched.journal.read_bytes() == whole
+        assert [record.number for record in searched.trials(searched.study())] == before
+
+
+def test_a_journal_cut_at_any_byte_of_its_last_line_goes_on(searched: RunDirectory) -> None:
+    whole = searched.journal.read_bytes()
+    start = whole[:-1].rfind(b"\n") + 1
+    for length in range(start, len(whole), 7):
+        searched.journal.write_bytes(whole[:length])
+        with searched.lock():
+            assert searched.journal.read_bytes() == whole[:start]
+            assert searched.study().get_trials(deepcopy=False)
+
+
 def damaged_journals() -> list[Any]:
     return [
         pytest.param(lambda old: b"garbage", id="garbage"),
