@@ -96,6 +96,20 @@ cli.main()
 """
 
 
+def _run(how: str, directory: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command that does `how`, as `python -m`."""
+    (directory / "program.py").write_text(_PROGRAM.format(how=how))
+    return subprocess.run(
+        [sys.executable, "-m", "program"],
+        cwd=directory,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
 @pytest.mark.parametrize(
     "how",
     [
@@ -108,16 +122,7 @@ cli.main()
     ids=["SIGINT", "SIGTERM", "exec", "set_name"],
 )
 def test_a_command_that_is_interrupted_ends_with_130_and_one_line(how: str, tmp_path: Path) -> None:
-    (tmp_path / "program.py").write_text(_PROGRAM.format(how=how))
-    done = subprocess.run(
-        [sys.executable, "-m", "program"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    done = _run(how, tmp_path)
     assert done.stderr == "tvm-mnas: error: interrupted; what was finished is saved\n"
     assert done.returncode == 130
 
@@ -157,16 +162,7 @@ def test_any_other_error_is_no_host_s(error: Exception) -> None:
 
 def test_a_command_that_meets_a_full_disk_is_one_line(tmp_path: Path) -> None:
     how = "raise OSError(28, os.strerror(28), 'study.journal')"
-    (tmp_path / "program.py").write_text(_PROGRAM.format(how=how))
-    done = subprocess.run(
-        [sys.executable, "-m", "program"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    done = _run(how, tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith(
         "tvm-mnas: error: this machine cannot go on: No space left on device"

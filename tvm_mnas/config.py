@@ -17,9 +17,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from tvm_mnas.errors import ConfigError
-from tvm_mnas.plugins import ALGORITHMS, EXECUTORS, TRAINERS
+from tvm_mnas.plugins import ALGORITHMS, DATA_SOURCES, EXECUTORS, TRAINERS
 
-_DATA_IN_FILES = ("imagefolder", "imagenet", "idx")
 _SHARE = re.compile(r"(?P<number>\d+(?:\.\d*)?|\.\d+)\s*(?P<percent>%?)")
 
 
@@ -171,7 +170,7 @@ def _located(part: str, directory: Path) -> str:
 
 def _located_data(spec: str, directory: Path) -> str:
     kind, colon, location = spec.partition(":")
-    if kind in _DATA_IN_FILES and location:
+    if kind in DATA_SOURCES.shipped and location:
         return f"{kind}{colon}{os.path.normpath(directory / location)}"
     return _located(spec, directory)
 

@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
 from typing import ClassVar
 
 INTERRUPTED = 130
@@ -44,6 +45,10 @@ _HOST_FAULTS = (
     errno.EMFILE,
     errno.ENOMEM,
 )
+
+_LONGEST_LINE = 300
+_NOISE = ("Traceback ", "File ", "[bt]", "Stack trace", "----", "^")
+"""How lines begin in which TVM and torch say nothing."""
 
 
 class TvmMnasError(Exception):
@@ -152,29 +157,43 @@ def is_interruption(error: BaseException) -> bool:
 
     Raised inside an import or a callback, an interruption may arrive as any exception, with itself as the cause.
     """
-    origin: BaseException | None = error
-    while origin is not None:
-        if isinstance(origin, KeyboardInterrupt):
-            return True
-        origin = origin.__cause__ or origin.__context__
-    return False
+    return any(isinstance(origin, KeyboardInterrupt) for origin in _origins(error))
 
 
 def host_fault(error: BaseException) -> str | None:
     """Return what this machine lacks if that is where `error` comes from, as the system says it; None if not."""
-    origin: BaseException | None = error
-    while origin is not None:
+    for origin in _origins(error):
         if isinstance(origin, OSError) and origin.errno in _HOST_FAULTS:
             return os.strerror(origin.errno)
-        fault = host_fault_in(str(origin))
+        fault = _host_fault_in(str(origin))
         if fault is not None:
             return fault
-        origin = origin.__cause__ or origin.__context__
     return None
 
 
-def host_fault_in(text: str) -> str | None:
-    """Return what this machine lacks by what another program or library says, None if it does not say that."""
+def raise_if_host_failed(text: str) -> None:
+    """Raise HostError if what another program says is that this machine failed."""
+    fault = _host_fault_in(text)
+    if fault is not None:
+        raise HostError(host_message(fault))
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text that says something, its kind where none does."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    telling = [line for line in lines if line and not line.startswith(_NOISE)]
+    return telling[0][:_LONGEST_LINE] if telling else type(error).__name__
+
+
+def _origins(error: BaseException) -> Iterator[BaseException]:
+    """Yield `error` and what it comes from, the latest first."""
+    origin: BaseException | None = error
+    while origin is not None:
+        yield origin
+        origin = origin.__cause__ or origin.__context__
+
+
+def _host_fault_in(text: str) -> str | None:
     return next((words for words in map(os.strerror, _HOST_FAULTS) if words in text), None)
 
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tvm_mnas.errors import BuildError, HostError, host_fault_in, host_message
+from tvm_mnas.errors import BuildError, raise_if_host_failed
 
 _DEADLINE_S = 60.0
 _CROSS_PREFIX = {
@@ -53,9 +53,7 @@ class Linker:
             ) from error
         if done.returncode:
             reason = " ".join(done.stderr.split())[-300:]
-            fault = host_fault_in(done.stderr)
-            if fault is not None:
-                raise HostError(host_message(fault))
+            raise_if_host_failed(done.stderr)
             raise BuildError(f"{self.command[0]} cannot link {output.name}: {reason}")
 
 

@@ -29,7 +29,7 @@ from tvm_mnas.compiler.tuning.build_workers import (
     BuiltSchedule,
     WarmBuilder,
 )
-from tvm_mnas.errors import DeviceError, HostError, host_fault_in, host_message
+from tvm_mnas.errors import DeviceError, raise_if_host_failed
 
 _POLL_S = 0.01
 _ROUND_ATTEMPTS = 2
@@ -269,10 +269,8 @@ class _Tuner:
         # Fewer than asked for: the kernel has no more, or the round failed as a whole.
         self.pool += task.asked - len(result.built)
         for failure in (result.error, *(built.failure for built in result.built)):
-            fault = None if failure is None else host_fault_in(failure)
-            if fault is not None:
-                # Noted as the kernel's or the schedule's, it would never be tried again.
-                raise HostError(host_message(fault))
+            # Noted as the kernel's or the schedule's, it would never be tried again.
+            raise_if_host_failed(failure or "")
         if result.error is not None:
             task.failures[result.error.partition(":")[0]] += 1
             task.attempts += 1

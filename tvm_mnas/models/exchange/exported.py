@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
-from tvm_mnas.errors import ConfigError, LoweringError, raise_if_foreign
+from tvm_mnas.errors import ConfigError, LoweringError, first_line, raise_if_foreign
 from tvm_mnas.models.exchange.building import GraphBuilder, UnsupportedError, Value
 
 Shape = tuple[int, int, int, int]
@@ -35,10 +35,9 @@ def read_program(path: Path) -> ExportedProgram:
             return torch.export.load(str(path))
     except Exception as error:
         raise_if_foreign(error)
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(
-            f"cannot read {path} as a program of torch.export: {first[:200]}; write it by torch.export.save, with "
-            f"torch {torch.__version__}"
+            f"cannot read {path} as a program of torch.export: {first_line(error)}; write it by "
+            f"torch.export.save, with torch {torch.__version__}"
         ) from error
 
 
@@ -148,9 +147,8 @@ def _call(graph: GraphBuilder, node: fx.Node, values: dict[fx.Node, Any], name: 
         ) from error
     except Exception as error:
         raise_if_foreign(error)
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise LoweringError(
-            f"cannot compile {name}: node {node.name!r}, operator {target}, fails: {first[:300]}"
+            f"cannot compile {name}: node {node.name!r}, operator {target}, fails: {first_line(error)}"
         ) from error
 
 

@@ -16,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from tvm_mnas.errors import ConfigError, LoweringError, raise_if_foreign
+from tvm_mnas.errors import ConfigError, LoweringError, first_line, raise_if_foreign
 
 Shape = tuple[int, int, int, int]
 
@@ -74,7 +74,7 @@ class OnnxFile:
         except Exception as error:
             raise_if_foreign(error)
             raise LoweringError(
-                f"cannot run {self.path} in ONNX Runtime, which judges the compiled network: {_reason(error)}"
+                f"cannot run {self.path} in ONNX Runtime, which judges the compiled network: {first_line(error)}"
             ) from error
         return tuple(
             np.concatenate([np.asarray(part[i]) for part in parts]) for i in range(len(parts[0]))
@@ -102,6 +102,11 @@ def read_onnx(path: Path, *, input_shape: Shape | None = None) -> OnnxFile:
     return OnnxFile(path, source.name, shape, dtype, assumed, _folded(path, serialized), serialized)
 
 
+def describe_node(node: Any) -> str:
+    """Return what an error calls a node of the graph."""
+    return f"node {node.name or node.output[0]!r}, operator {node.op_type}"
+
+
 def runtime_version() -> str:
     """Return the version of ONNX Runtime."""
     import onnxruntime
@@ -114,14 +119,14 @@ def _load(path: Path) -> Any:
         return onnx.load(str(path))
     except FileNotFoundError as error:
         raise ConfigError(
-            f"cannot read {path}: {_reason(error)}; put the file with its weights beside it, or export with the "
+            f"cannot read {path}: {first_line(error)}; put the file with its weights beside it, or export with the "
             f"weights inside"
         ) from error
     except Exception as error:
         raise_if_foreign(error)
         # onnx.checker's error for data that is missing names the file; protobuf's for what is no ONNX says little.
         raise ConfigError(
-            f"cannot read {path} as an ONNX file: {_reason(error)}; check that it is whole, with all files that "
+            f"cannot read {path} as an ONNX file: {first_line(error)}; check that it is whole, with all files that "
             f"the exporter wrote beside it"
         ) from error
 
@@ -159,7 +164,7 @@ def _refuse_operators(path: Path, graph: Any) -> None:
                 f"cannot compile {path}: its weight {tensor.name!r} is in half precision; export the network in float32"
             )
     for node in _nodes(graph):
-        where = f"node {node.name or node.output[0]!r}, operator {node.op_type}"
+        where = describe_node(node)
         if node.op_type in _QUANTIZED:
             raise LoweringError(
                 f"cannot compile {path}: {where}, belongs to a quantized network; export it in float32"
@@ -236,15 +241,15 @@ def _folded(path: Path, serialized: bytes) -> Any:
         except Exception as error:
             raise_if_foreign(error)
             raise LoweringError(
-                f"cannot compile {path}, which ONNX Runtime refuses: {_reason(error)}"
+                f"cannot compile {path}, which ONNX Runtime refuses: {first_line(error)}"
             ) from error
     for node in model.graph.node:
         if node.op_type in _CONTROL_FLOW:
             raise LoweringError(
-                f"cannot compile {path}: node {node.name or node.output[0]!r}, operator {node.op_type}, decides by the "
-                f"image what is computed; export without it"
+                f"cannot compile {path}: {describe_node(node)}, decides by the image what is computed; "
+                f"export without it"
             )
-    return onnx.shape_inference.infer_shapes(model)
+    return model
 
 
 def _session_options() -> Any:
@@ -255,9 +260,3 @@ def _session_options() -> Any:
     # One thread: the others would spin beside whatever is measured on this machine.
     options.intra_op_num_threads = 1
     return options
-
-
-def _reason(error: Exception) -> str:
-    """Return the first line of an error's text that says something, its kind where it has none."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__

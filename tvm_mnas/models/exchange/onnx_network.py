@@ -12,13 +12,13 @@ import torch
 from onnx import numpy_helper
 from torch import fx, nn
 
-from tvm_mnas.errors import LoweringError, raise_if_foreign
+from tvm_mnas.errors import LoweringError, first_line, raise_if_foreign
 from tvm_mnas.models.exchange import onnx_elementwise as elementwise
 from tvm_mnas.models.exchange import onnx_layers as layers
 from tvm_mnas.models.exchange import onnx_shapes as shapes
 from tvm_mnas.models.exchange.building import GraphBuilder, UnsupportedError, Value
 from tvm_mnas.models.exchange.onnx_call import Call
-from tvm_mnas.models.exchange.onnx_file import OnnxFile
+from tvm_mnas.models.exchange.onnx_file import OnnxFile, describe_node
 from tvm_mnas.models.exchange.onnx_resizing import resizing
 
 _OPERATORS: dict[str, Callable[[Call], Value | tuple[Value, ...]]] = {
@@ -124,7 +124,7 @@ def _add(
     file: OnnxFile, graph: GraphBuilder, values: dict[str, Value], node: Any, opset: int
 ) -> None:
     names = [name for name in node.output if name]
-    where = f"node {node.name or names[0]!r}, operator {node.op_type}"
+    where = describe_node(node)
     if node.op_type == "Constant":
         values[names[0]] = _constant(node)
         return
@@ -153,8 +153,9 @@ def _add(
     except Exception as error:
         raise_if_foreign(error)
         # torch refuses shapes and types in its own words.
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise LoweringError(f"cannot compile {file.path}: {where}, fails: {first[:300]}") from error
+        raise LoweringError(
+            f"cannot compile {file.path}: {where}, fails: {first_line(error)}"
+        ) from error
     # What an operator may also return, such as a mask, is wanted by nobody here.
     for name, value in zip(names, made if isinstance(made, tuple) else (made,), strict=False):
         values[name] = value
