@@ -68,9 +68,9 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
-def _search(directory: Path, *arguments: str) -> dict[str, Any]:
-    done = subprocess.run(
-        _command("search", *arguments, "--json"),
+def _run(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        _command(*arguments),
         cwd=directory,
         env=_environment(),
         capture_output=True,
@@ -78,6 +78,10 @@ def _search(directory: Path, *arguments: str) -> dict[str, Any]:
         timeout=DEADLINE_S,
         check=False,
     )
+
+
+def _search(directory: Path, *arguments: str) -> dict[str, Any]:
+    done = _run(directory, "search", *arguments, "--json")
     assert done.returncode == 0, done.stderr[-2000:]
     output: dict[str, Any] = json.loads(done.stdout)
     return output
@@ -257,15 +261,7 @@ def test_a_run_without_its_records_says_so_and_tunes_nothing(finished: Finished)
     (moved / "config.toml").write_text(config.replace(str(finished.records), "tuning_logs"))
     (moved / "best" / "manifest.json").unlink()
     for command in (("search", "--resume", "moved"), ("export", "moved", "-o", "out2")):
-        done = subprocess.run(
-            _command(*command),
-            cwd=finished.directory,
-            env=_environment(),
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE_S,
-            check=False,
-        )
+        done = _run(finished.directory, *command)
         assert done.returncode == 1
         assert done.stderr.splitlines()[-1] == (
             f"tvm-mnas: error: cannot find the tuning records of moved: tuning_logs is no directory below "
@@ -273,17 +269,18 @@ def test_a_run_without_its_records_says_so_and_tunes_nothing(finished: Finished)
             f"`tvm-mnas search --resume moved --records DIR`"
         )
     assert not (finished.directory / "tuning_logs").exists()
+    (finished.directory / "a file").touch()
+    for place in ("a file", "a file/below"):
+        done = _run(finished.directory, "search", "--resume", "moved", "--records", place)
+        assert done.returncode == 1
+        assert done.stderr.startswith("tvm-mnas: error: ")
+        assert "--records" in done.stderr
+        assert done.stderr.count("\n") == 1
 
 
 def test_a_trial_can_be_exported_later(finished: Finished) -> None:
-    done = subprocess.run(
-        _command("export", "run", "--trial", "0", "-o", "out", "--steps", "12", "--json"),
-        cwd=finished.directory,
-        env=_environment(),
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
+    done = _run(
+        finished.directory, "export", "run", "--trial", "0", "-o", "out", "--steps", "12", "--json"
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout)["origin"]["trial"] == 0
@@ -293,17 +290,10 @@ def test_a_trial_can_be_exported_later(finished: Finished) -> None:
 def test_bench_shows_a_network_and_its_kernels_and_tunes_none_again(finished: Finished) -> None:
     (history,) = finished.records.glob(f"*/{HISTORY}")
     before = history.read_bytes()
-    done = subprocess.run(
-        _command(
-            *("bench", "run:0", "--records", "records", "--schedules-per-kernel", "2", "--json"),
-            "--untuned",
-        ),
-        cwd=finished.directory,
-        env=_environment(),
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
+    done = _run(
+        finished.directory,
+        *("bench", "run:0", "--records", "records", "--schedules-per-kernel", "2", "--json"),
+        "--untuned",
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert history.read_bytes() == before

@@ -6,7 +6,7 @@ import contextlib
 import os
 import shlex
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +21,7 @@ from tvm_mnas.errors import (
     ConfigError,
     HostError,
     InterruptedRunError,
+    RecordsError,
     TvmMnasError,
     host_fault,
     host_message,
@@ -150,10 +151,19 @@ def _resume_run(
             "taken; leave out the others, or start a new run"
         )
     directory = RunDirectory.open(path)
+    config_now = directory.config
     if "records" in flags:
         flags["records"] = os.path.abspath(flags["records"])
-        os.makedirs(flags["records"], exist_ok=True)
-    check_inputs(directory.config)
+        config_now = replace(config_now, records=flags["records"])
+    check_inputs(config_now)
+    if "records" in flags:
+        try:
+            # The place is chosen by hand, so that an empty one is no mistake.
+            os.makedirs(flags["records"], exist_ok=True)
+        except OSError as error:
+            raise RecordsError(
+                f"cannot keep tuning records in {flags['records']}: {error.strerror}; name another place (--records)"
+            ) from error
     return directory
 
 
