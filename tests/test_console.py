@@ -117,7 +117,7 @@ def test_a_time_with_untuned_kernels_in_it_is_marked() -> None:
 
 def test_a_time_of_a_device_that_changed_is_marked() -> None:
     line = trial_line(make_success(12, A, 0.8, make_latency(0.0612, reference_change=0.5)))
-    assert "UNSTABLE DEVICE: the device's reference kernel takes 50.0% longer than at first" in line
+    assert "UNSTABLE DEVICE: the device's reference kernel takes 50.0% longer than before" in line
     line = trial_line(make_success(12, A, 0.8, make_latency(0.0612, reference_change=0.01)))
     assert "UNSTABLE DEVICE" not in line
 

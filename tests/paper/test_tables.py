@@ -73,7 +73,7 @@ def test_a_doubtful_time_is_called_that() -> None:
         name="b", latencies=(make_latency(4.0, reference_change=0.5), make_latency(4.0))
     )
     assert provenance([calm, slowed]).endswith(
-        "; 1 UNSTABLE DEVICE, the first since the device's reference kernel takes 50.0% longer than at first"
+        "; 1 UNSTABLE DEVICE, the first since the device's reference kernel takes 50.0% longer than before"
     )
     assert provenance([ModelTiming(name="a", failure="gone")]) == "nothing was timed"
 

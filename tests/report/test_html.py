@@ -158,11 +158,11 @@ def test_times_of_a_device_that_changed_are_labelled() -> None:
     moved = make_success(1, b, 0.9, make_latency(0.05, reference_change=0.5))
     text = make_page([steady, moved]).text
     assert "measured while the device's clock, heat or speed changed: 1." in text
-    assert "reference kernel takes 50.0% longer than at first" in text
+    assert "reference kernel takes 50.0% longer than before" in text
     assert "0.202 to 0.3 ms" in text
     text = make_page([steady]).text
     assert "clock, heat or speed changed" not in text
-    assert "than at first" not in text
+    assert "than before" not in text
 
 
 def test_latencies_that_do_not_compare_are_called_out() -> None:

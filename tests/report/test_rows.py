@@ -212,7 +212,7 @@ def test_latencies_of_a_device_that_changed_are_counted_and_told() -> None:
     assert row.reference_ms == pytest.approx((0.202, 0.3))
     assert provenance_rows(records[2:])[0].reference_ms is None
     warnings = [candidate_row(record).warnings for record in records]
-    assert warnings == [(), ("the device's reference kernel takes 50.0% longer than at first",), ()]
+    assert warnings == [(), ("the device's reference kernel takes 50.0% longer than before",), ()]
 
 
 def test_a_forecast_finds_what_made_the_latencies_and_says_how_far_it_is_off() -> None:

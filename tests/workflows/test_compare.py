@@ -2,64 +2,68 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.report.runs import make_latency
 from tvm_mnas.compiler.build.artifact import CompiledArtifact
+from tvm_mnas.devices.core.latency import Latency
 from tvm_mnas.errors import ConfigError, MeasurementError
-from tvm_mnas.workflows.compare import ModelTiming, _Entrant
+from tvm_mnas.workflows import compare
+from tvm_mnas.workflows.compare import ModelTiming, _Entrant, time_on_toolchain
+from tvm_mnas.workflows.search import SilentObserver
 
 ARTIFACT = CompiledArtifact(Path("net.so"), 3, 3, 24, 1.0, 1000, (1, 3, 8, 8), "float32")
 
 
-@dataclass
-class Bench:
-    """A toolchain that answers these times in turn; None is a measurement that fails."""
-
-    answers: list[float | None]
-    measured: list[CompiledArtifact] = field(default_factory=list)
-
-    def measure(self, artifact: CompiledArtifact) -> object:
-        self.measured.append(artifact)
-        answer = self.answers.pop(0)
-        if answer is None:
-            raise MeasurementError("its times are not finite")
-        return make_latency(answer)
-
-
 def test_a_latency_is_the_median_of_the_rounds() -> None:
-    bench = Bench([4.0, 9.0, 5.0])
-    entrant = _Entrant("one", ARTIFACT)
-    for _ in range(3):
-        entrant.time(bench)  # type: ignore[arg-type]
-    timed = entrant.result()
+    latencies = tuple(make_latency(answer) for answer in (4.0, 9.0, 5.0))
+    timed = _Entrant("one", ARTIFACT).timed(latencies)
     assert timed.latency_ms == 5.0
     assert timed.round_spread == 1.0
     assert timed.failure is None
     assert (timed.kernels, timed.schedules) == (3, 24)
-    assert bench.measured == [ARTIFACT] * 3
 
 
-def test_what_fails_in_one_round_has_no_latency_and_is_not_timed_again() -> None:
-    bench = Bench([4.0, None])
-    entrant = _Entrant("one", ARTIFACT)
-    for _ in range(3):
-        entrant.time(bench)  # type: ignore[arg-type]
-    timed = entrant.result()
+def test_what_fails_in_one_round_has_no_latency() -> None:
+    timed = _Entrant("one", ARTIFACT).timed(MeasurementError("its times are not finite"))
     assert timed.latency_ms is None
     assert timed.round_spread is None
     assert timed.failure == "measuring: its times are not finite"
-    assert len(bench.measured) == 2
 
 
-def test_what_did_not_compile_is_never_timed() -> None:
-    bench = Bench([])
-    entrant = _Entrant("one", None, failure="lowering: no such operator")
-    entrant.time(bench)  # type: ignore[arg-type]
-    assert entrant.result() == ModelTiming(name="one", failure="lowering: no such operator")
+def test_what_did_not_compile_is_never_timed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The others are, each row beside its own name."""
+    ready = {
+        "one": _Entrant("one", ARTIFACT),
+        "two": _Entrant("two", None, failure="lowering: no such operator"),
+        "three": _Entrant("three", replace(ARTIFACT, kernels=5, tuned_kernels=5)),
+    }
+    monkeypatch.setattr(compare, "_prepare", lambda model, *_: ready[model])
+    asked: list[CompiledArtifact] = []
+
+    class Turns:
+        def measure_in_turn(
+            self, artifacts: list[CompiledArtifact], *, rounds: int, on_progress: object
+        ) -> list[tuple[Latency, ...]]:
+            asked.extend(artifacts)
+            return [(make_latency(float(artifact.kernels)),) * rounds for artifact in artifacts]
+
+    rows = time_on_toolchain(
+        Turns(),  # type: ignore[arg-type]
+        list(ready),  # type: ignore[arg-type]
+        tmp_path,
+        seed=0,
+        observer=SilentObserver(),
+        rounds=2,
+    )
+    assert asked == [ready["one"].artifact, ready["three"].artifact]
+    assert [row.latency_ms for row in rows] == [3.0, None, 5.0]
+    assert rows[1] == ModelTiming(name="two", failure="lowering: no such operator")
 
 
 def test_json_has_every_sample() -> None:

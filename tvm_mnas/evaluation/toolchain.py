@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from tvm_mnas.config import check_untuned_share
-from tvm_mnas.errors import DeviceError
+from tvm_mnas.errors import DeviceError, MeasurementError
 from tvm_mnas.evaluation.agreement import (
     Agreement,
     Array,
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from tvm_mnas.devices.core.profile import DeviceProfile
     from tvm_mnas.devices.farm.farm import Farm
     from tvm_mnas.devices.farm.reference import Reference
+    from tvm_mnas.devices.farm.timing import NetworkFile
 
 DEVICE_ATTEMPTS = 3
 """How often work is given to the device again after the device, not the work, failed."""
@@ -236,23 +237,36 @@ class Toolchain:
             MeasurementError: if the times make no sense.
             DeviceError: if the device stays lost.
         """
-        from tvm_mnas.devices.core.latency import Coverage
         from tvm_mnas.devices.farm.timing import measure
 
-        coverage = Coverage(
-            kernels=artifact.kernels,
-            tuned_kernels=artifact.tuned_kernels,
-            schedules=artifact.schedules,
-            tuned_share=artifact.tuned_share,
-        )
+        network = _network_file(artifact)
         return _retried(
             lambda: measure(
-                artifact.path,
-                artifact.input_shape,
+                network.path,
+                network.input_shape,
                 self.farm,
-                coverage=coverage,
-                dtype=artifact.input_dtype,
+                coverage=network.coverage,
+                dtype=network.dtype,
             )
+        )
+
+    def measure_in_turn(
+        self,
+        artifacts: Sequence[CompiledArtifact],
+        *,
+        rounds: int,
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> list[tuple[Latency, ...] | MeasurementError]:
+        """Return each network's latencies, one of each round, or why it has none; in one session on one device.
+
+        Raises:
+            DeviceError: if the device stays lost.
+        """
+        from tvm_mnas.devices.farm.timing import measure_in_turn
+
+        networks = [_network_file(artifact) for artifact in artifacts]
+        return _retried(
+            lambda: measure_in_turn(networks, self.farm, rounds=rounds, on_progress=on_progress)
         )
 
     def check(self, artifact: CompiledArtifact, judge: Judge, images: Array) -> Agreement:
@@ -374,6 +388,23 @@ def _borrowed_cores(profile: DeviceProfile) -> list[int]:
     if not profile.is_local or profile.core is None:
         return []
     return [] if profile.core in _building_cores(profile) else [profile.core]
+
+
+def _network_file(artifact: CompiledArtifact) -> NetworkFile:
+    from tvm_mnas.devices.core.latency import Coverage
+    from tvm_mnas.devices.farm.timing import NetworkFile
+
+    return NetworkFile(
+        path=artifact.path,
+        input_shape=artifact.input_shape,
+        dtype=artifact.input_dtype,
+        coverage=Coverage(
+            kernels=artifact.kernels,
+            tuned_kernels=artifact.tuned_kernels,
+            schedules=artifact.schedules,
+            tuned_share=artifact.tuned_share,
+        ),
+    )
 
 
 def _retried(work: Callable[[], _Result]) -> _Result:

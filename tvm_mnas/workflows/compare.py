@@ -118,37 +118,40 @@ def time_on_toolchain(
         _prepare(model, toolchain, directory / f"{number}.so", seed, observer)
         for number, model in enumerate(models)
     ]
-    for number in range(rounds):
-        for done, entrant in enumerate(entrants):
-            observer.stage("measuring", number * len(entrants) + done, rounds * len(entrants))
-            entrant.time(toolchain)
-    return [entrant.result() for entrant in entrants]
+    compiled = [entrant.artifact for entrant in entrants if entrant.artifact is not None]
+    found = iter(
+        toolchain.measure_in_turn(
+            compiled,
+            rounds=rounds,
+            on_progress=lambda done, total: observer.stage("measuring", done, total),
+        )
+    )
+    return [
+        entrant.failed() if entrant.artifact is None else entrant.timed(next(found))
+        for entrant in entrants
+    ]
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class _Entrant:
-    """One network on its way; its module is not kept, which would hold the weights of all."""
+    """One network ready to be timed, or why it is not; its module is not kept, which would hold the weights of all."""
 
     name: str
     artifact: CompiledArtifact | None
     failure: str | None = None
-    latencies: tuple[Latency, ...] = ()
 
-    def time(self, toolchain: Toolchain) -> None:
-        if self.artifact is None or self.failure is not None:
-            return
-        try:
-            self.latencies += (toolchain.measure(self.artifact),)
-        except CandidateError as error:
-            self.failure, self.latencies = f"measuring: {error}", ()
+    def failed(self) -> ModelTiming:
+        return ModelTiming(name=self.name, failure=self.failure)
 
-    def result(self) -> ModelTiming:
+    def timed(self, found: tuple[Latency, ...] | CandidateError) -> ModelTiming:
+        assert self.artifact is not None
+        failed = isinstance(found, CandidateError)
         return ModelTiming(
             name=self.name,
-            latencies=self.latencies,
-            failure=self.failure,
-            kernels=0 if self.artifact is None else self.artifact.kernels,
-            schedules=0 if self.artifact is None else self.artifact.schedules,
+            latencies=() if isinstance(found, CandidateError) else found,
+            failure=f"measuring: {found}" if failed else None,
+            kernels=self.artifact.kernels,
+            schedules=self.artifact.schedules,
         )
 
 

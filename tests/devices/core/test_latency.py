@@ -153,7 +153,7 @@ def test_a_device_that_changed_is_told_and_stored_with_the_latency() -> None:
     assert changed.warnings == (
         "clock 2400 -> 1800 MHz",
         "85 degrees Celsius, above the profile's 80",
-        "the device's reference kernel takes 25.0% longer than at first",
+        "the device's reference kernel takes 25.0% longer than before",
     )
     assert json.loads(changed.to_json())["warnings"] == list(changed.warnings)
     assert Latency.from_json(changed.to_json()) == changed

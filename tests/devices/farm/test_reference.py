@@ -10,7 +10,7 @@ import pytest
 
 from tvm_mnas.devices.core.profile import DeviceProfile, TimingSettings
 from tvm_mnas.devices.farm.channel import WorkerReply, WorkerStatus
-from tvm_mnas.devices.farm.reference import REST_S, Reference, ReferenceWatch
+from tvm_mnas.devices.farm.reference import LASTING, REST_S, Reference, ReferenceWatch
 from tvm_mnas.errors import DeviceLostError
 
 REFERENCE = Reference(path=Path("reference.so"), arguments=())
@@ -123,3 +123,73 @@ def test_one_that_is_lost_at_it_is_tried_again_later(status: WorkerStatus) -> No
     assert watched.admits(device)
     with pytest.raises(DeviceLostError, match="reference kernel: no"):
         watched.read(device, deadline_s=1)
+
+
+def kept(watched: ReferenceWatch, device: Device, latencies: int) -> list[float]:
+    """Read and keep the reference after so many latencies; return how far each was from the level."""
+    changes: list[float] = []
+    for _ in range(latencies):
+        reading = watched.read(device, deadline_s=1)
+        assert reading is not None
+        changes.append(watched.keep(device, reading).change)
+    return changes
+
+
+def times_s(*steps: tuple[int, float]) -> list[float]:
+    """Return what a device answers that keeps a speed for so many latencies; one that moved is read three times."""
+    tries, level, answers = REFERENCE.timing.attempts, steps[0][1], [steps[0][1]] * 3
+    for count, speed in steps:
+        for latency in range(count):
+            moved = abs(speed / level - 1) > PROFILE.timing.max_spread
+            answers += [speed] * (tries if moved else 1)
+            if moved and latency == LASTING - 1:
+                level = speed
+    return answers
+
+
+def test_a_change_that_lasts_is_the_new_level_and_is_said_once() -> None:
+    warnings: list[str] = []
+    watched = watch(warnings)
+    device = Device("a", times_s((4, 1e-3), (5, 0.7e-3), (4, 1.6e-3), (LASTING - 1, 1e-3)))
+    assert watched.admits(device)
+    assert kept(watched, device, 4) == pytest.approx([0.0] * 4)
+    assert kept(watched, device, 5) == pytest.approx([-0.3, -0.3, 0.0, 0.0, 0.0])
+    assert watched.levels_s() == (0.7e-3,)
+    up = 1.6 / 0.7 - 1
+    assert kept(watched, device, 4) == pytest.approx([up, up, 0.0, 0.0])
+    assert warnings == [
+        f"device board, a: the device's reference kernel takes {text} than before; "
+        "that is its level from now on"
+        for text in ("30.0% less", "128.6% longer")
+    ]
+    assert kept(watched, device, LASTING - 1) == pytest.approx([1 / 1.6 - 1] * (LASTING - 1))
+    assert watched.levels_s() == (1.6e-3,)
+    assert len(warnings) == 2
+
+
+def test_changes_that_do_not_agree_or_pass_are_no_level() -> None:
+    warnings: list[str] = []
+    watched = watch(warnings)
+    moved = [2e-3] * 3
+    wandering = [speed for speed in (2e-3, 3e-3, 4e-3, 2e-3, 3e-3) for _ in range(3)]
+    device = Device("a", [*[1e-3] * 3, *moved, *moved, 1.05e-3, *moved, *moved, 1e-3, *wandering])
+    assert watched.admits(device)
+    changes = [1.0, 1.0, 0.05, 1.0, 1.0, 0.0, 1.0, 2.0, 3.0, 1.0, 2.0]
+    assert kept(watched, device, len(changes)) == pytest.approx(changes)
+    assert (watched.levels_s(), warnings) == ((1e-3,), [])
+
+
+def test_one_that_became_far_slower_than_its_twin_for_good_measures_no_more() -> None:
+    warnings: list[str] = []
+    watched = watch(warnings)
+    throttled, twin = Device("a", times_s((1, 1e-3), (LASTING, 4e-3))), Device("b", [1e-3])
+    assert watched.admits(throttled)
+    assert watched.admits(twin)
+    kept(watched, throttled, 1 + LASTING)
+    assert not watched.admits(throttled)
+    assert watched.levels_s() == (1e-3,)
+    assert [line.partition(": ")[2][:14] for line in warnings] == [
+        "the device's r",
+        "is left alone:",
+    ]
+    assert warnings[1].endswith("what it measured before is not taken back")

@@ -6,6 +6,7 @@ import json
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +17,10 @@ from tvm.target import Target
 
 from tvm_mnas.devices.core.latency import Coverage, Latency
 from tvm_mnas.devices.core.profile import TimingSettings, load_profile
+from tvm_mnas.devices.farm.channel import WorkerReply
 from tvm_mnas.devices.farm.farm import Farm
-from tvm_mnas.devices.farm.timing import measure, run_network
+from tvm_mnas.devices.farm.lease import Lease
+from tvm_mnas.devices.farm.timing import NetworkFile, measure, measure_in_turn, run_network
 from tvm_mnas.errors import DeviceLostError, MeasurementError
 
 SHAPE = (1, 3, 16, 16)
@@ -111,6 +114,43 @@ def test_a_spread_beyond_the_bound_is_measured_again_and_then_flagged_or_refused
     assert latency.attempts == 3
     with pytest.raises(MeasurementError, match="max_spread"):
         measure(network, SHAPE, farm, timing=strict, when_noisy="raise")
+
+
+def test_networks_in_turn_have_a_latency_of_each_round_and_what_fails_is_not_timed_again(
+    farm: Farm, network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leases: list[Lease] = []
+    loaded: list[str] = []
+    load = Lease.load_network
+
+    def watched(lease: Lease, path: Path, *arguments: Any, **settings: Any) -> WorkerReply:
+        loaded.append(path.name)
+        if lease not in leases:
+            leases.append(lease)
+        return load(lease, path, *arguments, **settings)
+
+    monkeypatch.setattr(Lease, "load_network", watched)
+    other = _export(Tripler, tmp_path / "other.so")
+    coverage = Coverage(kernels=3, tuned_kernels=3)
+    done: list[tuple[int, int]] = []
+    first, wrong, second = measure_in_turn(
+        [
+            NetworkFile(path=network, input_shape=SHAPE),
+            NetworkFile(path=network, input_shape=(1, 3, 8, 8)),
+            NetworkFile(path=other, input_shape=SHAPE, coverage=coverage),
+        ],
+        farm,
+        rounds=2,
+        on_progress=lambda *counts: done.append(counts),
+    )
+    assert isinstance(first, tuple) and isinstance(second, tuple)
+    assert (len(first), len(second)) == (2, 2)
+    assert {latency.coverage for latency in second} == {coverage}
+    assert isinstance(wrong, MeasurementError)
+    assert loaded == ["net.so", "net.so", "other.so", "net.so", "other.so"]
+    assert len(leases) == 1
+    assert done == [(turn, 6) for turn in range(7)]
+    assert measure_in_turn([], farm, rounds=2) == []
 
 
 def test_a_wrong_shape_and_a_wrong_file_are_measurement_errors(

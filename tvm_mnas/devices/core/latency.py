@@ -67,8 +67,9 @@ class Latency:
 
     `state_before` and `state_after` are the device's clocks and heat around it, `max_temperature_c` the bound that the
     profile sets to the latter. `reference_ms` is what the device took for its reference kernel right after the samples,
-    `reference_change` how much longer that is than when this process first met the device, as a part of that first
-    time: 0.2 is a fifth longer. `None` is what nobody looked at, or an older version wrote.
+    `reference_change` how much longer that is than the device's level, as a part of it: 0.2 is a fifth longer. The
+    level is what it took when this process first met the device, until a change lasts. `None` is what nobody looked
+    at, or an older version wrote.
     """
 
     samples_ms: tuple[float, ...]
@@ -136,7 +137,7 @@ class Latency:
 
     @property
     def drifted(self) -> bool:
-        """Whether the device's reference kernel took a time beyond the profile's spread from its first."""
+        """Whether the device's reference kernel took a time beyond the profile's spread from its level."""
         change = self.reference_change
         return change is not None and abs(change) > self.max_spread
 
@@ -237,8 +238,8 @@ class Latency:
 
 
 def change_text(change: float) -> str:
-    """Return what a change of a device's reference kernel, a part of its first time, means for a person."""
-    return f"the device's reference kernel takes {abs(change):.1%} {'longer' if change > 0 else 'less'} than at first"
+    """Return what a change of a device's reference kernel, a part of its level, means for a person."""
+    return f"the device's reference kernel takes {abs(change):.1%} {'longer' if change > 0 else 'less'} than before"
 
 
 def untuned_flag(percent: float | None) -> str | None:

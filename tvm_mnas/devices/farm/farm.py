@@ -141,11 +141,19 @@ class Farm:
                 self._give_back(worker)
 
     def read_reference(self, lease: Lease, *, deadline_s: float) -> ReferenceTiming | None:
-        """Return what the reference kernel takes on a leased device, beside what it took there at first.
+        """Return what the reference kernel takes on a leased device, beside its level there.
 
         `None` for a farm without one, as every emulated farm is. Raises DeviceLostError where the device is lost.
         """
         return None if self._watch is None else self._watch.read(lease, deadline_s=deadline_s)
+
+    def keep_reference(self, lease: Lease, reading: ReferenceTiming) -> ReferenceTiming:
+        """Remember the reading that a latency got, so that a change that lasts becomes the level; return it anew."""
+        return reading if self._watch is None else self._watch.keep(lease, reading)
+
+    def reference_levels_ms(self) -> tuple[float, ...]:
+        """Return what the reference kernel takes on each device that was met; empty for a farm without one."""
+        return () if self._watch is None else tuple(1e3 * s for s in self._watch.levels_s())
 
     def warn(self, lease: Lease, text: str) -> None:
         """Tell whoever opened the farm something about a leased device."""

@@ -1,8 +1,10 @@
 """The reference kernel of a farm: always the same work, so that its time tells of the device and of nothing else.
 
-It is timed when a device is first leased and after each latency. A device that is far slower than the fastest of its
-profile does not measure, and a time that moves between two latencies says that they do not compare. The library is
-compiled once per target elsewhere (this room knows no compiler) and handed to the farm.
+It is timed when a device is first leased, which is the device's level, and after each latency. A device that is far
+slower than the fastest of its profile does not measure, and a time away from the level says that two latencies do not
+compare. A level that has changed for good (a neighbour left, a governor stepped) becomes the new one after a few
+latencies, and is said once. The library is compiled once per target elsewhere (this room knows no compiler) and handed
+to the farm.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from tvm_mnas.devices.core.latency import change_text
 from tvm_mnas.devices.core.profile import DeviceProfile, TimingSettings
 from tvm_mnas.devices.farm.channel import WorkerReply, WorkerStatus
 from tvm_mnas.errors import DeviceLostError
@@ -26,6 +29,8 @@ FIRST_S = 20.0
 """What the first timing on a device may take, with the upload."""
 REST_S = 600.0
 """A device that was too slow is looked at again after this time: it may have been hot, or busy with something else."""
+LASTING = 3
+"""A change that this many latencies in a row agree on is the device's new level."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +44,7 @@ class Reference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReferenceTiming:
-    """What the reference kernel took on a device, and how much longer that is than at first, as a part of that time."""
+    """What the reference kernel took on a device, and how much longer that is than its level, as a part of that."""
 
     time_s: float
     change: float
@@ -77,7 +82,8 @@ class ReferenceWatch:
         self._profile = profile
         self._warn = on_warning
         self._lock = threading.Lock()
-        self._first_s: dict[str, float | None] = {}
+        self._level_s: dict[str, float | None] = {}
+        self._moved_s: dict[str, list[float]] = {}
         self._measured: set[str] = set()
         self._refused_at: dict[str, float] = {}
 
@@ -90,15 +96,15 @@ class ReferenceWatch:
             refused_at = self._refused_at.get(device.name, math.inf)
             if self._clock() - refused_at > REST_S:
                 del self._refused_at[device.name]
-                self._first_s.pop(device.name, None)
-            known = device.name in self._first_s
+                self._level_s.pop(device.name, None)
+            known = device.name in self._level_s
         if not known:
             try:
                 time_s = self._first_time_s(device)
             except DeviceLostError:
                 return False
             with self._lock:
-                self._first_s[device.name] = time_s
+                self._level_s[device.name] = time_s
             self._refuse_slow()
         if device.name in self._all_slow():
             return False
@@ -117,7 +123,7 @@ class ReferenceWatch:
 
     def _all_slow(self) -> dict[str, str]:
         with self._lock:
-            times_s = {name: time_s for name, time_s in self._first_s.items() if time_s is not None}
+            times_s = {name: time_s for name, time_s in self._level_s.items() if time_s is not None}
         if not times_s:
             return {}
         fastest = min(times_s, key=lambda name: times_s[name])
@@ -138,20 +144,49 @@ class ReferenceWatch:
         Raises DeviceLostError where the device hung or vanished.
         """
         with self._lock:
-            first_s = self._first_s.get(device.name)
-        if first_s is None:
+            level_s = self._level_s.get(device.name)
+        if level_s is None:
             return None
         least: ReferenceTiming | None = None
         for _ in range(self._reference.timing.attempts):
             now_s = self._time_s(device, deadline_s)
             if now_s is None:
                 return None
-            reading = ReferenceTiming(time_s=now_s, change=now_s / first_s - 1.0)
+            reading = ReferenceTiming(time_s=now_s, change=now_s / level_s - 1.0)
             if least is None or abs(reading.change) < abs(least.change):
                 least = reading
             if not least.moved(self._profile.timing.max_spread):
                 break
         return least
+
+    def keep(self, device: ReferenceDevice, reading: ReferenceTiming) -> ReferenceTiming:
+        """Remember the reading that a latency on this device got, and return it against the level as it is then.
+
+        `LASTING` readings in a row that moved, and agree within the spread that the profile allows, are the new level.
+        """
+        bound = self._profile.timing.max_spread
+        with self._lock:
+            level_s = self._level_s.get(device.name)
+            if level_s is None or not reading.moved(bound):
+                self._moved_s.pop(device.name, None)
+                return reading
+            moved_s = [*self._moved_s.get(device.name, ()), reading.time_s][-LASTING:]
+            self._moved_s[device.name] = moved_s
+            new_s = statistics.median(moved_s)
+            if len(moved_s) < LASTING or any(abs(one_s / new_s - 1.0) > bound for one_s in moved_s):
+                return reading
+            self._level_s[device.name] = new_s
+            del self._moved_s[device.name]
+        self.warn(device, f"{change_text(new_s / level_s - 1.0)}; that is its level from now on")
+        self._refuse_slow()
+        return ReferenceTiming(time_s=reading.time_s, change=reading.time_s / new_s - 1.0)
+
+    def levels_s(self) -> tuple[float, ...]:
+        """Return what the reference kernel takes on each device that measures, where it runs."""
+        slow = self._all_slow()
+        with self._lock:
+            levels_s = {name: time_s for name, time_s in self._level_s.items() if name not in slow}
+        return tuple(time_s for time_s in levels_s.values() if time_s is not None)
 
     def warn(self, device: ReferenceDevice, text: str) -> None:
         """Tell a person something about a device, by its name."""

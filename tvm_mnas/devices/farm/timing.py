@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -45,57 +45,81 @@ def measure(
     """Return the latency of a compiled network (`main`, one input of `input_shape` (N,C,H,W)).
 
     It is timed as the farm's profile says unless `timing` is given, and again while the spread is beyond
-    `max_spread` or the farm's reference kernel, timed right after it, is further than that from its first time,
-    `attempts` times at most; the calmest attempt counts. One that stays beyond is flagged (`Latency.noisy`,
+    `max_spread` or the farm's reference kernel, timed right after it, is further than that from its level, `attempts`
+    times at most; the calmest attempt counts. One that stays beyond is flagged (`Latency.noisy`,
     `Latency.drifted`) or, if noisy, with `when_noisy="raise"` a MeasurementError. So are times that are not above zero
     and errors of the network; DeviceLostError where the device hung, crashed or vanished: that may pass.
     `deadline_s` bounds upload and all attempts, in seconds; the input is random, drawn from `seed`.
     """
-    timing = timing if timing is not None else farm.profile.timing
-    inputs = np.random.default_rng(seed).standard_normal(tuple(input_shape)).astype(dtype)
-    best: _Attempt | None = None
-    with farm.lease(deadline_s=lease_deadline_s, hold_s=deadline_s) as lease:
-        left_s = _countdown(deadline_s)
-        _load(lease, artifact_path, inputs, left_s())
-        attempts = 0
-        while attempts < timing.attempts:
-            attempts += 1
-            attempt = _attempt(farm, lease, artifact_path, timing, left_s)
-            if best is None or attempt.rank(timing) < best.rank(timing):
-                best = attempt
-            if best.good(timing):
-                break
-        fingerprint = lease.fingerprint
-        assert best is not None
-        if best.drifted(timing):
-            assert best.reference is not None
-            farm.warn(
-                lease,
-                f"{change_text(best.reference.change)}; the latency measured there is flagged",
-            )
-    latency = Latency(
-        samples_ms=tuple(best.samples_ms),
-        device_key=farm.profile.key,
-        fingerprint=fingerprint.digest,
-        target=farm.profile.target,
-        tvm_version=tvm_version(),
-        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        emulated=farm.profile.emulated,
-        max_spread=timing.max_spread,
-        attempts=attempts,
-        coverage=coverage,
-        state_before=best.before,
-        state_after=best.after,
-        max_temperature_c=farm.profile.max_temperature_c,
-        reference_ms=None if best.reference is None else 1e3 * best.reference.time_s,
-        reference_change=None if best.reference is None else best.reference.change,
+    network = NetworkFile(
+        path=artifact_path, input_shape=tuple(input_shape), dtype=dtype, coverage=coverage
     )
-    if latency.noisy and when_noisy == "raise":
-        raise MeasurementError(
-            f"the spread of a latency must stay below {timing.max_spread:g}, not {latency.spread:.3f} after "
-            f"{attempts} attempts on {farm.profile.key!r}; quiet the device or raise max_spread in its profile"
+    with farm.lease(deadline_s=lease_deadline_s, hold_s=deadline_s) as lease:
+        return _measure(
+            network,
+            farm,
+            lease,
+            timing=timing if timing is not None else farm.profile.timing,
+            seed=seed,
+            left_s=_countdown(deadline_s),
+            when_noisy=when_noisy,
         )
-    return latency
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkFile:
+    """A compiled network on disk: `main` with one input of `input_shape` (N,C,H,W); and how well it is tuned."""
+
+    path: Path
+    input_shape: tuple[int, ...]
+    dtype: str = "float32"
+    coverage: Coverage = Coverage()  # noqa: RUF009 -- frozen
+
+
+def measure_in_turn(
+    networks: Sequence[NetworkFile],
+    farm: Farm,
+    *,
+    rounds: int,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    seed: int = 0,
+    deadline_s: float = 60.0,
+    lease_deadline_s: float = 60.0,
+) -> list[tuple[Latency, ...] | MeasurementError]:
+    """Return each network's latencies, one of each round, or why it has none; all in one session on one device.
+
+    They are timed one after another, `rounds` times: a slow minute falls on all alike, and no twin's speed is mixed in.
+    One that fails is not timed again. `on_progress` gets the measurements done and those planned; `deadline_s` is for
+    each of them.
+
+    Raises DeviceLostError where the device hung, crashed or vanished, and what a lease raises.
+    """
+    total = rounds * len(networks)
+    found: list[list[Latency] | MeasurementError] = [[] for _ in networks]
+    if not total:
+        return [() for _ in networks]
+    with farm.lease(deadline_s=lease_deadline_s, hold_s=total * deadline_s) as lease:
+        for turn in range(total):
+            at = turn % len(networks)
+            latencies = found[at]
+            on_progress(turn, total)
+            if isinstance(latencies, MeasurementError):
+                continue
+            try:
+                latency = _measure(
+                    networks[at],
+                    farm,
+                    lease,
+                    timing=farm.profile.timing,
+                    seed=seed,
+                    left_s=_countdown(deadline_s),
+                )
+            except MeasurementError as error:
+                found[at] = error
+            else:
+                latencies.append(latency)
+    on_progress(total, total)
+    return [one if isinstance(one, MeasurementError) else tuple(one) for one in found]
 
 
 def run_network(
@@ -128,6 +152,60 @@ def run_network(
             )
             outputs.append(_arrays(_checked(reply, artifact_path)))
     return tuple(np.concatenate(parts) for parts in zip(*outputs, strict=True))
+
+
+def _measure(
+    network: NetworkFile,
+    farm: Farm,
+    lease: Lease,
+    *,
+    timing: TimingSettings,
+    seed: int,
+    left_s: Callable[[], float],
+    when_noisy: Literal["flag", "raise"] = "flag",
+) -> Latency:
+    inputs = np.random.default_rng(seed).standard_normal(network.input_shape).astype(network.dtype)
+    _load(lease, network.path, inputs, left_s())
+    best: _Attempt | None = None
+    attempts = 0
+    while attempts < timing.attempts:
+        attempts += 1
+        attempt = _attempt(farm, lease, network.path, timing, left_s)
+        if best is None or attempt.rank(timing) < best.rank(timing):
+            best = attempt
+        if best.good(timing):
+            break
+    assert best is not None
+    if best.reference is not None:
+        best = replace(best, reference=farm.keep_reference(lease, best.reference))
+    if best.drifted(timing):
+        assert best.reference is not None
+        farm.warn(
+            lease, f"{change_text(best.reference.change)}; the latency measured there is flagged"
+        )
+    latency = Latency(
+        samples_ms=tuple(best.samples_ms),
+        device_key=farm.profile.key,
+        fingerprint=lease.fingerprint.digest,
+        target=farm.profile.target,
+        tvm_version=tvm_version(),
+        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        emulated=farm.profile.emulated,
+        max_spread=timing.max_spread,
+        attempts=attempts,
+        coverage=network.coverage,
+        state_before=best.before,
+        state_after=best.after,
+        max_temperature_c=farm.profile.max_temperature_c,
+        reference_ms=None if best.reference is None else 1e3 * best.reference.time_s,
+        reference_change=None if best.reference is None else best.reference.change,
+    )
+    if latency.noisy and when_noisy == "raise":
+        raise MeasurementError(
+            f"the spread of a latency must stay below {timing.max_spread:g}, not {latency.spread:.3f} after "
+            f"{attempts} attempts on {farm.profile.key!r}; quiet the device or raise max_spread in its profile"
+        )
+    return latency
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
