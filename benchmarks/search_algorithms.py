@@ -54,9 +54,9 @@ def search(
     """Search the landscape of `seed` with `algorithm` and return how it went."""
     import optuna
 
-    from tvm_mnas.search.algorithms import AlgorithmRequest, make_sampler
+    from tvm_mnas.search.algorithms.by_name import AlgorithmRequest, make_sampler
+    from tvm_mnas.search.algorithms.sampler import distributions_of
     from tvm_mnas.search.reward import Reward
-    from tvm_mnas.search.sampler import distributions_of
     from tvm_mnas.space.files import load_space
     from tvm_mnas.testing import SyntheticEvaluator
 

@@ -33,13 +33,13 @@ _EXPORTS = {
     "DataSplits": "tvm_mnas.training.splits",
     "memory_splits": "tvm_mnas.training.data",
     "ImageSet": "tvm_mnas.training.images",
-    "Algorithm": "tvm_mnas.search.algorithms",
-    "AlgorithmRequest": "tvm_mnas.search.algorithms",
+    "Algorithm": "tvm_mnas.search.algorithms.by_name",
+    "AlgorithmRequest": "tvm_mnas.search.algorithms.by_name",
     "Executor": "tvm_mnas.evaluation.executor",
     # Samplers for an Optuna study of one's own
-    "PPOSampler": "tvm_mnas.search.sampler",
-    "RegularizedEvolutionSampler": "tvm_mnas.search.evolution",
-    "distributions_of": "tvm_mnas.search.sampler",
+    "PPOSampler": "tvm_mnas.search.algorithms.sampler",
+    "RegularizedEvolutionSampler": "tvm_mnas.search.algorithms.evolution",
+    "distributions_of": "tvm_mnas.search.algorithms.sampler",
 }
 
 __all__ = [

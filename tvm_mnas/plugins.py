@@ -105,7 +105,7 @@ ALGORITHMS = Registry(
     "algorithm",
     "tvm_mnas.algorithms",
     {
-        name: f"tvm_mnas.search.algorithms:make_{name}"
+        name: f"tvm_mnas.search.algorithms.by_name:make_{name}"
         for name in ("ppo", "evolution", "random", "tpe", "nsga2")
     },
 )

@@ -19,7 +19,7 @@ from tvm_mnas.config import SearchConfig
 from tvm_mnas.devices.core.latency import Latency
 from tvm_mnas.errors import DeviceLostError, RunError, TrainingError, TvmMnasError
 from tvm_mnas.evaluation.results import Effort, Evaluation, Failure
-from tvm_mnas.search.algorithms import AlgorithmRequest, make_sampler
+from tvm_mnas.search.algorithms.by_name import AlgorithmRequest, make_sampler
 from tvm_mnas.search.loop import run_trials
 from tvm_mnas.search.run import RunDirectory, TrialRecord
 from tvm_mnas.space.architecture import Architecture
@@ -154,7 +154,7 @@ def controller_of(path: Path) -> tuple[dict[str, str], dict[str, bytes]] | None:
         return None
     from safetensors.torch import load_file
 
-    from tvm_mnas.search.ppo import read_metadata
+    from tvm_mnas.search.algorithms.ppo import read_metadata
 
     # The file's own bytes differ from one save to the next: safetensors shuffles the metadata.
     return read_metadata(file), {
@@ -375,7 +375,9 @@ def start_and_kill(path: Path, lines: int, delay_s: float) -> None:
     """Start a process that works on the run and `kill -9` it a moment after its journal has `lines` lines."""
     context = multiprocessing.get_context("forkserver")
     # Every process is a new one, but what takes seconds to import is imported once.
-    context.set_forkserver_preload(["tvm_mnas.search.ppo", "tvm_mnas.search.evolution"])
+    context.set_forkserver_preload(
+        ["tvm_mnas.search.algorithms.ppo", "tvm_mnas.search.algorithms.evolution"]
+    )
     process = context.Process(target=work, args=(str(path),))
     process.start()
     try:

@@ -55,7 +55,7 @@ def run_trials(
         DeviceError: if the device stays lost; what was finished is kept.
         RunError: if the study holds something that cannot be read, or is of another space.
     """
-    from tvm_mnas.search.sampler import PPOSampler, distributions_of
+    from tvm_mnas.search.algorithms.sampler import PPOSampler, distributions_of
 
     _check_space(run, space, study)
     distributions = distributions_of(space.decisions)

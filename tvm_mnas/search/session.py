@@ -21,7 +21,7 @@ from tvm_mnas.evaluation.results import Observer
 from tvm_mnas.evaluation.toolchain import Toolchain, ToolchainOptions, open_toolchain
 from tvm_mnas.evaluation.trainers import TrainTask, run_training, training_seed
 from tvm_mnas.plugins import EXECUTORS
-from tvm_mnas.search.algorithms import AlgorithmRequest, make_sampler
+from tvm_mnas.search.algorithms.by_name import AlgorithmRequest, make_sampler
 from tvm_mnas.search.export import export_network
 from tvm_mnas.search.loop import run_trials
 from tvm_mnas.search.result import SearchResult, pick_finalists

@@ -12,7 +12,7 @@ from tvm_mnas.errors import ConfigError, RecordsError
 from tvm_mnas.evaluation.trainers import Trainer
 from tvm_mnas.plugins import ALGORITHMS, SPACES, TRAINERS, Registry, reference_of
 from tvm_mnas.processes import ensure_home
-from tvm_mnas.search.algorithms import Algorithm
+from tvm_mnas.search.algorithms.by_name import Algorithm
 from tvm_mnas.search.result import SearchResult
 from tvm_mnas.search.run import RunDirectory, TrialRecord
 from tvm_mnas.search.session import SearchObserver, Session

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from tvm_mnas.errors import ConfigError, RunError
-from tvm_mnas.search.controller import Controller
-from tvm_mnas.search.ppo import PPO, PPOSettings, clipped_objective, read_metadata
+from tvm_mnas.search.algorithms.controller import Controller
+from tvm_mnas.search.algorithms.ppo import PPO, PPOSettings, clipped_objective, read_metadata
 
 CHOICES = (3, 2, 4)
 SMALL = PPOSettings(hidden_size=8, epochs=3)

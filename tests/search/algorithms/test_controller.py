@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tvm_mnas.errors import ConfigError
-from tvm_mnas.search.controller import Controller
+from tvm_mnas.search.algorithms.controller import Controller
 
 CHOICES = (4, 2, 3)
 

@@ -19,8 +19,8 @@ from optuna.trial import TrialState
 from tvm_mnas import PPOSampler, RegularizedEvolutionSampler, distributions_of
 from tvm_mnas.errors import ConfigError
 from tvm_mnas.plugins import ALGORITHMS
-from tvm_mnas.search.algorithms import AlgorithmRequest, make_sampler
-from tvm_mnas.search.ppo import PPOSettings
+from tvm_mnas.search.algorithms.by_name import AlgorithmRequest, make_sampler
+from tvm_mnas.search.algorithms.ppo import PPOSettings
 from tvm_mnas.search.reward import Reward
 from tvm_mnas.space.space import Decision
 

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from tvm_mnas.errors import ConfigError, RunError
 from tvm_mnas.files import atomic_write
-from tvm_mnas.search.controller import Controller, one_thread
+from tvm_mnas.search.algorithms.controller import Controller, one_thread
 
 _ADAM_KEYS = ("step", "exp_avg", "exp_avg_sq")
 _ROUNDING = 1e-7

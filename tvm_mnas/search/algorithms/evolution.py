@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from optuna.study import Study
 
 from tvm_mnas.errors import ConfigError
+from tvm_mnas.search.algorithms.sampler import BatchSampler, Observation
 from tvm_mnas.search.reward import Reward
-from tvm_mnas.search.sampler import BatchSampler, Observation
 from tvm_mnas.space.space import Decision
 
 if TYPE_CHECKING:

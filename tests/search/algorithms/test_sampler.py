@@ -16,10 +16,10 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from tvm_mnas.errors import CandidateError, ConfigError
-from tvm_mnas.search.evolution import RegularizedEvolutionSampler, UniformSampler
-from tvm_mnas.search.ppo import PPOSettings
+from tvm_mnas.search.algorithms.evolution import RegularizedEvolutionSampler, UniformSampler
+from tvm_mnas.search.algorithms.ppo import PPOSettings
+from tvm_mnas.search.algorithms.sampler import BatchSampler, PPOSampler, distributions_of, tokens_of
 from tvm_mnas.search.reward import Reward
-from tvm_mnas.search.sampler import BatchSampler, PPOSampler, distributions_of, tokens_of
 from tvm_mnas.space.space import Decision
 from tvm_mnas.testing import SyntheticEvaluator
 
@@ -241,7 +241,7 @@ def test_a_checkpoint_spares_the_replay(tmp_path: Path, monkeypatch: pytest.Monk
     def no_update(self: object, *arguments: object) -> None:
         raise AssertionError("the checkpoint holds every update")
 
-    monkeypatch.setattr("tvm_mnas.search.ppo.PPO.update", no_update)
+    monkeypatch.setattr("tvm_mnas.search.algorithms.ppo.PPO.update", no_update)
     again = ppo_sampler(checkpoint)
     assert again.catch_up(open_study(tmp_path / "study.log", again)) == TRIALS // BATCH
     assert_same({n: t.clone() for n, t in again.ppo.tensors().items()}, expected)
@@ -388,7 +388,7 @@ def test_a_trial_that_never_ends_is_named_in_a_warning(caplog: pytest.LogCapture
     sampler = PPOSampler(DECISIONS, seed=0, batch_size=1, settings=SETTINGS)
     study = optuna.create_study(direction="maximize", sampler=sampler)
     study.ask()
-    with caplog.at_level(logging.WARNING, logger="tvm_mnas.search.sampler"):
+    with caplog.at_level(logging.WARNING, logger="tvm_mnas.search.algorithms.sampler"):
         for _ in range(8):
             study.tell(study.ask(dict(distributions_of(DECISIONS))), 1.0)
     assert [record.getMessage().split(" is ")[0] for record in caplog.records] == ["trial 0"]

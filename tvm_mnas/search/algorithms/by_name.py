@@ -14,13 +14,13 @@ from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 
 from tvm_mnas.errors import ConfigError
 from tvm_mnas.plugins import ALGORITHMS
-from tvm_mnas.search.evolution import RegularizedEvolutionSampler, UniformSampler
+from tvm_mnas.search.algorithms.evolution import RegularizedEvolutionSampler, UniformSampler
+from tvm_mnas.search.algorithms.sampler import PPOSampler
 from tvm_mnas.search.reward import Reward
-from tvm_mnas.search.sampler import PPOSampler
 from tvm_mnas.space.space import Decision
 
 if TYPE_CHECKING:
-    from tvm_mnas.search.ppo import PPOSettings
+    from tvm_mnas.search.algorithms.ppo import PPOSettings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,7 +50,7 @@ from tvm_mnas.search.reward import Reward
 from tvm_mnas.space.space import Decision
 
 if TYPE_CHECKING:
-    from tvm_mnas.search.ppo import PPO, PPOSettings, UpdateReport
+    from tvm_mnas.search.algorithms.ppo import PPO, PPOSettings, UpdateReport
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -273,7 +273,7 @@ class PPOSampler(BatchSampler):
     def ppo(self) -> PPO:
         """The controller as of the last trial sampled, or as of `catch_up`."""
         if self._ppo is None:
-            from tvm_mnas.search.ppo import PPO, PPOSettings
+            from tvm_mnas.search.algorithms.ppo import PPO, PPOSettings
 
             self._settings = self._settings or PPOSettings()
             choices = [len(decision.choices) for decision in self.decisions]
@@ -327,7 +327,7 @@ class PPOSampler(BatchSampler):
         """Load the checkpoint where it is one of this very history."""
         if self._checkpoint is None or not self._checkpoint.exists():
             return
-        from tvm_mnas.search.ppo import read_metadata
+        from tvm_mnas.search.algorithms.ppo import read_metadata
 
         digest = ""
         try:
