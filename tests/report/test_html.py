@@ -165,6 +165,14 @@ def test_times_of_a_device_that_changed_are_labelled() -> None:
     assert "than before" not in text
 
 
+def test_what_was_measured_again_says_so_with_its_first_latency() -> None:
+    (architecture,) = sample_architectures(1)
+    record = make_success(0, architecture, 0.7, make_latency(0.05))
+    again = replace(record, first_latency=make_latency(0.0725))
+    assert "measured again (0.0725 ms at first)" in make_page([again]).text
+    assert "measured again" not in make_page([record]).text
+
+
 def test_latencies_that_do_not_compare_are_called_out() -> None:
     a, b = sample_architectures(2)
     one = make_success(0, a, 0.7, make_latency(0.05))

@@ -91,6 +91,7 @@ def test_a_candidate_row_has_units_and_reads_back() -> None:
     assert row.accuracy_error_percent == pytest.approx(100 * (0.75 * 0.25 / 2000) ** 0.5)
     assert row.latency_ms == 0.05
     assert row.spread_percent == pytest.approx(2.0)
+    assert row.first_latency_ms is None
     assert row.reward == REWARD(0.75, 0.05)
     assert (row.parameters, row.mult_adds) == (cost.parameters, cost.mult_adds)
     assert Architecture.parse(row.architecture) == architecture

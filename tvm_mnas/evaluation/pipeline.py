@@ -26,6 +26,7 @@ from tvm_mnas.space.candidate import Candidate
 if TYPE_CHECKING:
     from torch import nn
 
+    from tvm_mnas.compiler.build.artifact import CompiledArtifact
     from tvm_mnas.compiler.core.kernel import LoweredNetwork
     from tvm_mnas.training.accuracy import Accuracy
 
@@ -82,6 +83,19 @@ class CandidatePipeline:
         for done, candidate in enumerate(lowered):
             self.observer.stage("measuring", done, len(lowered))
             yield self._measure(candidate)
+
+    def compile(self, architecture: Candidate) -> CompiledArtifact:
+        """Return a candidate's network compiled once more, to be measured again; the file is the caller's to remove.
+
+        Raises:
+            CandidateError: if it cannot be lowered or compiled.
+            DeviceError: if the device stays lost, and kernels have to be tuned since their records are gone.
+        """
+        candidate = _Candidate(0, architecture)
+        self._lower(candidate)
+        assert candidate.lowered is not None
+        self._tune([candidate])
+        return self.toolchain.compile(candidate.lowered, self.artifacts / f"{architecture.id}.so")
 
     def _train(
         self, candidates: Sequence[_Candidate]

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from tvm_mnas.devices.core.profile import DeviceProfile
     from tvm_mnas.devices.farm.farm import Farm
     from tvm_mnas.devices.farm.reference import Reference
-    from tvm_mnas.devices.farm.timing import NetworkFile
 
 DEVICE_ATTEMPTS = 3
 """How often work is given to the device again after the device, not the work, failed."""
@@ -237,18 +236,10 @@ class Toolchain:
             MeasurementError: if the times make no sense.
             DeviceError: if the device stays lost.
         """
-        from tvm_mnas.devices.farm.timing import measure
-
-        network = _network_file(artifact)
-        return _retried(
-            lambda: measure(
-                network.path,
-                network.input_shape,
-                self.farm,
-                coverage=network.coverage,
-                dtype=network.dtype,
-            )
-        )
+        (found,) = self.measure_in_turn([artifact], rounds=1)
+        if isinstance(found, MeasurementError):
+            raise found
+        return found[0]
 
     def measure_in_turn(
         self,
@@ -262,9 +253,23 @@ class Toolchain:
         Raises:
             DeviceError: if the device stays lost.
         """
-        from tvm_mnas.devices.farm.timing import measure_in_turn
+        from tvm_mnas.devices.core.latency import Coverage
+        from tvm_mnas.devices.farm.timing import NetworkFile, measure_in_turn
 
-        networks = [_network_file(artifact) for artifact in artifacts]
+        networks = [
+            NetworkFile(
+                path=artifact.path,
+                input_shape=artifact.input_shape,
+                dtype=artifact.input_dtype,
+                coverage=Coverage(
+                    kernels=artifact.kernels,
+                    tuned_kernels=artifact.tuned_kernels,
+                    schedules=artifact.schedules,
+                    tuned_share=artifact.tuned_share,
+                ),
+            )
+            for artifact in artifacts
+        ]
         return _retried(
             lambda: measure_in_turn(networks, self.farm, rounds=rounds, on_progress=on_progress)
         )
@@ -354,11 +359,7 @@ def open_scratch_toolchain(
     with (
         tempfile.TemporaryDirectory(prefix="tvm-mnas-") as name,
         open_toolchain(
-            profile,
-            options,
-            logs=Path(name),
-            scratch=Path(name),
-            on_warning=on_warning,
+            profile, options, logs=Path(name), scratch=Path(name), on_warning=on_warning
         ) as toolchain,
     ):
         yield toolchain, Path(name)
@@ -388,23 +389,6 @@ def _borrowed_cores(profile: DeviceProfile) -> list[int]:
     if not profile.is_local or profile.core is None:
         return []
     return [] if profile.core in _building_cores(profile) else [profile.core]
-
-
-def _network_file(artifact: CompiledArtifact) -> NetworkFile:
-    from tvm_mnas.devices.core.latency import Coverage
-    from tvm_mnas.devices.farm.timing import NetworkFile
-
-    return NetworkFile(
-        path=artifact.path,
-        input_shape=artifact.input_shape,
-        dtype=artifact.input_dtype,
-        coverage=Coverage(
-            kernels=artifact.kernels,
-            tuned_kernels=artifact.tuned_kernels,
-            schedules=artifact.schedules,
-            tuned_share=artifact.tuned_share,
-        ),
-    )
 
 
 def _retried(work: Callable[[], _Result]) -> _Result:

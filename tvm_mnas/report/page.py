@@ -360,7 +360,9 @@ def _show_accuracy(row: CandidateRow) -> str:
 
 def _show_spread(row: CandidateRow) -> str:
     warnings = "".join(f", {warning}" for warning in row.warnings)
-    return f"{row.spread_percent:.1f}%{' noisy' if row.noisy else ''}{warnings}"
+    first_ms = row.first_latency_ms
+    again = "" if first_ms is None else f", measured again ({_show_ms(first_ms)} at first)"
+    return f"{row.spread_percent:.1f}%{' noisy' if row.noisy else ''}{warnings}{again}"
 
 
 def _show_untuned(row: CandidateRow) -> str:

@@ -40,7 +40,8 @@ class CandidateRow:
     `accuracy_error_percent` is the standard error from the number of images alone, `spread_percent` the
     interquartile range of the samples over their median; `noisy` says that it stayed beyond the profile's bound,
     `untuned_percent` how much of the run time is in kernels without a record, None where unknown, `warnings` why the
-    latency may not be the device's usual one: its clock, its heat, its reference kernel.
+    latency may not be the device's usual one: its clock, its heat, its reference kernel. `first_latency_ms` is what the
+    search learned from, where the candidate was measured again after it.
     """
 
     trial: int
@@ -48,6 +49,7 @@ class CandidateRow:
     accuracy_percent: float
     accuracy_error_percent: float
     latency_ms: float
+    first_latency_ms: float | None
     spread_percent: float
     noisy: bool
     emulated: bool
@@ -190,6 +192,7 @@ def candidate_row(record: TrialRecord) -> CandidateRow:
         accuracy_percent=100.0 * accuracy.top1,
         accuracy_error_percent=100.0 * accuracy.standard_error,
         latency_ms=latency.latency_ms,
+        first_latency_ms=None if record.first_latency is None else record.first_latency.latency_ms,
         spread_percent=100.0 * latency.spread,
         noisy=latency.noisy,
         emulated=latency.emulated,

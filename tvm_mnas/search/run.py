@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tvm_mnas.config import SearchConfig, read_settings
+from tvm_mnas.devices.core.latency import Latency
 from tvm_mnas.errors import ConfigError, RunError, TvmMnasError, raise_if_foreign
 from tvm_mnas.evaluation.results import Evaluation
 from tvm_mnas.files import atomic_write, atomic_write_text
@@ -40,17 +41,24 @@ _RENAMED = {"trials_per_kernel": "schedules_per_kernel"}
 EVALUATION_ATTRIBUTE = "evaluation"
 SPACE_ATTRIBUTE = "space_fingerprint"
 REPEATS_ATTRIBUTE = "repeats_trial"
+_LATENCY_AGAIN = "latency_again:"
+"""Begins the names of the study's attributes with the newest latency of a trial, which follows the colon."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrialRecord:
     """One finished trial: its number, its evaluation, its reward (None if it failed), and the trial whose
-    evaluation it repeats because the architecture was met before (None if it is the first)."""
+    evaluation it repeats because the architecture was met before (None if it is the first).
+
+    Evaluation and reward are of the newest latency. Where the candidate was measured again after the trials,
+    `first_latency` is the one that the trial was told with.
+    """
 
     number: int
     evaluation: Evaluation
     reward: float | None
     repeats: int | None
+    first_latency: Latency | None = None
 
 
 @dataclass(frozen=True)
@@ -228,16 +236,36 @@ class RunDirectory:
                     f"{self.path}: a finished trial has an evaluation, and trial {trial.number} "
                     f"has none; restore study.journal from a copy, or start a new search"
                 )
+            repeats = trial.user_attrs.get(REPEATS_ATTRIBUTE)
+            first = evaluation.latency
+            newest = self._newest_latency(study, trial.number if repeats is None else repeats)
+            if newest is not None:
+                evaluation = replace(evaluation, latency=newest)
             objectives = evaluation.objectives
             records.append(
                 TrialRecord(
                     number=trial.number,
                     evaluation=evaluation,
                     reward=None if objectives is None else self.reward(*objectives),
-                    repeats=trial.user_attrs.get(REPEATS_ATTRIBUTE),
+                    repeats=repeats,
+                    first_latency=None if newest is None else first,
                 )
             )
         return tuple(records)
+
+    def keep_latency(self, study: optuna.Study, number: int, latency: Latency) -> None:
+        """Keep a newer latency of the candidate that trial `number` met first; hold the run's lock."""
+        study.set_user_attr(f"{_LATENCY_AGAIN}{number}", latency.to_dict())
+
+    def _newest_latency(self, study: optuna.Study, number: int) -> Latency | None:
+        values = study.user_attrs.get(f"{_LATENCY_AGAIN}{number}")
+        try:
+            return None if values is None else Latency.from_dict(values)
+        except (AttributeError, TypeError, ValueError, TvmMnasError) as error:
+            raise RunError(
+                f"{self.path}: the newest latency of trial {number} cannot be read "
+                f"({type(error).__name__}: {error}); restore study.journal from a copy"
+            ) from error
 
 
 def read_evaluation(trial: optuna.trial.FrozenTrial, path: Path) -> Evaluation | None:

@@ -23,6 +23,7 @@ from tvm_mnas.evaluation.trainers import TrainTask, run_training, training_seed
 from tvm_mnas.plugins import EXECUTORS
 from tvm_mnas.search.algorithms.by_name import AlgorithmRequest, make_sampler
 from tvm_mnas.search.export import export_network
+from tvm_mnas.search.finals import settle_latencies, time_finalists
 from tvm_mnas.search.loop import run_trials
 from tvm_mnas.search.result import SearchResult, pick_finalists
 from tvm_mnas.search.run import RunDirectory, TrialRecord
@@ -105,7 +106,7 @@ class Session:
             finished = self._finished_export(records)
             if finished is not None:
                 return finished
-            return self._finish(records, toolchain, executor, observer)
+            return self._finish(pipeline, observer)
 
     def pick(self, trial: int | None) -> TrialRecord:
         """Return the finished trial with this number, or the one with the highest reward.
@@ -159,30 +160,29 @@ class Session:
                 raise outcome
             return self._export(record, directory, steps, toolchain, observer)
 
-    def _finish(
-        self,
-        records: tuple[TrialRecord, ...],
-        toolchain: Toolchain,
-        executor: Executor,
-        observer: SearchObserver,
-    ) -> SearchResult:
-        finalists = pick_finalists(records, self.directory.config.finalists)
-        scored: list[tuple[float, TrialRecord]] = []
-        for record, error in self._retrain(finalists, None, executor, observer):
+    def _finish(self, pipeline: CandidatePipeline, observer: SearchObserver) -> SearchResult:
+        run, toolchain = self.directory, pipeline.toolchain
+        finalists = pick_finalists(
+            settle_latencies(run, self.study, pipeline), run.config.finalists
+        )
+        retrained: list[TrialRecord] = []
+        for record, error in self._retrain(finalists, None, pipeline.executor, observer):
             if error is not None:
                 observer.note(f"finalist of trial {record.number} failed: {error}")
                 continue
-            scored.append((self._final_reward(record), record))
-        for _, record in sorted(scored, key=lambda item: (-item[0], item[1].number)):
-            best = self.directory.path / "best"
+            retrained.append(record)
+        timed = time_finalists(run, self.study, pipeline, retrained)
+        records = run.trials(self.study)
+        for record in sorted(timed, key=lambda one: (-self._final_reward(one), one.number)):
+            best = run.path / "best"
             shutil.rmtree(best, ignore_errors=True)
             try:
                 manifest = self._export(record, best, None, toolchain, observer)
             except CandidateError as error:
                 observer.note(f"finalist of trial {record.number} failed: {error}")
                 continue
-            return SearchResult(self.directory.path, records, record, best, manifest)
-        return SearchResult(self.directory.path, records, None, None, None)
+            return SearchResult(run.path, records, record, best, manifest)
+        return SearchResult(run.path, records, None, None, None)
 
     def _finished_export(self, records: tuple[TrialRecord, ...]) -> SearchResult | None:
         """Return the result of a search whose best network was exported already."""
