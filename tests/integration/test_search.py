@@ -182,6 +182,17 @@ def test_every_candidate_was_trained_tuned_and_measured(finished: Finished) -> N
 
 
 @pytest.mark.slow
+def test_finalists_were_timed_again_side_by_side(finished: Finished) -> None:
+    records = RunDirectory.open(finished.run).finished_trials()
+    again = [r for r in records if r.first_latency is not None and r.repeats is None]
+    assert len(again) >= 2
+    assert finished.output["best_trial"] in [record.number for record in again]
+    for record in again:
+        assert record.evaluation.latency is not None and record.first_latency is not None
+        assert record.evaluation.latency.measured_at >= record.first_latency.measured_at
+        assert record.evaluation.latency.samples_ms != record.first_latency.samples_ms
+
+
 def test_resuming_a_finished_search_changes_nothing(finished: Finished) -> None:
     before = {path.name: path.stat().st_mtime_ns for path in finished.best.iterdir()}
     again = _search(finished.directory, "--resume", "run")
