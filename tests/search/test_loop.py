@@ -20,6 +20,7 @@ from tvm_mnas.devices.core.latency import Latency
 from tvm_mnas.errors import DeviceLostError, RunError, TrainingError, TvmMnasError
 from tvm_mnas.evaluation.results import Effort, Evaluation, Failure
 from tvm_mnas.search.algorithms.by_name import AlgorithmRequest, make_sampler
+from tvm_mnas.search.algorithms.sampler import CANDIDATE_FAULT
 from tvm_mnas.search.loop import run_trials
 from tvm_mnas.search.run import RunDirectory, TrialRecord
 from tvm_mnas.space.architecture import Architecture
@@ -445,7 +446,8 @@ def test_a_candidate_met_again_is_not_evaluated_again(tiny: str, tmp_path: Path)
     first: dict[str, TrialRecord] = {}
     for record in records:
         first.setdefault(record.evaluation.architecture.id, record)
-    assert sorted(used.calls) == sorted(first), "each once"
+    failed = [id for id, record in first.items() if record.reward is None]
+    assert sorted(used.calls) == sorted([*first, *failed]), "each once, those that failed twice"
     repeats = [record for record in records if record.repeats is not None]
     assert len(repeats) == len(records) - len(first)
     for record in repeats:
@@ -484,7 +486,51 @@ def test_a_candidate_met_again_after_a_resume_is_not_evaluated_again(
             go_on(run.path, Counting, on_trial=stop)
     go_on(run.path, Counting)
     assert_equal_runs(run.path, expected.path)
-    assert sorted(calls) == sorted(set(calls))
+    failed = {r.evaluation.architecture.id for r in run.finished_trials() if r.reward is None}
+    for candidate in set(calls) - failed:
+        assert calls.count(candidate) == 1
+    # Ended between its attempts, a candidate is as one that was never tried.
+    assert all(2 <= calls.count(candidate) <= 3 for candidate in failed)
+
+
+def test_a_failure_is_told_after_a_second_attempt_and_a_success_there_counts(
+    tiny: str, tmp_path: Path
+) -> None:
+    run = new_run(tmp_path / "run", space=tiny, algorithm="random", trials=8)
+
+    class Moody(Synthetic):
+        """At its first attempt everything fails, and half of it at the second."""
+
+        def __init__(self, space: SearchSpace) -> None:
+            super().__init__(space, failure_rate=0.5)
+            self.rounds: list[list[str]] = []
+
+        def evaluate(
+            self, architectures: Sequence[Architecture]
+        ) -> Iterator[tuple[int, Evaluation]]:
+            self.rounds.append([architecture.id for architecture in architectures])
+            if len(self.rounds) % 2 == 0:
+                yield from super().evaluate(architectures)
+                return
+            for index, architecture in enumerate(architectures):
+                failure = Failure("compiling", "BuildError", "the linker was killed")
+                effort = Effort(training_s=3.0, compiling_s=2.0, kernels=12, kernels_tuned=5)
+                yield index, Evaluation.failed(architecture, failure, effort)
+
+    used = go_on(run.path, Moody)
+    assert isinstance(used, Moody)
+    assert used.rounds[0::2] == used.rounds[1::2]
+    records = [record for record in run.finished_trials() if record.repeats is None]
+    assert {record.reward is None for record in records} == {True, False}
+    for record in records:
+        failure, effort = record.evaluation.failure, record.evaluation.effort
+        if failure is None:
+            assert effort == Effort(training_s=7.0, compiling_s=2.0, kernels=12, kernels_tuned=5)
+        else:
+            assert failure.stage == "training"
+            assert (effort.training_s, effort.compiling_s) == (4.0, 2.0)
+    for trial in run.study().get_trials():
+        assert (trial.user_attrs.get(CANDIDATE_FAULT) is True) is (trial.state == TrialState.FAIL)
 
 
 def test_repeats_survive_a_crash_at_any_write(

@@ -7,7 +7,7 @@ candidate has a `Failure` and never a number, so that no failure can become a re
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 from tvm_mnas.devices.core.latency import Latency
@@ -67,6 +67,18 @@ class Effort:
     kernel_calls: int | None = None
     kernels_us: float | None = None
     moved_bytes: int | None = None
+
+    def plus(self, later: Effort) -> Effort:
+        """Return the effort of two attempts at one candidate, of which `later` says what the network is."""
+        return replace(
+            later,
+            training_s=self.training_s + later.training_s,
+            tuning_s=self.tuning_s + later.tuning_s,
+            compiling_s=self.compiling_s + later.compiling_s,
+            measuring_s=self.measuring_s + later.measuring_s,
+            kernels_tuned=self.kernels_tuned + later.kernels_tuned,
+            schedules_measured=self.schedules_measured + later.schedules_measured,
+        )
 
 
 @dataclass(frozen=True, slots=True)

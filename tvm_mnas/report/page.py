@@ -259,7 +259,10 @@ def _failure_section(records: Sequence[TrialRecord]) -> Section | None:
         Column("reason", "reason", number=False),
         Column("trials", "trials", _show_trials, number=False),
     )
-    note = "A failed candidate has no reward at all, so it teaches the controller nothing."
+    note = (
+        "A failed candidate has no reward. One that failed twice by its own fault teaches the controller the lowest "
+        "reward of its batch."
+    )
     return Section(
         "Failures", (Paragraph(note, "note"), make_table(columns, [asdict(row) for row in rows]))
     )

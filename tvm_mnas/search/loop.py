@@ -1,14 +1,15 @@
 """The sample-evaluate-update loop (paper, "Search Algorithm"), as ask and tell on an Optuna study.
 
 Trials go in batches by number: a batch is asked, its new architectures are evaluated, each trial is told as soon
-as its evaluation is there, and the sampler learns once the batch is full. All state is in the study, so going on
-after a `kill -9` is the same as starting: trials that were running are taken up again under their own numbers.
+as its evaluation is there, and the sampler learns once the batch is full. A candidate that fails gets a second
+attempt first: what fails twice is its own fault, and teaches the sampler as such. All state is in the study, so going
+on after a `kill -9` is the same as starting: trials that were running are taken up again under their own numbers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tvm_mnas.errors import RunError
@@ -48,8 +49,8 @@ def run_trials(
 ) -> None:
     """Bring `study` to the number of finished trials that the run's configuration asks for.
 
-    Each architecture is evaluated once; a trial that meets it again gets the same evaluation. `on_trial` is
-    called for each trial that finishes here.
+    Each architecture is evaluated once, or twice if it fails; a trial that meets it again gets the same evaluation.
+    `on_trial` is called for each trial that finishes here.
 
     Raises:
         DeviceError: if the device stays lost; what was finished is kept.
@@ -71,8 +72,16 @@ def run_trials(
         batch = _Batch(run, study, pending, known, on_trial)
         batch.tell_known()
         fresh = batch.unknown()
+        failed: dict[str, Evaluation] = {}
         for index, evaluation in evaluator.evaluate(fresh):
-            batch.learn(fresh[index], evaluation)
+            if evaluation.failure is None:
+                batch.learn(fresh[index], evaluation)
+            else:
+                failed[fresh[index].id] = evaluation
+        again = [candidate for candidate in fresh if candidate.id in failed]
+        for index, evaluation in evaluator.evaluate(again) if again else ():
+            effort = failed[again[index].id].effort.plus(evaluation.effort)
+            batch.learn(again[index], replace(evaluation, effort=effort))
         if left := batch.unknown():
             raise RunError(
                 f"an evaluator evaluates every candidate that it is given, and {left[0].id} was left "
@@ -115,6 +124,8 @@ class _Batch:
     def _finish(self, trial: optuna.Trial, entry: _Known) -> None:
         import optuna
 
+        from tvm_mnas.search.algorithms.sampler import CANDIDATE_FAULT
+
         evaluation = entry.evaluation
         repeats = entry.number if entry.number != trial.number else None
         trial.set_user_attr(EVALUATION_ATTRIBUTE, evaluation.to_json())
@@ -122,6 +133,7 @@ class _Batch:
             trial.set_user_attr(REPEATS_ATTRIBUTE, repeats)
         objectives = evaluation.objectives
         if objectives is None:
+            trial.set_user_attr(CANDIDATE_FAULT, True)
             self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
         else:
             self.study.tell(trial, objectives)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections import Counter
+from dataclasses import replace
 
 import optuna
 import pytest
@@ -78,6 +79,14 @@ def test_failed_trials_are_not_members_and_until_there_are_enough_trials_are_ran
     member = Observation((1, 1, 1, 1, 1), 0.5)
     four = [None, member, None, member, member, None, member]
     assert all(_distance(sampler.propose(n, four), member.tokens) == 1 for n in range(20))
+
+
+def test_a_failed_candidate_that_teaches_the_controller_is_no_member_either() -> None:
+    sampler = RegularizedEvolutionSampler(DECISIONS, seed=3, population=8, tournament=8)
+    members = [one for one in _history(8) if one is not None]
+    assert len(members) == 8
+    failed = [replace(one, reward=1e9, failed=True) for one in members]
+    assert sampler.propose(20, [*members, *failed]) == sampler.propose(20, members)
 
 
 def test_random_search_draws_every_architecture_alike() -> None:

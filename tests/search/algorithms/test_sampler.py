@@ -18,8 +18,15 @@ from optuna.trial import TrialState
 from tvm_mnas.errors import CandidateError, ConfigError
 from tvm_mnas.search.algorithms.evolution import RegularizedEvolutionSampler, UniformSampler
 from tvm_mnas.search.algorithms.ppo import PPOSettings
-from tvm_mnas.search.algorithms.sampler import BatchSampler, PPOSampler, distributions_of, tokens_of
+from tvm_mnas.search.algorithms.sampler import (
+    CANDIDATE_FAULT,
+    BatchSampler,
+    PPOSampler,
+    distributions_of,
+    tokens_of,
+)
 from tvm_mnas.search.reward import Reward
+from tvm_mnas.space.files import load_space
 from tvm_mnas.space.space import Decision
 from tvm_mnas.testing import SyntheticEvaluator
 
@@ -102,6 +109,7 @@ def search(
             try:
                 result = EVALUATOR.evaluate(tokens)
             except CandidateError:
+                trial.set_user_attr(CANDIDATE_FAULT, True)
                 study.tell(trial, state=TrialState.FAIL)
             else:
                 study.tell(trial, [result.accuracy, result.latency_ms])
@@ -435,6 +443,68 @@ def test_failed_pruned_and_foreign_trials_count_but_teach_nothing() -> None:
     assert taught[0].reward == REWARD(0.7, 60.0)
     assert sampler.last_update is not None
     assert sampler.last_update.samples == 2
+
+
+def test_a_candidate_that_failed_by_its_own_fault_teaches_the_worst_known_reward() -> None:
+    """The lowest of its batch, else the lowest so far, else nothing."""
+    sampler = ppo_sampler()
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+    fault, lost = "candidate", "device"
+    batches: list[list[float | str]] = [
+        [fault, fault, lost, fault],
+        [0.5, fault, 0.3, lost],
+        [0.6, 0.4, fault, fault],
+        [fault, lost, fault, fault],
+    ]
+    for batch in batches:
+        for outcome in batch:
+            trial = study.ask(fixed_distributions=dict(distributions_of(DECISIONS)))
+            if isinstance(outcome, float):
+                study.tell(trial, [outcome, 80.0])
+                continue
+            trial.set_user_attr(CANDIDATE_FAULT, outcome == fault)
+            study.tell(trial, state=TrialState.FAIL)
+    taught = [
+        None if observation is None else (observation.reward, observation.failed)
+        for observation in sampler.history(study)
+    ]
+    assert taught == [
+        *[None, None, None, None],
+        *[(0.5, False), (0.3, True), (0.3, False), None],
+        *[(0.6, False), (0.4, False), (0.4, True), (0.4, True)],
+        *[(0.3, True), None, (0.3, True), (0.3, True)],
+    ]
+    assert sampler.catch_up(study) == 4
+    assert sampler.last_update is not None
+    assert sampler.last_update.samples == 3
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_the_controller_turns_away_from_what_fails(seed: int) -> None:
+    """Larger networks are more accurate and, beyond a limit below the target, fail."""
+    decisions = load_space("mnasnet").decisions
+    evaluator = SyntheticEvaluator(decisions, seed=seed)
+    reward = Reward.hard(150.0)
+    shares: dict[bool, float] = {}
+    for told in (True, False):
+        study = optuna.create_study(
+            directions=["maximize", "minimize"],
+            sampler=PPOSampler(decisions, reward=reward, seed=seed, batch_size=16),
+        )
+        failed: list[bool] = []
+        for _ in range(320):
+            trial = study.ask(fixed_distributions=dict(distributions_of(decisions)))
+            tokens = tokens_of(study.get_trials(deepcopy=False)[trial.number], decisions)
+            assert tokens is not None
+            result = evaluator.evaluate(tokens)
+            failed.append(result.latency_ms > 105.0)
+            if failed[-1]:
+                trial.set_user_attr(CANDIDATE_FAULT, told)
+                study.tell(trial, state=TrialState.FAIL)
+            else:
+                study.tell(trial, [result.accuracy, result.latency_ms])
+        shares[told] = sum(failed[-96:]) / 96
+    assert shares[True] < 0.2 < shares[False]
 
 
 def test_a_value_that_is_no_accuracy_is_refused_as_it_is_told_and_teaches_nothing() -> None:

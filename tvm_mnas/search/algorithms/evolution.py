@@ -73,7 +73,7 @@ class RegularizedEvolutionSampler(BatchSampler):
         rng = self.trial_rng(number)
         alive: list[Observation] = []
         for observation in reversed(history):
-            if observation is not None:
+            if observation is not None and not observation.failed:
                 alive.append(observation)
             if len(alive) == self.population:
                 break

@@ -21,9 +21,13 @@ belongs to this study's history.
 
 This holds where a batch is asked only after the batch before it is finished, as `search/loop.py`
 does. Asked earlier (`n_jobs`, several processes), a trial is sampled from the newest controller
-whose batches are complete: a good search too, but what was newest is not repeatable. A trial that
-failed, was pruned, or has parameters from elsewhere (`enqueue_trial`) that aren't this space's
-counts towards its batch and teaches nothing.
+whose batches are complete: a good search too, but what was newest is not repeatable.
+
+**Failures.** A candidate that failed by its own fault (it trains to NaN, does not compile, exceeds
+a limit) teaches the worst reward that there is evidence for: the lowest of its batch's other
+trials, else the lowest so far. Such a trial ends as failed with the user attribute
+`CANDIDATE_FAULT`. Any other that failed (a device was lost), was pruned, or has parameters from
+elsewhere (`enqueue_trial`) that aren't this space's counts towards its batch and teaches nothing.
 """
 
 from __future__ import annotations
@@ -78,12 +82,17 @@ def tokens_of(trial: FrozenTrial, decisions: Sequence[Decision]) -> tuple[int, .
     return tuple(tokens)
 
 
+CANDIDATE_FAULT = "candidate_fault"
+"""The user attribute, `True`, of a failed trial whose candidate is to blame."""
+
+
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """A finished trial that has a reward."""
+    """What a finished trial taught: its reward or, if the candidate `failed`, the worst that there is evidence for."""
 
     tokens: tuple[int, ...]
     reward: float
+    failed: bool = False
 
 
 class BatchSampler(BaseSampler):
@@ -114,6 +123,7 @@ class BatchSampler(BaseSampler):
         self._lock = threading.RLock()
         self._study_name: str | None = None
         self._history: list[Observation | None] = []
+        self._lowest = math.inf
         self._warned_of: int | None = None
 
     @abstractmethod
@@ -138,6 +148,7 @@ class BatchSampler(BaseSampler):
                 self._check_objectives(study)
                 self.forget()
                 self._history = []
+                self._lowest = math.inf
                 self._study_name = study.study_name
             while True:
                 first = len(self._history)
@@ -147,7 +158,7 @@ class BatchSampler(BaseSampler):
                 if not all(trial.state.is_finished() for trial in batch):
                     self._warn_of_waiting(batch, len(trials))
                     break
-                self._history += [self._observe(study, trial) for trial in batch]
+                self._history += self._observe_batch(study, batch)
             return self._history
 
     def infer_relative_search_space(
@@ -215,6 +226,24 @@ class BatchSampler(BaseSampler):
                 "with a reward the study's directions are ['maximize', 'minimize'] (accuracy, "
                 f"latency in milliseconds), not {given}"
             )
+
+    def _observe_batch(
+        self, study: Study, batch: Sequence[FrozenTrial]
+    ) -> list[Observation | None]:
+        observed = [self._observe(study, trial) for trial in batch]
+        rewards = [observation.reward for observation in observed if observation is not None]
+        self._lowest = min([self._lowest, *rewards])
+        worst = min(rewards, default=self._lowest)
+        for index, trial in enumerate(batch):
+            tokens = tokens_of(trial, self.decisions)
+            if (
+                trial.state == TrialState.FAIL
+                and trial.user_attrs.get(CANDIDATE_FAULT) is True
+                and tokens is not None
+                and math.isfinite(worst)
+            ):
+                observed[index] = Observation(tokens, worst, failed=True)
+        return observed
 
     def _observe(self, study: Study, trial: FrozenTrial) -> Observation | None:
         tokens = tokens_of(trial, self.decisions)
