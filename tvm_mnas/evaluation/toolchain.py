@@ -24,6 +24,7 @@ from tvm_mnas.evaluation.agreement import (
     check_images,
     compare_outputs,
 )
+from tvm_mnas.evaluation.cores import CorePlan, plan_cores
 from tvm_mnas.evaluation.untuned import measure_untuned
 
 if TYPE_CHECKING:
@@ -87,8 +88,8 @@ class Toolchain:
 
     @property
     def overlap(self) -> bool:
-        """Whether kernels can be built while others are measured: not where they would share a core."""
-        return not self.profile.is_local or self.profile.core not in _building_cores(self.profile)
+        """Whether kernels can be built while others are measured: not where they would share a core, or its quota."""
+        return _core_plan(self.profile).overlap
 
     def lower(
         self, network: nn.Module, shape: Shape, *, input_dtype: str = "float32"
@@ -329,12 +330,13 @@ def open_toolchain(
         shipped=shipped_directory() if options.with_shipped else None,
     )
     linker = find_linker(profile.target)
+    plan = _core_plan(profile)
     reference = None if profile.emulated else _reference(profile.target, linker, scratch)
     with (
         # First, so that it loads the compiler while the devices are found.
         WarmBuilder(
-            cores=_building_cores(profile),
-            borrowed=_borrowed_cores(profile),
+            cores=plan.building,
+            borrowed=plan.borrowed,
             linker=linker,
             log=logs / "builders.log",
             scratch=scratch,
@@ -373,22 +375,11 @@ def _reference(target: str, linker: Linker, scratch: Path) -> Reference:
     return Reference(path=path, arguments=build_reference(target, path, linker=linker))
 
 
-def _building_cores(profile: DeviceProfile) -> list[int]:
-    """Every core that this process may use, except the one that measures."""
-    from tvm_mnas.devices.core.host import available_cores
+def _core_plan(profile: DeviceProfile) -> CorePlan:
+    from tvm_mnas.devices.core.cores import available_cores, usable_processes
 
-    cores = list(available_cores())
-    if profile.is_local and profile.core is not None:
-        # A machine with a single core builds on it too; then nothing is measured meanwhile.
-        return [core for core in cores if core != profile.core] or cores
-    return cores
-
-
-def _borrowed_cores(profile: DeviceProfile) -> list[int]:
-    """The core that measures, where it is one of this machine's and others build: it may help between measurements."""
-    if not profile.is_local or profile.core is None:
-        return []
-    return [] if profile.core in _building_cores(profile) else [profile.core]
+    measuring = profile.core if profile.is_local else None
+    return plan_cores(available_cores(), most=usable_processes(), measuring=measuring)
 
 
 def _retried(work: Callable[[], _Result]) -> _Result:

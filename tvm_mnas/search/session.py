@@ -301,10 +301,8 @@ class Session:
         shutil.rmtree(scratch, ignore_errors=True)
 
     def _executor(self) -> Executor:
-        from tvm_mnas.devices.core.host import available_cores
+        from tvm_mnas.devices.core.cores import usable_processes
 
         config = self.directory.config
-        executor: Executor = EXECUTORS.load(config.executor)(
-            jobs=config.jobs or len(available_cores())
-        )
+        executor: Executor = EXECUTORS.load(config.executor)(jobs=config.jobs or usable_processes())
         return executor

@@ -48,6 +48,14 @@ def test_a_state_comes_back_from_its_table_and_no_other_does() -> None:
         (FAST, DeviceState(limit_khz=1_200_000), ["limit of the clock 2400 -> 1200 MHz"]),
         (None, DeviceState(temperature_mc=81_000), ["81 degrees Celsius, above the profile's 80"]),
         (None, DeviceState(temperature_mc=80_000), []),
+        (DeviceState(throttled_us=100), DeviceState(throttled_us=100), []),
+        (None, DeviceState(throttled_us=5_000), []),
+        (DeviceState(), DeviceState(governor="performance"), []),
+        (
+            DeviceState(throttled_us=100),
+            DeviceState(throttled_us=12_600),
+            ["stopped for 12.5 ms by the container's processor quota"],
+        ),
     ],
 )
 def test_a_clock_that_fell_and_too_much_heat_are_told(

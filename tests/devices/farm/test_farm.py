@@ -15,7 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tvm_mnas.devices.core.host import available_cores, reserved_core
+from tvm_mnas.devices.core.cores import available_cores
+from tvm_mnas.devices.core.host import reserved_core
 from tvm_mnas.devices.core.profile import DeviceProfile, TimingSettings
 from tvm_mnas.devices.core.tracker import TrackerAddress, TrackerClient
 from tvm_mnas.devices.farm.channel import WorkerStatus

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from tvm_mnas.devices.core.cores import available_cores, throttled_us
+
 # Linux's name of a CPU feature -> LLVM's. A hypervisor may hide a feature that LLVM attributes to the
 # CPU model by its name; code built for it would die of SIGILL.
 _LLVM_FEATURE_OF_FLAG = {
@@ -94,7 +96,8 @@ def device_state() -> dict[str, str]:
     """Return clocks and heat of the core that this process runs on, of what is readable.
 
     `frequency_khz` is the clock now, `limit_khz` what it may be at most now, `max_khz` what the core can do;
-    `governor` sets it; `temperature_mc` is the hottest sensor's, in thousandths of a degree Celsius.
+    `governor` sets it; `temperature_mc` is the hottest sensor's, in thousandths of a degree Celsius; `throttled_us` how
+    long a container's quota has stopped us so far.
     """
     core = available_cores()[-1]
     directory = Path(f"/sys/devices/system/cpu/cpu{core}/cpufreq")
@@ -103,6 +106,9 @@ def device_state() -> dict[str, str]:
     degrees = [int(text) for text in heat if text.lstrip("-").isdecimal()]
     if degrees:
         found["temperature_mc"] = str(max(degrees))
+    stopped_us = throttled_us()
+    if stopped_us is not None:
+        found["throttled_us"] = str(stopped_us)
     return {name: value for name, value in found.items() if value}
 
 
@@ -114,13 +120,6 @@ def tvm_version() -> str:
         except metadata.PackageNotFoundError:
             continue
     return "unknown"
-
-
-def available_cores() -> tuple[int, ...]:
-    """Return the numbers of the cores that this process may run on, ascending."""
-    if hasattr(os, "sched_getaffinity"):
-        return tuple(sorted(os.sched_getaffinity(0)))
-    return tuple(range(os.cpu_count() or 1))
 
 
 @contextmanager

@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from tvm_mnas.devices.core.host import available_cores, detect_target
+from tvm_mnas.devices.core.cores import fastest_core
+from tvm_mnas.devices.core.host import detect_target
 from tvm_mnas.devices.core.tracker import TrackerAddress
 from tvm_mnas.errors import ProfileError
 from tvm_mnas.resources import profiles_directory
@@ -23,7 +24,7 @@ from tvm_mnas.resources import profiles_directory
 HOST_TARGET = "host"
 """The word that stands for "detect this machine's target when the profile is loaded"."""
 
-LAST_CORE = "last"
+FASTEST_CORE = "fastest"
 """The word that stands for the highest core that this process may use: the first takes the interrupts."""
 
 _KEY = re.compile(r"[a-z0-9][a-z0-9._-]*")
@@ -111,7 +112,9 @@ class DeviceProfile:
         if not _is_int(self.threads) or self.threads < 1:
             raise ProfileError(f"threads must be a whole number >= 1, not {self.threads!r}")
         if self.core is not None and (not _is_int(self.core) or self.core < 0):
-            raise ProfileError(f'core must be a core\'s number or "{LAST_CORE}", not {self.core!r}')
+            raise ProfileError(
+                f'core must be a core\'s number or "{FASTEST_CORE}", not {self.core!r}'
+            )
         if self.core is not None and self.threads > 1:
             raise ProfileError(f"core pins one thread, so threads must be 1, not {self.threads}")
         if self.tracker is not None and not isinstance(self.tracker, TrackerAddress):
@@ -261,10 +264,10 @@ def _target_text(value: object, threads: object) -> str:
 
 
 def _core(value: object) -> int:
-    if value == LAST_CORE:
-        return available_cores()[-1]
+    if value == FASTEST_CORE:
+        return fastest_core()
     if not _is_int(value):
-        raise ProfileError(f'core must be a core\'s number or "{LAST_CORE}", not {value!r}')
+        raise ProfileError(f'core must be a core\'s number or "{FASTEST_CORE}", not {value!r}')
     assert isinstance(value, int)
     return value
 

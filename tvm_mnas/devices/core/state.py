@@ -13,7 +13,7 @@ from tvm_mnas.errors import MeasurementError
 CLOCK_DROP = 0.1
 """A clock that is lower after a measurement than before by more than this part of it makes the latency doubtful."""
 
-_NUMBERS = ("frequency_khz", "limit_khz", "max_khz", "temperature_mc")
+_NUMBERS = ("frequency_khz", "limit_khz", "max_khz", "temperature_mc", "throttled_us")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +21,8 @@ class DeviceState:
     """Clocks and heat of the core that runs the code; `None` is what could not be read there.
 
     `frequency_khz` is the clock at that moment, `limit_khz` what it might be at most then, `max_khz` what the core can
-    do; `governor` sets it; `temperature_mc` is the hottest sensor's, in thousandths of a degree Celsius.
+    do; `governor` sets it; `temperature_mc` is the hottest sensor's, in thousandths of a degree Celsius; `throttled_us`
+    how long a container's quota had stopped the server by then.
     """
 
     frequency_khz: int | None = None
@@ -29,6 +30,7 @@ class DeviceState:
     max_khz: int | None = None
     governor: str | None = None
     temperature_mc: int | None = None
+    throttled_us: int | None = None
 
     def __post_init__(self) -> None:
         for name in _NUMBERS:
@@ -71,7 +73,7 @@ class DeviceState:
 def state_warnings(
     before: DeviceState | None, after: DeviceState | None, *, max_temperature_c: float | None
 ) -> Iterator[str]:
-    """Yield why a latency measured between two states is doubtful: a clock that fell, too much heat."""
+    """Yield why a latency measured between two states is doubtful: a clock that fell, a quota, heat."""
     if after is None:
         return
     if before is not None:
@@ -80,6 +82,9 @@ def state_warnings(
             if first is not None and last is not None and last < (1 - CLOCK_DROP) * first:
                 yield f"{what} {first / 1e3:.0f} -> {last / 1e3:.0f} MHz"
                 break
+        stopped_us = (after.throttled_us or 0) - (before.throttled_us or 0)
+        if stopped_us > 0:
+            yield f"stopped for {stopped_us / 1e3:.3g} ms by the container's processor quota"
     heat_mc = after.temperature_mc
     if heat_mc is not None and max_temperature_c is not None and heat_mc > 1e3 * max_temperature_c:
         yield f"{heat_mc / 1e3:.0f} degrees Celsius, above the profile's {max_temperature_c:g}"

@@ -18,7 +18,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from tvm_mnas.devices.core.host import Fingerprint, available_cores
+from tvm_mnas.devices.core.cores import available_cores
+from tvm_mnas.devices.core.host import Fingerprint
 from tvm_mnas.devices.core.profile import DeviceProfile
 from tvm_mnas.devices.core.tracker import DeviceStatus, TrackerAddress, TrackerClient
 from tvm_mnas.devices.farm.channel import WorkerHandle, WorkerReply, WorkerStatus
