@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from tvm_mnas.config import check_untuned_share
+from tvm_mnas.devices.core.cores import CorePlan, available_cores, plan_cores, usable_processes
 from tvm_mnas.errors import DeviceError, MeasurementError
 from tvm_mnas.evaluation.agreement import (
     Agreement,
@@ -24,7 +25,6 @@ from tvm_mnas.evaluation.agreement import (
     check_images,
     compare_outputs,
 )
-from tvm_mnas.evaluation.cores import CorePlan, plan_cores
 from tvm_mnas.evaluation.untuned import measure_untuned
 
 if TYPE_CHECKING:
@@ -376,8 +376,6 @@ def _reference(target: str, linker: Linker, scratch: Path) -> Reference:
 
 
 def _core_plan(profile: DeviceProfile) -> CorePlan:
-    from tvm_mnas.devices.core.cores import available_cores, usable_processes
-
     measuring = profile.core if profile.is_local else None
     return plan_cores(available_cores(), most=usable_processes(), measuring=measuring)
 

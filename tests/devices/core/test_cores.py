@@ -1,4 +1,4 @@
-"""Quotas of containers and the fastest core, from what the kernel's files say; and one real control group."""
+"""Quotas of containers and the fastest core, from the kernel's files; a real control group; who builds."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ import pytest
 
 from tvm_mnas.devices.core import cores
 from tvm_mnas.devices.core.cores import (
+    CorePlan,
     cpu_quota,
     fastest_core,
+    plan_cores,
     throttled_us,
     usable_processes,
 )
@@ -205,3 +207,25 @@ print(cpu_quota(), usable_processes(), before, throttled_us())
     assert (quota, processes, before) == ("0.5", "1", "0")
     # Of 0.2 s of work at half a core some 0.2 s are waited for.
     assert 50_000 < int(after) < 2_000_000
+
+
+@pytest.mark.parametrize(
+    ("cores", "most", "measuring", "expected"),
+    [
+        ((0, 1, 2, 3), 4, 3, CorePlan((0, 1, 2), (3,), True)),
+        ((0, 1, 2, 3), 4, 1, CorePlan((0, 2, 3), (1,), True)),
+        # A quota of two: one builds, one measures.
+        ((0, 1, 2, 3), 2, 3, CorePlan((0,), (3,), True)),
+        # A quota of one: what builds would stop what measures, whatever their cores.
+        ((0, 1, 2, 3), 1, 3, CorePlan((0,), (), False)),
+        ((0,), 1, 0, CorePlan((0,), (), False)),
+        # Another machine measures, or nobody knows on which core.
+        ((0, 1, 2, 3), 4, None, CorePlan((0, 1, 2, 3), (), True)),
+        ((0, 1, 2, 3), 2, None, CorePlan((0, 1), (), True)),
+        ((4, 5), 1, None, CorePlan((4,), (), True)),
+    ],
+)
+def test_cores_are_shared_between_builders_and_what_measures(
+    cores: tuple[int, ...], most: int, measuring: int | None, expected: CorePlan
+) -> None:
+    assert plan_cores(cores, most=most, measuring=measuring) == expected

@@ -1,4 +1,4 @@
-"""Which of this machine's cores we may use, how many at once, and which of them is the fastest.
+"""Which of this machine's cores we may use, how many at once, which is the fastest, and who builds while one measures.
 
 A container may see every core of its host and yet be stopped after a part of each period: its quota, set by a control
 group (version 1 or 2). More processes than the quota has cores only wait for each other, and a measurement that is
@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 _ROOT = Path("/")
@@ -67,6 +68,30 @@ def fastest_core(*, root: Path = _ROOT) -> int:
         return capacity, core in large, _number(directory / "cpufreq/cpuinfo_max_freq"), core
 
     return max(available_cores(), key=rank)
+
+
+@dataclass(frozen=True, slots=True)
+class CorePlan:
+    """The cores with a builder each, those that may help between measurements, and whether both go on at once."""
+
+    building: tuple[int, ...]
+    borrowed: tuple[int, ...]
+    overlap: bool
+
+
+def plan_cores(cores: Sequence[int], *, most: int, measuring: int | None) -> CorePlan:
+    """Return how `cores`, of which at most `most` can compute at once, are shared with what measures.
+
+    `measuring` is the core of this machine on which kernels are timed, None where another machine does that, or any
+    core may be used for it. A machine of one core builds on it too; then nothing is measured meanwhile.
+    """
+    if measuring is None:
+        return CorePlan(tuple(cores[:most]), (), True)
+    others = [core for core in cores if core != measuring]
+    if not others or most < 2:
+        return CorePlan(tuple((others or cores)[:1]), (), False)
+    building = tuple(others[: most - 1])
+    return CorePlan(building, (measuring,), True)
 
 
 def _groups(root: Path) -> Iterator[Path]:
