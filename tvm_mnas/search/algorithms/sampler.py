@@ -11,23 +11,22 @@
 or, without `reward`, in a study with one objective, which is the reward then. Every decision is a
 categorical parameter with its real choices (`distributions_of`).
 
-**Exact resume.** Batch k is the trials numbered from k * batch_size to (k + 1) * batch_size - 1.
-Once all of them are finished the controller gets update k, in the order of their numbers, however
-they were told; and the tokens of trial n are a function of the controller after the batches before
-its own, of the seed and of n. So the controller is a function of the study: a process that starts
-anew catches up by replaying the batches, and the trials that it goes on with are those that an
-uninterrupted process would have sampled. A checkpoint spares the replay; it is used only where it
-belongs to this study's history.
+**Exact resume.** Batch k is the trials numbered from k * batch_size to (k + 1) * batch_size - 1. Once all of them
+are finished the controller gets update k, in the order of their numbers, however they were told; and the tokens of
+trial n are a function of the controller after the batches before its own, of the seed and of n. So the controller
+is a function of the study: a process that starts anew catches up by replaying the batches, and the trials that it
+goes on with are those that an uninterrupted process would have sampled. A checkpoint spares the replay; it is used
+only where it belongs to this study's history.
 
-This holds where a batch is asked only after the batch before it is finished, as `search/loop.py`
-does. Asked earlier (`n_jobs`, several processes), a trial is sampled from the newest controller
-whose batches are complete: a good search too, but what was newest is not repeatable.
+This holds where a batch is asked only after the batch before it is finished, as `search/loop.py` does. Asked
+earlier (`n_jobs`, several processes), a trial is sampled from the newest controller whose batches are complete: a
+good search too, but what was newest is not repeatable.
 
-**Failures.** A candidate that failed by its own fault (it trains to NaN, does not compile, exceeds
-a limit) teaches the worst reward that there is evidence for: the lowest of its batch's other
-trials, else the lowest so far. Such a trial ends as failed with the user attribute
-`CANDIDATE_FAULT`. Any other that failed (a device was lost), was pruned, or has parameters from
-elsewhere (`enqueue_trial`) that aren't this space's counts towards its batch and teaches nothing.
+**Failures.** A candidate that failed by its own fault (it trains to NaN, does not compile, exceeds a limit)
+teaches the worst reward that there is evidence for: the lowest of its batch's other trials, else the lowest so
+far. Such a trial ends as failed with the user attribute `CANDIDATE_FAULT`. Any other that failed (a device was
+lost), was pruned, or has parameters from elsewhere (`enqueue_trial`) that aren't this space's counts towards its
+batch and teaches nothing.
 """
 
 from __future__ import annotations
