@@ -226,9 +226,7 @@ class BatchSampler(BaseSampler):
                 f"latency in milliseconds), not {given}"
             )
 
-    def _observe_batch(
-        self, study: Study, batch: Sequence[FrozenTrial]
-    ) -> list[Observation | None]:
+    def _observe_batch(self, study: Study, batch: list[FrozenTrial]) -> list[Observation | None]:
         observed = [self._observe(study, trial) for trial in batch]
         rewards = [observation.reward for observation in observed if observation is not None]
         self._lowest = min([self._lowest, *rewards])
