@@ -20,7 +20,8 @@
     `-- DeviceError                  retried        exit 1   the device or the way to it failed, not the candidate
         |-- TrackerError             the tracker does not answer
         |-- LeaseTimeoutError        no device became free before the deadline
-        `-- DeviceLostError          the device vanished, hung or crashed during the lease
+        |-- DeviceLostError          the device vanished, hung or crashed during the lease
+        `-- DeviceAddressError       not retried    the tracker names an address that cannot be reached from here
 
 A message names the rule, the value received and the next command to type. Libraries raise these; only
 `cli.py` prints them and turns `exit_code` into the exit status. `retried` says whether the same work, asked
@@ -142,6 +143,12 @@ class LeaseTimeoutError(DeviceError):
 
 class DeviceLostError(DeviceError):
     """The device vanished, hung or crashed during the lease."""
+
+
+class DeviceAddressError(DeviceError):
+    """A device is registered under an address that cannot be reached from this machine, and never was."""
+
+    retried: ClassVar[bool] = False
 
 
 class Interruption(KeyboardInterrupt):

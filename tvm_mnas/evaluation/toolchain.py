@@ -382,6 +382,9 @@ def _core_plan(profile: DeviceProfile) -> CorePlan:
 
 def _retried(work: Callable[[], _Result]) -> _Result:
     for _ in range(DEVICE_ATTEMPTS - 1):
-        with contextlib.suppress(DeviceError):
+        try:
             return work()
+        except DeviceError as error:
+            if not error.retried:
+                raise
     return work()

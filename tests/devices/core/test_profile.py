@@ -69,6 +69,22 @@ def test_a_profile_of_ones_own_is_read_by_path(tmp_path: Path) -> None:
     assert (profile.max_temperature_c, profile.max_slowdown) == (75, 2.5)
 
 
+@pytest.mark.parametrize("key", ["Pixel_6", "RPI4.lab-2", "Raspberry Pi 4", "a", "9", "x@y+z"])
+@pytest.mark.parametrize(
+    ("tracker", "host"), [("[::1]:9190", "::1"), ("[fe80::1%eth0]:9190", "fe80::1%eth0")]
+)
+def test_keys_that_any_tracker_lists_and_ipv6_addresses_read_back_the_same(
+    tmp_path: Path, key: str, tracker: str, host: str
+) -> None:
+    text = GOOD.replace('"rpi4"', json.dumps(key)).replace("10.0.0.5:9190", tracker)
+    profile = DeviceProfile.from_toml(write(tmp_path, text))
+    assert (profile.key, profile.tracker) == (key, TrackerAddress(host, 9190))
+    assert str(profile.tracker) == tracker
+    again = tmp_path / "again.toml"
+    again.write_text(profile.to_toml(), encoding="utf-8")
+    assert DeviceProfile.from_toml(again) == profile
+
+
 @pytest.mark.parametrize("text", [GOOD, shipped_profiles()["local"].read_text(encoding="utf-8")])
 def test_a_written_profile_reads_back_the_same(tmp_path: Path, text: str) -> None:
     profile = DeviceProfile.from_toml(write(tmp_path, text))
@@ -86,11 +102,21 @@ def test_a_written_profile_reads_back_the_same(tmp_path: Path, text: str) -> Non
         (("threads = 2", 'threads = 1\ncore = "first"'), ("core", "fastest", "first")),
         (("threads = 2", "thread = 2"), ("thread", "threads")),
         (("10.0.0.5:9190", "10.0.0.5"), ("tracker", "host:port", "10.0.0.5")),
+        (("10.0.0.5:9190", "::1:9190"), ("tracker", "brackets", "::1:9190")),
+        (("10.0.0.5:9190", "[10.0.0.5]:9190"), ("tracker", "brackets", "[10.0.0.5]")),
+        (("10.0.0.5:9190", "[::1]:"), ("tracker", "host:port", "[::1]:")),
+        (("10.0.0.5:9190", "[]:9190"), ("tracker", "host:port", "[]:9190")),
+        (("10.0.0.5:9190", "user@host:9190"), ("tracker", "user@host")),
+        (("10.0.0.5:9190", "host:٣"), ("tracker", "host:port")),
         (("10.0.0.5:9190", "10.0.0.5:99999"), ("tracker", "65535", "99999")),
         (('kind = "llvm"', ""), ("target", "kind")),
         (('kind = "llvm"', 'kind = "llvm"\nnum-cores = 4'), ("num-cores", "2", "4")),
         (('key = "rpi4"', ""), ("key", "missing")),
-        (('key = "rpi4"', 'key = "Raspberry Pi"'), ("key", "Raspberry Pi")),
+        (('key = "rpi4"', 'key = "rpi/4"'), ("key", "rpi/4")),
+        (('key = "rpi4"', 'key = ".rpi4"'), ("key", ".rpi4")),
+        (('key = "rpi4"', 'key = "rpi4 "'), ("key", "rpi4 ")),
+        (('key = "rpi4"', 'key = "rpi:4"'), ("key", "rpi:4")),
+        (('key = "rpi4"', f'key = "{"r" * 128}"'), ("key", "127")),
         (("max_temperature_c = 75", "max_temperature_c = 0"), ("max_temperature_c", "200", "0")),
         (("max_slowdown = 2.5", "max_slowdown = 1"), ("max_slowdown", "above 1", "1")),
         (("repeat = 7", "repeat = 0"), ("timing.repeat", ">= 1", "0")),

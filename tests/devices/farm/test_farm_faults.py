@@ -26,7 +26,7 @@ from tvm.script import relax as R
 
 from tvm_mnas.devices.core.latency import change_text
 from tvm_mnas.devices.core.profile import DeviceProfile, TimingSettings
-from tvm_mnas.devices.core.tracker import TrackerAddress, TrackerClient
+from tvm_mnas.devices.core.tracker import DeviceStatus, TrackerAddress, TrackerClient
 from tvm_mnas.devices.farm.farm import Farm, open_farm
 from tvm_mnas.devices.farm.reference import Reference
 from tvm_mnas.devices.farm.runner import measure_kernel
@@ -38,7 +38,8 @@ from tvm_mnas.devices.servers.bundle import (
     tvm_library_directories,
 )
 from tvm_mnas.devices.servers.local_main import free_port
-from tvm_mnas.errors import LeaseTimeoutError, TrackerError
+from tvm_mnas.errors import DeviceAddressError, LeaseTimeoutError, TrackerError
+from tvm_mnas.processes import kill_group
 
 HOST = "127.0.0.1"
 KEY = "board"
@@ -117,7 +118,11 @@ class Site:
     def register_silent(self) -> None:
         """Register a device that accepts connections and never says a word."""
         listener = socket.create_server((HOST, 0))
-        port = listener.getsockname()[1]
+        self._sockets.append(listener)
+        self.register(listener.getsockname()[1])
+
+    def register(self, port: int) -> None:
+        """Register a device at `port`, whatever is there."""
         tracker = socket.create_connection((HOST, self.address.port))
         tracker.sendall(struct.pack("<i", 0x2F271))
         tracker.recv(4)
@@ -128,7 +133,7 @@ class Site:
             body = json.dumps(message).encode()
             tracker.sendall(struct.pack("<i", len(body)) + body)
             tracker.recv(1 << 16)
-        self._sockets += [listener, tracker]
+        self._sockets.append(tracker)
 
     def listed(self) -> list[int]:
         with TrackerClient(self.address) as client:
@@ -263,6 +268,96 @@ def test_a_silent_device_is_left_alone_while_its_twin_works(
     monkeypatch.setattr("tvm_mnas.devices.farm.farm._CONNECT_S", 1.0)
     monkeypatch.setattr("tvm_mnas.devices.farm.farm._ANSWER_SLACK_S", 1.0)
     site.register_silent()
+    site.start_server()
+    with open_farm(site.profile(), work_directory=tmp_path / "farm") as farm:
+        assert farm.capacity == 2
+        for _ in range(4):
+            assert isinstance(measured(farm, kernels["good"]), list)
+
+
+def test_a_tracker_and_a_device_at_an_ipv6_address(
+    kernels: dict[str, Path], tmp_path: Path
+) -> None:
+    """With TVM's own tracker and server: ours is for IPv4."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    script = """
+import sys, time
+from tvm import rpc
+from tvm.rpc.tracker import Tracker
+tracker = Tracker(host="::1", port=int(sys.argv[1]), port_end=int(sys.argv[1]) + 1)
+port = int(sys.argv[2])
+server = rpc.Server(
+    host="::1", port=port, port_end=port + 1, key="Board.6", tracker_addr=("::1", tracker.port)
+)
+time.sleep(300)
+"""
+    tracker = TrackerAddress("::1", free_port(HOST))
+    started = subprocess.Popen(
+        [sys.executable, "-c", script, str(tracker.port), str(free_port(HOST))],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        end = time.monotonic() + HANG_S
+        devices: list[DeviceStatus] = []
+        while not devices and time.monotonic() < end:
+            time.sleep(0.1)
+            with contextlib.suppress(TrackerError), TrackerClient(tracker) as client:
+                devices = client.devices("Board.6")
+        assert devices, "nothing was registered"
+        profile = DeviceProfile(
+            key="Board.6", target='{"kind": "llvm", "num-cores": 1}', tracker=tracker
+        )
+        with open_farm(profile, work_directory=tmp_path / "farm") as farm:
+            usable(farm, kernels["good"])
+            with farm.lease(deadline_s=HANG_S) as lease:
+                assert lease.server == f"[::1]:{devices[0].port}"
+    finally:
+        kill_group(started)
+
+
+def lease_one(site: Site, directory: Path, checked: Reference | None) -> None:
+    """Open a farm and lease; with a reference kernel nothing wrong is left for the lease."""
+    with open_farm(site.profile(), work_directory=directory, reference=checked) as farm:
+        assert checked is None, "a search would train now"
+        with farm.lease(deadline_s=HANG_S):
+            pass
+
+
+@pytest.mark.parametrize("surveyed", [False, True])
+@pytest.mark.parametrize("how", ["refused", "no answer"])
+def test_an_address_that_cannot_be_reached_is_named_within_15_s(
+    site: Site, kernels: dict[str, Path], tmp_path: Path, how: str, surveyed: bool
+) -> None:
+    with contextlib.ExitStack() as stack:
+        port = free_port(HOST)
+        if how == "no answer":
+            # A listener whose queue is full: further connections wait for ever, as behind a firewall.
+            full = stack.enter_context(socket.create_server((HOST, 0), backlog=0))
+            port = full.getsockname()[1]
+            for _ in range(4):
+                waiting = stack.enter_context(socket.socket())
+                waiting.setblocking(False)
+                waiting.connect_ex((HOST, port))
+        site.register(port)
+        began = time.monotonic()
+        with pytest.raises(DeviceAddressError, match="--custom-addr") as caught:
+            lease_one(site, tmp_path / "farm", reference(kernels) if surveyed else None)
+        assert time.monotonic() - began < 15
+    message = str(caught.value)
+    assert f"lists it at {HOST}:{port}," in message
+    assert {"refused": "refused", "no answer": "no answer"}[how] in message
+    assert not caught.value.retried
+
+
+def test_an_address_that_cannot_be_reached_does_not_keep_its_twin_from_work(
+    site: Site, kernels: dict[str, Path], tmp_path: Path
+) -> None:
+    site.register(free_port(HOST))
     site.start_server()
     with open_farm(site.profile(), work_directory=tmp_path / "farm") as farm:
         assert farm.capacity == 2

@@ -27,7 +27,8 @@ HOST_TARGET = "host"
 FASTEST_CORE = "fastest"
 """The word that stands for the highest core that this process may use: the first takes the interrupts."""
 
-_KEY = re.compile(r"[a-z0-9][a-z0-9._-]*")
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+@ -]{0,126}(?<! )")
+"""What trackers list under, as far as it can name a directory too."""
 
 
 def _is_int(value: object) -> bool:
@@ -105,7 +106,8 @@ class DeviceProfile:
     def __post_init__(self) -> None:
         if not isinstance(self.key, str) or not _KEY.fullmatch(self.key):
             raise ProfileError(
-                f"key must be lower-case letters, digits, '.', '_' and '-', not {self.key!r}"
+                f"key must be letters, digits, blanks and any of . _ + @ -, a letter or digit first, at most 127, "
+                f"not {self.key!r}"
             )
         if not isinstance(self.description, str):
             raise ProfileError(f"description must be a text, not {self.description!r}")
@@ -275,11 +277,20 @@ def _core(value: object) -> int:
 def parse_tracker(value: object) -> TrackerAddress:
     """Return the address that "host:port" names; raises ProfileError."""
     host, colon, port = str(value).rpartition(":")
-    if not isinstance(value, str) or not colon or not host or not port.isdecimal():
+    bare = host.removeprefix("[").removesuffix("]")
+    if not isinstance(value, str) or not colon or not bare or not _is_port(port):
         raise ProfileError(f'tracker must be "host:port", not {value!r}')
+    if (":" in bare) != (host == f"[{bare}]") or any(char in bare for char in "[]/@ "):
+        raise ProfileError(
+            f'tracker must be "host:port", an IPv6 address in brackets, as "[::1]:9190", not {value!r}'
+        )
     if not 0 < int(port) < 65536:
         raise ProfileError(f"tracker's port must lie in 1..65535, not {port}")
-    return TrackerAddress(host.strip("[]"), int(port))
+    return TrackerAddress(bare, int(port))
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdecimal()
 
 
 def _timing(value: object, default: TimingSettings, name: str) -> TimingSettings:

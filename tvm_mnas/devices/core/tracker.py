@@ -32,7 +32,12 @@ class TrackerAddress:
     port: int
 
     def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
+        return address_text(self.host, self.port)
+
+
+def address_text(host: str, port: int) -> str:
+    """Return host and port as one word; an IPv6 address is set in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 @dataclass(frozen=True, slots=True)

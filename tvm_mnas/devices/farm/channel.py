@@ -35,6 +35,7 @@ class WorkerStatus(StrEnum):
     LOST = "lost"  # the connection to the device, or the worker itself, is gone
     HUNG = "hung"  # nothing came back before the deadline
     NO_DEVICE = "no-device"  # the tracker gave no device before the deadline
+    UNREACHABLE = "unreachable"  # nothing can be connected to at the address that the tracker gave
     NO_TRACKER = "no-tracker"  # the tracker does not answer
 
 

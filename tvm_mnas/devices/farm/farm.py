@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,7 +28,13 @@ from tvm_mnas.devices.farm.quarantine import FIRST_S, Quarantine
 from tvm_mnas.devices.farm.reference import Reference, ReferenceTiming, ReferenceWatch
 from tvm_mnas.devices.servers.local import LocalServices
 from tvm_mnas.devices.servers.local_main import runtime_environment
-from tvm_mnas.errors import DeviceError, DeviceLostError, LeaseTimeoutError, TrackerError
+from tvm_mnas.errors import (
+    DeviceAddressError,
+    DeviceError,
+    DeviceLostError,
+    LeaseTimeoutError,
+    TrackerError,
+)
 from tvm_mnas.processes import Spawner
 
 _LOCAL_WAIT_S = 3.0
@@ -71,6 +77,7 @@ class Farm:
         self._directory.mkdir(parents=True, exist_ok=True)
         self._changed = threading.Condition()
         self._queue: deque[object] = deque()
+        self._reached: set[str] = set()
         self._closed = False
         self._spawner = Spawner()
         self._quarantine = Quarantine()
@@ -215,10 +222,13 @@ class Farm:
             # Each is held until all were looked at: otherwise the same device would be given again.
             while self._idle and time.monotonic() < end:
                 held.append(self._idle.pop())
-                with suppress(DeviceError):
-                    soon = min(end, time.monotonic() + _SURVEY_WAIT_S)
+                soon = min(end, time.monotonic() + _SURVEY_WAIT_S)
+                try:
                     lease = self._open(held[-1], soon, _SURVEY_WAIT_S, _SURVEY_S)
                     self._admits(held[-1], lease, to_measure=False)
+                except DeviceError as error:
+                    if not error.retried:
+                        raise
         finally:
             self._idle += held
 
@@ -265,6 +275,7 @@ class Farm:
 
     def _open(self, worker: WorkerHandle, end: float, deadline_s: float, hold_s: float) -> Lease:
         reply = WorkerReply(WorkerStatus.NO_DEVICE)
+        unreachable: set[str] = set()
         while not self._closed:
             left_s = end - time.monotonic()
             if left_s <= 0:
@@ -274,7 +285,12 @@ class Farm:
                 server = str(reply.values["server"])
                 most_s = _LOCAL_WAIT_S if self._services else _CONNECT_S
                 reply = self._connect(worker, server, min(left_s, most_s), hold_s)
+                if reply.status is WorkerStatus.UNREACHABLE:
+                    unreachable.add(server)
+                    if len(unreachable) >= self.capacity:
+                        raise self._address_error(server, reply)
                 if reply.status is WorkerStatus.OK:
+                    self._reached.add(server)
                     fingerprint = Fingerprint.of(reply.values["facts"])
                     name = self.profile.key if self._services else server
                     return Lease(worker, server, fingerprint, self._on_reply, name)
@@ -318,11 +334,19 @@ class Farm:
             "known_as": f"{self._tracker}/{self.profile.key}",
             "lifetime_s": hold_s + _SESSION_S,
             "idle_s": None if self._services else _IDLE_RELEASE_S,
+            "probe": self._services is None and server not in self._reached,
         }
         reply = worker.call(request, deadline_s=deadline_s + _ANSWER_SLACK_S)
         if reply.status is not WorkerStatus.OK:
             self._quarantine.unreachable(server, reply.message)
         return reply
+
+    def _address_error(self, server: str, reply: WorkerReply) -> DeviceAddressError:
+        return DeviceAddressError(
+            f"device {self.profile.key!r} cannot be reached: tracker {self._tracker} lists it at {server}, where "
+            f"nothing can be connected to from here ({reply.message}); start its server with --custom-addr and an "
+            f"address that this machine reaches, or let tvm-mnas device push forward its port"
+        )
 
     def _lease_error(self, reply: WorkerReply, deadline_s: float) -> Exception:
         where = f"device {self.profile.key!r} at tracker {self._tracker}"

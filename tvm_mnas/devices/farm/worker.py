@@ -7,28 +7,39 @@ TVM's runtime only, never the compiler.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import math
 import os
 import select
+import socket
+import struct
 import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tvm_mnas.devices.core.tracker import Grant, TrackerAddress, TrackerClient
+from tvm_mnas.devices.core.tracker import Grant, TrackerAddress, TrackerClient, address_text
 from tvm_mnas.devices.farm.channel import WorkerStatus, read_frame, write_frame
 from tvm_mnas.devices.servers.local_main import FACTS_FUNCTION, STATE_FUNCTION
 from tvm_mnas.errors import LeaseTimeoutError, TrackerError
 from tvm_mnas.processes import block_torch, die_with_parent
 
 _ENTRY = "main"
+_RPC_MAGIC = 0xFF271
+_NOBODY = b"client:tvm-mnas-probe"
+_PROBE_S = 3.0
+"""What a connection may take; a device that is further away could not be measured."""
 
 
 class _SessionLostError(Exception):
     """The device no longer answers on this session."""
+
+
+class _UnreachableError(Exception):
+    """Nothing can be connected to at the device's address."""
 
 
 class _Session:
@@ -37,7 +48,7 @@ class _Session:
     def __init__(self, grant: Grant, *, lifetime_s: float) -> None:
         from tvm import rpc
 
-        self.address = f"{grant.host}:{grant.port}"
+        self.address = address_text(grant.host, grant.port)
         self.ends = time.monotonic() + lifetime_s
         try:
             self.remote = rpc.connect(
@@ -144,6 +155,8 @@ class Worker:
             return {"status": WorkerStatus.NO_DEVICE, "message": str(error)}, b""
         except TrackerError as error:
             return {"status": WorkerStatus.NO_TRACKER, "message": str(error)}, b""
+        except _UnreachableError as error:
+            return {"status": WorkerStatus.UNREACHABLE, "message": str(error)}, b""
         except Exception as error:
             message = f"{type(error).__name__}: {_first_line(error)}"
         # Out of the handler, so that the traceback no longer holds remote objects.
@@ -178,19 +191,24 @@ class Worker:
             with TrackerClient(address) as tracker:
                 left_s = max(end - time.monotonic(), 0.001)
                 grant = tracker.request(request["key"], deadline_s=left_s)
-            server = f"{grant.host}:{grant.port}"
+            server = address_text(grant.host, grant.port)
             if server not in request["avoid"]:
                 break
         self._grant = grant
         return {"server": server, "connected": False}, b""
 
     def do_connect(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
-        """Open a session of `lifetime_s` with the device that was found, or use the one there is; returns its facts."""
+        """Open a session of `lifetime_s` with the device that was found, or use the one there is; returns its facts.
+
+        With `probe` its address is tried first.
+        """
         session = self._session
         if session is None:
             if self._grant is None:
                 raise _SessionLostError("no device was found")
             grant, self._grant = self._grant, None
+            if request["probe"]:
+                _probe(grant)
             self._session = session = _Session(grant, lifetime_s=float(request["lifetime_s"]))
         session.network = None
         try:
@@ -286,6 +304,21 @@ class Worker:
         array = np.frombuffer(payload, dtype=request["dtype"]).reshape(request["shape"])
         _, machine = self._need_network(session)
         machine.set_input(_ENTRY, tvm.runtime.tensor(array, session.device))
+
+
+def _probe(grant: Grant) -> None:
+    """Connect and introduce ourselves as nobody, which a server refuses and forgets: TVM's client has no deadline.
+
+    Raises _UnreachableError where no connection comes about. A server that does not refuse has other troubles.
+    """
+    try:
+        probe = socket.create_connection((grant.host, grant.port), timeout=_PROBE_S)
+    except OSError as error:
+        reason = "no answer" if isinstance(error, TimeoutError) else error.strerror or str(error)
+        raise _UnreachableError(reason) from error
+    with probe, contextlib.suppress(OSError):
+        probe.sendall(struct.pack("<ii", _RPC_MAGIC, len(_NOBODY)) + _NOBODY)
+        probe.recv(4)
 
 
 def _timed(

@@ -83,7 +83,7 @@ class Ssh:
             *self._start(),
             *("-o", "ExitOnForwardFailure=yes"),
             *("-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3"),
-            *("-R", f"127.0.0.1:{tracker.port}:{tracker.host}:{tracker.port}"),
+            *("-R", f"127.0.0.1:{tracker.port}:{tracker}"),
             *("-L", f"127.0.0.1:{port}:127.0.0.1:{port}", self.host, text),
         ]
 
