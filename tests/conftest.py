@@ -6,6 +6,7 @@ import os
 import signal
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Read when torch, OpenBLAS and TVM are first imported. Two cores are shared by what the tests start,
 # and TVM would otherwise rebind its threads to the fastest cores.
@@ -16,6 +17,18 @@ os.environ.setdefault("TVM_BIND_THREADS", "0")
 # A shell starts what it puts in the background with Ctrl-C ignored, and what the tests start would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# The same examples each time: what a random one finds belongs to the long run, `--hypothesis-profile=long`.
+settings.register_profile("short", max_examples=60, derandomize=True, deadline=None, database=None)
+settings.register_profile(
+    "long",
+    max_examples=10_000,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+settings.load_profile("short")
 
 
 @pytest.fixture(autouse=True)

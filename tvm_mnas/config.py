@@ -7,7 +7,6 @@ there is one source of truth.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -15,6 +14,8 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+
+import tomli_w
 
 from tvm_mnas.errors import ConfigError
 from tvm_mnas.plugins import ALGORITHMS, DATA_SOURCES, EXECUTORS, TRAINERS
@@ -91,7 +92,7 @@ class SearchConfig:
 
     def to_toml(self) -> str:
         """Return the configuration as TOML, which `from_mapping` reads back to an equal one."""
-        return "".join(f"{name} = {_toml(value)}\n" for name, value in asdict(self).items())
+        return tomli_w.dumps(asdict(self))
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, object], *, source: str) -> SearchConfig:
@@ -186,12 +187,6 @@ def _check_type(name: str, kind: str, value: object) -> None:
     if not legal:
         words = {"str": "a text that is not empty", "int": "a whole number", "float": "a number"}
         raise ConfigError(f"{name} must be {words[kind]}, not {value!r}")
-
-
-def _toml(value: object) -> str:
-    # JSON's numbers are TOML's too, and so are its texts once nothing but control characters is escaped:
-    # TOML knows no surrogate pairs.
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _at_least(config: SearchConfig, least: int, *names: str) -> None:

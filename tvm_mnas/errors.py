@@ -58,6 +58,15 @@ class TvmMnasError(Exception):
     exit_code: ClassVar[int] = 1
     retried: ClassVar[bool] = False
 
+    def __str__(self) -> str:
+        """Return the message as one line, whatever a file or a name in it holds."""
+        text = super().__str__()
+        if len(text.splitlines()) > 1 or text.strip() != text:
+            text = " ".join(text.split())
+        return "".join(
+            char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+        )
+
 
 class UsageError(TvmMnasError):
     """What was asked for cannot be done as asked."""

@@ -21,6 +21,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -184,7 +185,7 @@ _FILE_MODULE = "tvm_mnas_plugin_"
 
 
 def _import_file(path: Path) -> ModuleType:
-    path = path.expanduser().resolve()
+    path = Path(os.path.expanduser(path)).resolve()
     main = sys.modules.get("__main__")
     main_file = getattr(main, "__file__", None)
     if main is not None and main_file is not None and Path(main_file).resolve() == path:

@@ -6,8 +6,9 @@ candidate has a `Failure` and never a number, so that no failure can become a re
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Protocol
 
 from tvm_mnas.devices.core.latency import Latency
@@ -67,6 +68,15 @@ class Effort:
     kernel_calls: int | None = None
     kernels_us: float | None = None
     moved_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is None and field.default is None:
+                continue
+            kind = int if isinstance(field.default, int) else (int, float)
+            if isinstance(value, bool) or not isinstance(value, kind) or not 0 <= value < math.inf:
+                raise ValueError(f"{field.name} must be a number, 0 or more, not {value!r}")
 
     def plus(self, later: Effort) -> Effort:
         """Return the effort of two attempts at one candidate, of which `later` says what the network is."""

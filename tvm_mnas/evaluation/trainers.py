@@ -90,10 +90,10 @@ class TrainTask:
         try:
             accuracy = Accuracy(
                 top1=float(top1),
-                samples=samples,
+                samples=int(samples),
                 steps=self.steps,
-                train_loss=0.0 if math.isnan(train_loss) else train_loss,
-                duration_s=duration_s,
+                train_loss=0.0 if math.isnan(train_loss) else float(train_loss),
+                duration_s=float(duration_s),
                 seed=self.seed,
                 split="validation",
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Literal, cast
@@ -29,6 +30,19 @@ class Accuracy:
     split: Split
 
     def __post_init__(self) -> None:
+        for name in ("samples", "steps", "seed"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise ValueError(f"{name} of an accuracy must be a whole number, not {value!r}")
+        for name in ("top1", "train_loss", "duration_s"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or isinstance(value, bool):
+                raise ValueError(f"{name} of an accuracy must be a number, not {value!r}")
+        if math.isnan(self.train_loss) or not 0.0 <= self.duration_s < math.inf:
+            raise ValueError(
+                f"an accuracy must be of a training that went well, not of loss {self.train_loss} "
+                f"after {self.duration_s} s"
+            )
         if not 0.0 <= self.top1 <= 1.0:
             raise ValueError(f"an accuracy must be in 0..1, not {self.top1}")
         if self.samples < 1:
@@ -58,12 +72,12 @@ class Accuracy:
             raise RunError(f"a stored accuracy has exactly {len(names)} fields; wrong: {wrong}")
         try:
             return cls(
-                top1=float(cast(float, data["top1"])),
-                samples=int(cast(int, data["samples"])),
-                steps=int(cast(int, data["steps"])),
-                train_loss=float(cast(float, data["train_loss"])),
-                duration_s=float(cast(float, data["duration_s"])),
-                seed=int(cast(int, data["seed"])),
+                top1=cast(float, data["top1"]),
+                samples=cast(int, data["samples"]),
+                steps=cast(int, data["steps"]),
+                train_loss=cast(float, data["train_loss"]),
+                duration_s=cast(float, data["duration_s"]),
+                seed=cast(int, data["seed"]),
                 split=cast(Split, data["split"]),
             )
         except (TypeError, ValueError) as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import zlib
 from dataclasses import dataclass
 from importlib import resources
@@ -89,10 +90,12 @@ class ShippedSpec:
         if spec == "embedded":
             return cls("embedded", Path())
         kind, _, location = spec.partition(":")
+        if "\0" in location:
+            location = ""  # no path holds that
         if kind == "idx" and location:
-            return cls("idx", Path(location).expanduser())
+            return cls("idx", Path(os.path.expanduser(location)))
         if kind in ("imagefolder", "imagenet") and location:
-            return cls("imagefolder", Path(location).expanduser())
+            return cls("imagefolder", Path(os.path.expanduser(location)))
         raise DataError(
             f"data must be embedded, imagefolder:PATH (or imagenet:PATH) or idx:PATH, not {spec!r}; "
             f"`--data embedded` needs nothing"

@@ -12,8 +12,10 @@ import platform
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+
+import tomli_w
 
 from tvm_mnas.devices.core.cores import fastest_core
 from tvm_mnas.devices.core.host import detect_target
@@ -185,31 +187,20 @@ class DeviceProfile:
 
     def to_toml(self) -> str:
         """Return the text of a TOML file that reads back as this very profile."""
-        lines = [
-            f"key = {json.dumps(self.key)}",
-            f"description = {json.dumps(self.description)}",
-            f"threads = {self.threads}",
-            f"emulated = {json.dumps(self.emulated)}",
-        ]
-        if self.core is not None:
-            lines.append(f"core = {self.core}")
-        if self.tracker is not None:
-            lines.append(f'tracker = "{self.tracker}"')
-        if self.max_temperature_c is not None:
-            lines.append(f"max_temperature_c = {self.max_temperature_c!r}")
-        lines.append(f"max_slowdown = {self.max_slowdown!r}")
-        if self.target == HOST_TARGET:
-            lines.append(f'target = "{HOST_TARGET}"')
-        else:
-            lines += ["", "[target]"]
-            lines += [
-                f"{json.dumps(k)} = {json.dumps(v)}" for k, v in json.loads(self.target).items()
-            ]
-        for name in ("timing", "kernel_timing"):
-            timing: TimingSettings = getattr(self, name)
-            lines += ["", f"[{name}]"]
-            lines += [f"{f.name} = {getattr(timing, f.name)!r}" for f in fields(timing)]
-        return "\n".join(lines) + "\n"
+        values: dict[str, object] = {
+            "key": self.key,
+            "description": self.description,
+            "threads": self.threads,
+            "emulated": self.emulated,
+            "core": self.core,
+            "tracker": None if self.tracker is None else str(self.tracker),
+            "max_temperature_c": self.max_temperature_c,
+            "max_slowdown": self.max_slowdown,
+            "target": HOST_TARGET if self.target == HOST_TARGET else json.loads(self.target),
+            "timing": asdict(self.timing),
+            "kernel_timing": asdict(self.kernel_timing),
+        }
+        return tomli_w.dumps({name: value for name, value in values.items() if value is not None})
 
 
 def shipped_profiles() -> dict[str, Path]:
