@@ -5,6 +5,7 @@ One small search through a real tracker serves all tests here; each looks at ano
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -50,6 +51,7 @@ class Finished:
     output: dict[str, Any]
     interrupted: list[int]
     survivors: list[int]
+    listening: set[str]
 
     @property
     def run(self) -> Path:
@@ -87,8 +89,21 @@ def _search(directory: Path, *arguments: str) -> dict[str, Any]:
     return output
 
 
-def _interrupt(directory: Path, *arguments: str, trials: int, how: signal.Signals) -> list[int]:
+def _listening(processes: list[psutil.Process]) -> Iterator[str]:
+    """Yield the addresses at which these processes can be connected to."""
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            for connection in process.net_connections(kind="inet"):
+                if connection.status == psutil.CONN_LISTEN or not connection.raddr:
+                    yield connection.laddr.ip
+
+
+def _interrupt(
+    directory: Path, *arguments: str, trials: int, how: signal.Signals, listening: set[str]
+) -> list[int]:
     """Start a search, end it with `how` soon after so many trials; return the processes that it left behind.
+
+    The addresses at which anything of it listens at that moment go to `listening`.
 
     A resumed search may find as many trials finished as it is to be ended after: it has begun its own work
     once it has workers.
@@ -113,6 +128,7 @@ def _interrupt(directory: Path, *arguments: str, trials: int, how: signal.Signal
             time.sleep(0.1)
         time.sleep(random.uniform(0.0, JITTER_S))
         children = psutil.Process(process.pid).children(recursive=True)
+        listening.update(_listening([psutil.Process(process.pid), *children]))
         assert process.poll() is None, "it ended before it was interrupted"
         process.send_signal(how)
         _, messages = process.communicate(timeout=60)
@@ -137,19 +153,20 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     resume = ("--resume", "run")
     survivors: list[int] = []
     interrupted: list[int] = []
+    listening: set[str] = set()
     for arguments, trials, how in (
         (start, 1, signal.SIGKILL),
         (resume, 1, signal.SIGTERM),
         (resume, 2, signal.SIGINT),
     ):
-        survivors += _interrupt(directory, *arguments, trials=trials, how=how)
+        survivors += _interrupt(directory, *arguments, trials=trials, how=how, listening=listening)
         interrupted.append(len(_finished_numbers(directory / "run")))
     # From another directory: the run knows where its records and its space are.
     elsewhere = directory / "else where"
     elsewhere.mkdir()
     output = _search(elsewhere, "--resume", "../run")
     assert list(elsewhere.iterdir()) == []
-    return Finished(directory, directory / "records", output, interrupted, survivors)
+    return Finished(directory, directory / "records", output, interrupted, survivors, listening)
 
 
 def _finished_numbers(run: Path) -> list[int]:
@@ -165,6 +182,11 @@ def test_an_interrupted_search_ends_with_exactly_the_trials_asked_for(finished: 
     assert all(1 <= trials < TRIALS for trials in finished.interrupted), "not in the middle"
     assert finished.interrupted == sorted(finished.interrupted), "a finished trial was lost"
     assert finished.survivors == []
+
+
+def test_nothing_of_a_search_can_be_reached_from_another_machine(finished: Finished) -> None:
+    """Whoever reaches a device's server can run code: tracker and server listen on loopback."""
+    assert finished.listening == {"127.0.0.1"}
 
 
 def test_every_candidate_was_trained_tuned_and_measured(finished: Finished) -> None:

@@ -110,6 +110,11 @@ class Evaluation:
             legal = self.latency is None
         if not legal:
             raise ValueError("an evaluation has accuracy and latency, or a failure, and never both")
+        known = isinstance(self.architecture, Architecture) or self.counted is not None
+        if self.failure is None and not known:
+            raise ValueError(
+                f"an evaluation of {self.architecture} must tell its cost, which does not follow from the notation"
+            )
 
     @classmethod
     def success(

@@ -99,7 +99,7 @@ class RunDirectory:
         """Return the run in `path`.
 
         Raises:
-            RunError: if it is no run directory.
+            RunError: if it is no run directory, holds code that it names, or leads out of itself.
             ConfigError: if its configuration breaks a rule.
         """
         file = path / "config.toml"
@@ -109,7 +109,9 @@ class RunDirectory:
                 f"`ls {path.parent}` shows what is there, `tvm-mnas search` starts a new run"
             )
         settings = {_RENAMED.get(key, key): value for key, value in read_settings(file).items()}
-        return cls(path, SearchConfig.from_mapping(settings, source=str(file)))
+        config = SearchConfig.from_mapping(settings, source=str(file))
+        _check_foreign(path, config)
+        return cls(path, config)
 
     def changed(self, settings: Mapping[str, object]) -> RunDirectory:
         """Return this run with `settings` changed in its configuration, on disk too.
@@ -284,6 +286,24 @@ def read_evaluation(trial: optuna.trial.FrozenTrial, path: Path) -> Evaluation |
             f"{path}: the evaluation of trial {trial.number} cannot be read "
             f"({type(error).__name__}: {error}); restore study.journal from a copy"
         ) from error
+
+
+def _check_foreign(path: Path, config: SearchConfig) -> None:
+    """Refuse what a run that somebody sent could do harm with: it is read, and brings no code and no way out."""
+    inside = path.resolve()
+    for part in (config.space, config.data, config.trainer, config.algorithm, config.executor):
+        file = part.partition(":")[0]
+        if file.endswith(".py") and Path(file).resolve().is_relative_to(inside):
+            raise RunError(
+                f"{path}: the code that a run names lies outside of it, and {file} lies within; look at it, put it "
+                f"elsewhere and name its new place in {path / 'config.toml'}"
+            )
+    for entry in path.iterdir():
+        if entry.is_symlink() and not entry.resolve().is_relative_to(inside):
+            raise RunError(
+                f"{path}: a run keeps its files in its own directory, and {entry.name} is a link to "
+                f"{entry.readlink()}; put what is there in its place: `rm {entry}`"
+            )
 
 
 def _repair_journal(journal: Path) -> None:
