@@ -6,6 +6,7 @@
 #   make lint              formatting, lint, types, import layers
 #   make arm-tools         with apt, an ARM emulator and cross compiler; without them the tests of ARM code are skipped
 #   make bench             the scripts behind the README's figures, hours; BENCHMARKS=benchmarks/rivals.py: one of them
+#   make audit             the pinned dependencies against the advisories of today, from the internet
 #   make docs              the documentation as a site, in site/index.html
 #   make wheel             a wheel in dist/, tried in a fresh environment outside the checkout
 #   make clean             remove .venv, caches and builds; runs/ and your records stay
@@ -45,7 +46,7 @@ fi
 endef
 BENCHMARKS ?= $(wildcard benchmarks/*.py)
 
-.PHONY: help search test test-all lint arm-tools bench docs wheel clean
+.PHONY: help search test test-all lint arm-tools bench audit docs wheel clean
 
 help:
 	@sed -n '2,/^$$/s/^# \{0,1\}//p' Makefile
@@ -104,6 +105,14 @@ bench: $(INSTALLED_BENCH)
 	  echo "== $$script"
 	  $(BIN)/python "$$script"
 	done
+
+# In an environment of its own: what it needs is nothing that we pin.
+audit:
+	@away=$$(mktemp -d)
+	trap 'rm -rf "$$away"' EXIT
+	$(PYTHON) -m venv "$$away"
+	"$$away/bin/python" -m pip --disable-pip-version-check install --quiet 'pip-audit>=2.10,<3'
+	"$$away/bin/pip-audit" --no-deps --disable-pip --requirement constraints.txt
 
 docs: $(INSTALLED_DOCS)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -25,7 +25,7 @@ from tvm_mnas.config import SearchConfig, parse_untuned_share
 from tvm_mnas.devices.core.latency import Latency
 from tvm_mnas.devices.core.profile import DeviceProfile, parse_tracker, shipped_profiles
 from tvm_mnas.devices.core.state import DeviceState
-from tvm_mnas.errors import TvmMnasError
+from tvm_mnas.errors import RunError, TvmMnasError
 from tvm_mnas.evaluation.manifest import Manifest
 from tvm_mnas.evaluation.results import Evaluation
 from tvm_mnas.resources import resource_directory
@@ -283,7 +283,7 @@ def test_a_stored_evaluation(values: Any) -> None:
     try:
         evaluation = Evaluation.from_json(values)
     except (AttributeError, KeyError, TypeError, ValueError, TvmMnasError) as error:
-        one_line(error)
+        one_line(RunError(f"{type(error).__name__}: {error}"))
     else:
         assert Evaluation.from_json(plain(evaluation.to_json())) == evaluation
 
