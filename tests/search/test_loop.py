@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
 
 from tvm_mnas.config import SearchConfig
@@ -184,8 +184,8 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     # Here processes die, the power doesn't: what is written stays written, and sooner. And the run's own
     # lock is enough for one process; the killed ones below have Optuna's too.
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-    monkeypatch.setattr(JournalFileSymlinkLock, "acquire", lambda lock: True)
-    monkeypatch.setattr(JournalFileSymlinkLock, "release", lambda lock: None)
+    monkeypatch.setattr(JournalFileOpenLock, "acquire", lambda lock: True)
+    monkeypatch.setattr(JournalFileOpenLock, "release", lambda lock: None)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -165,6 +166,33 @@ def test_a_run_is_locked_once_within_a_process_too(run: RunDirectory) -> None:
         pass
     with run.lock():
         pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_locks_is_told_as_such(
+    run: RunDirectory, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(file: object, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(RunError, match="file system that can lock files") as caught, run.lock():
+        pass
+    assert os.strerror(number) in str(caught.value)
+
+
+def test_a_file_system_without_links_keeps_a_study(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "symlink", refuse)
+    monkeypatch.setattr(os, "link", refuse)
+    with run.lock():
+        study = run.study()
+        study.set_user_attr("written", True)
+    assert RunDirectory.open(run.path).study().user_attrs["written"] is True
 
 
 def test_the_lock_is_let_go_of_when_work_fails(run: RunDirectory) -> None:

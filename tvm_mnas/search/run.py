@@ -171,12 +171,17 @@ class RunDirectory:
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+            except BlockingIOError as error:
                 raise RunError(
                     f"one process works on a run at a time, and another one has {self.path}; "
                     f"wait for it, or end it"
                 ) from error
-            # Optuna's own lock is a link that outlives a killed process; nobody else can hold it now.
+            except OSError as error:
+                raise RunError(
+                    f"a run needs a file system that can lock files, and that of {self.path} cannot "
+                    f"({error.strerror}); keep the run elsewhere with --run, or move it there"
+                ) from error
+            # Optuna's own lock is a file that outlives a killed process; nobody else can hold it now.
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.journal.with_name(self.journal.name + ".lock"))
             _repair_journal(self.journal)
@@ -193,10 +198,12 @@ class RunDirectory:
         """
         import optuna
         from optuna.storages import JournalStorage
-        from optuna.storages.journal import JournalFileBackend
+        from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
+        path = str(self.journal)
         try:
-            storage = JournalStorage(JournalFileBackend(str(self.journal)))
+            # Optuna's usual lock is a symbolic link, which not every file system has.
+            storage = JournalStorage(JournalFileBackend(path, JournalFileOpenLock(path)))
             if STUDY_NAME in optuna.get_all_study_names(storage):
                 study = optuna.load_study(study_name=STUDY_NAME, storage=storage, sampler=sampler)
             elif self.journal.stat().st_size:

@@ -7,6 +7,7 @@ replaced by another of the same name, and it can tell that this happened.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -23,6 +24,8 @@ _LOGGER = logging.getLogger(__name__)
 _BUFFER_BYTES = 1 << 20
 _LOCK = ".lock"
 
+_NO_LOCK = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
 Place = tuple[int, int]
 """Where a line lies in its file: offset and size in bytes."""
 
@@ -33,7 +36,8 @@ _Value = TypeVar("_Value")
 def hold_lock(directory: Path, *, alone: bool) -> Iterator[None]:
     """Hold the lock of the files in `directory`: alone to change them, otherwise with other readers.
 
-    A reader makes no lock: where there is none, or none that it may open, it reads without.
+    A reader makes no lock: where there is none, or none that it may open, or the file system knows none, it reads
+    without.
 
     Raises:
         OSError: if `alone` and the lock cannot be made.
@@ -43,8 +47,11 @@ def hold_lock(directory: Path, *, alone: bool) -> Iterator[None]:
         if alone:
             fcntl.flock(stack.enter_context(path.open("w")), fcntl.LOCK_EX)
         else:
-            with contextlib.suppress(FileNotFoundError, PermissionError):
+            try:
                 fcntl.flock(stack.enter_context(path.open("r")), fcntl.LOCK_SH)
+            except OSError as error:
+                if error.errno not in _NO_LOCK:
+                    raise
         yield
 
 
