@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import math
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
@@ -250,4 +251,6 @@ def _checked(value: object, hint: Any, name: str) -> Any:
     accepted = (int, float) if hint is float else hint
     if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
         raise RunError(f"{name} is of type {hint.__name__}; it is {value!r}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise RunError(f"{name} is a finite number; it is {value!r}")
     return value
