@@ -98,10 +98,10 @@ class Siege:
         self.finished = now
         return len(now)
 
-    def reap(self) -> None:
-        """Wait for the end of a search that was killed."""
+    def end(self) -> int:
+        """Wait for the end of the search and return its exit status."""
         assert self._process is not None
-        self._process.wait(60)
+        return self._process.wait(WAIT_S)
 
 
 def told(record: TrialRecord | None) -> object:
@@ -163,7 +163,7 @@ def test_a_search_whose_process_is_killed_ends_with_exactly_the_trials_asked_for
             rng.choice(targets).send_signal(signal.SIGKILL)
             siege.kills += 1
         if victim == "driver":
-            siege.reap()
+            siege.end()
             siege.look()
             driver = siege.start()
         # Until something more is finished, or the search is: that is what the kill cost at most. A training that
@@ -187,6 +187,53 @@ def test_a_search_whose_process_is_killed_ends_with_exactly_the_trials_asked_for
     print(
         f"\n| {victim} | {siege.kills} | {siege.trials} trials, none lost, none blamed | "
         f"{siege.longest_wait_s:.0f} s |"
+    )
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_search_that_is_interrupted_says_how_it_goes_on_and_leaves_nobody_behind(
+    how: signal.Signals, siege: Siege
+) -> None:
+    """At any step: while Python starts, while workers do, in training, tuning, measuring, exporting."""
+    rng = random.Random(siege.seed)
+    siege.trials = 2 * BATCH
+    driver = siege.start()
+    while siege.kills < KILLS:
+        pause = time.monotonic() + rng.uniform(1.0, 4 * LONGEST_PAUSE_S)
+        while time.monotonic() < pause and not siege.ended():
+            time.sleep(0.02)
+        if siege.ended():
+            siege.trials += BATCH
+            driver = siege.start()
+            continue
+        try:
+            family = driver.children(recursive=True)
+        except psutil.Error:
+            continue
+        written = siege.log.stat().st_size
+        driver.send_signal(how)
+        began = time.monotonic()
+        status = siege.end()
+        if status == 0:
+            continue  # it was just done
+        assert status == 130, siege.log.read_text()[-2000:]
+        last = siege.log.read_text()[written:].splitlines()[-1]
+        assert last == (
+            "tvm-mnas: error: interrupted, and what was finished is saved; "
+            "`tvm-mnas search --resume run` goes on with it"
+        )
+        _, alive = psutil.wait_procs(family, timeout=10)
+        assert [one for one in alive if one.status() != psutil.STATUS_ZOMBIE] == []
+        siege.longest_wait_s = max(siege.longest_wait_s, time.monotonic() - began)
+        siege.kills += 1
+        siege.look()
+        driver = siege.start()
+    assert siege.end() == 0
+    assert siege.look() == siege.trials
+    assert siege.lost == []
+    print(
+        f"\n| {how.name} | {siege.kills} | {siege.trials} trials, none lost | "
+        f"{siege.longest_wait_s:.1f} s until all processes were gone |"
     )
 
 
