@@ -367,3 +367,14 @@ def processor_time_s(command: list[str]) -> float:
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def test_no_deadline_is_read_from_a_clock_that_jumps() -> None:
+    """The wall clock is set by people and networks: it labels what was measured, and decides nothing."""
+    package = ROOT / "tvm_mnas"
+    readers = {
+        name
+        for name in package_modules()
+        if re.search(r"\btime\.time\(|\butcnow\(", (package / name).read_text(encoding="utf-8"))
+    }
+    assert readers == set()
