@@ -11,8 +11,9 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -29,11 +30,13 @@ from tvm_mnas.devices.servers.bundle import (
     build_bundle,
     compile_server,
     find_compiler,
+    unpacked_bundle,
 )
 from tvm_mnas.devices.servers.local_main import FACTS_FUNCTION, free_port
 from tvm_mnas.errors import BundleError
 
 HOST = "127.0.0.1"
+ROOT = Path(__file__).resolve().parents[3]
 MACHINE = os.uname().machine
 QEMU = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
 CROSS_GCC = shutil.which("aarch64-linux-gnu-gcc")
@@ -122,6 +125,51 @@ def test_it_is_small_and_its_manifest_tells_every_file(archive: Path, tmp_path: 
         members = opened.getmembers()
     assert [member.name for member in members] == sorted(member.name for member in members)
     assert {(member.mtime, member.uid, member.gid) for member in members} == {(0, 0, 0)}
+
+
+def _links_out(archive: tarfile.TarFile) -> None:
+    link = tarfile.TarInfo("tvm-server/out")
+    link.type, link.linkname = tarfile.SYMTYPE, "../../../.."
+    archive.addfile(link)
+
+
+def _climbs_out(archive: tarfile.TarFile) -> None:
+    archive.addfile(tarfile.TarInfo("tvm-server/../../../evil"))
+
+
+def _is_a_device(archive: tarfile.TarFile) -> None:
+    device = tarfile.TarInfo("tvm-server/null")
+    device.type = tarfile.CHRTYPE
+    archive.addfile(device)
+
+
+@pytest.mark.parametrize("harm", [_links_out, _climbs_out, _is_a_device, None])
+def test_an_archive_that_leads_out_of_its_directory_or_is_torn_is_refused(
+    harm: Callable[[tarfile.TarFile], None] | None, archive: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / "deep" / "cache"
+    kept = cache / "servers" / kept_bundle_name()
+    kept.parent.mkdir(parents=True)
+    if harm is None:
+        kept.write_bytes(archive.read_bytes()[:-4000])
+    else:
+        with tarfile.open(kept, "w:gz") as opened:
+            harm(opened)
+    before = {path for path in tmp_path.rglob("*") if cache not in path.parents}
+    with pytest.raises(BundleError, match="is no bundle of a device server.*delete it") as caught:
+        unpacked_bundle(MACHINE, cache=cache)
+    assert str(kept) in str(caught.value)
+    assert {path for path in tmp_path.rglob("*") if cache not in path.parents} == before
+    assert list(kept.parent.iterdir()) == [kept]
+    kept.unlink()
+    assert (unpacked_bundle(MACHINE, cache=cache) / "run").is_file()
+
+
+def kept_bundle_name() -> str:
+    """What the bundle of this version is called in a cache."""
+    source = (ROOT / "rpc" / "server" / "server.c").read_bytes()
+    digest = hashlib.sha256(source).hexdigest()[:12]
+    return f"{MACHINE}-{metadata.version('apache-tvm')}-{digest}.tgz"
 
 
 def test_it_runs_from_anywhere_with_its_own_libraries(archive: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -153,8 +154,14 @@ def unpacked_bundle(architecture: str, *, cache: Path | None = None) -> Path:
     root = archive.with_suffix("")
     if not root.is_dir():
         with _fresh_directory(root.parent) as fresh:
-            with tarfile.open(archive) as opened:
-                opened.extractall(fresh, filter="data")
+            try:
+                with tarfile.open(archive) as opened:
+                    # Nothing in it may lead out of the directory, or be more than a file.
+                    opened.extractall(fresh, filter="data")
+            except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+                raise BundleError(
+                    f"{archive} is no bundle of a device server ({error}); delete it, and it is built again"
+                ) from error
             # Whole or not there; another process may have been faster.
             with suppress(OSError):
                 (fresh / "tvm-server").rename(root)
