@@ -18,6 +18,7 @@ from tests.compiler.scheduled import arguments_of, module_of, replayed, run_kern
 from tests.compiler.targets import CORTEX_A72, HASWELL, SKYLAKE_AVX512
 from tvm_mnas.compiler.core.kernel import Kernel
 from tvm_mnas.compiler.core.target import VectorUnit, load_target, vector_unit
+from tvm_mnas.compiler.lowering import legalize
 from tvm_mnas.compiler.lowering.lower import lower_network
 from tvm_mnas.compiler.schedules import convolution
 from tvm_mnas.compiler.schedules.convolution import conv_shape, propose_convolutions, schedule_tile
@@ -141,6 +142,37 @@ def test_what_is_no_convolution_has_no_tiles(target: str) -> None:
     assert kernels
     for kernel in kernels:
         assert list(propose_convolutions(module_of(kernel), load_target(target))) == []
+
+
+class FarSide(nn.Module):
+    """A convolution with a border behind it, on the far sides alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(16, 24, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return nn.functional.pad(self.conv(images), (0, 1, 0, 1))
+
+
+def test_a_border_behind_a_convolution_is_a_kernel_of_its_own_and_within_one_has_no_tiles(
+    target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TVM takes it for element-wise; a tile would leave the border unwritten."""
+    network = FarSide().eval()
+
+    def convolutions() -> list[Kernel]:
+        lowered = lower_network(network, (1, 16, 6, 6), target)
+        return [kernel for kernel in lowered.kernels if "conv2d" in kernel.name]
+
+    (apart,) = convolutions()
+    assert "pad" not in apart.name
+    assert list(propose_convolutions(module_of(apart), load_target(target)))
+    monkeypatch.setattr(legalize, "_INJECTIVE", 0)  # element-wise, as TVM has it
+    (fused,) = convolutions()
+    assert "pad" in fused.name
+    assert conv_shape(module_of(fused)) is None
+    assert list(propose_convolutions(module_of(fused), load_target(target))) == []
 
 
 def test_a_tile_is_a_record_that_replays(lowered: dict[str, list[Kernel]], target: str) -> None:

@@ -1,8 +1,9 @@
-"""Operators into kernels, with two things that TVM's own way makes slow done otherwise.
+"""Operators into kernels, with two things that TVM's own way makes slow, and one that it makes wrong, done otherwise.
 
 The image's transpose is inside the first convolution: no transposed copy of it is made. A gate, one value a channel
 that multiplies all pixels, is a kernel of its own: fused with what computes it, it would be computed anew for every
-pixel.
+pixel. A padding on the far sides alone looks element-wise to TVM, which fuses it behind a convolution and never writes
+the border: it is told that it is not.
 """
 
 from __future__ import annotations
@@ -15,12 +16,18 @@ from tvm import relax, te, topi
 _TRANSPOSE = "relax.permute_dims"
 _OPAQUE = 8
 """The operator pattern that FuseOps leaves alone."""
+_INJECTIVE = 2
+"""The operator pattern that FuseOps fuses with what is element-wise, and never behind a convolution."""
 
 
 def legalize(module: Any) -> Any:
     """Return `module` with its operators turned into kernels."""
     convolutions = relax.transform.LegalizeOps(
-        {"relax.nn.conv2d": _legalize_convolution, "relax.multiply": _legalize_product},
+        {
+            "relax.nn.conv2d": _legalize_convolution,
+            "relax.multiply": _legalize_product,
+            "relax.nn.pad": _legalize_padding,
+        },
         skip_ops=[_TRANSPOSE],
     )
     # A transpose that nobody reads any more must not become a kernel.
@@ -64,6 +71,28 @@ def _legalize_product(builder: Any, call: Any) -> Any:
         *call.args,
         primfunc_name_hint="gate" if any(gates) else "multiply",
         primfunc_attrs={"op_pattern": _OPAQUE} if any(gates) else None,
+    )
+
+
+def _legalize_padding(builder: Any, call: Any) -> Any:
+    widths = call.attrs.pad_width
+    around = {"pad_before": widths[::2], "pad_after": widths[1::2]}
+    injective = {"op_pattern": _INJECTIVE}
+    makers = {
+        "reflect": topi.nn.reflect_pad,
+        "replicate": topi.nn.replicate_pad,
+        "circular": topi.nn.circular_pad,
+    }
+    maker = makers.get(str(call.attrs.pad_mode))
+    if maker is not None:
+        return builder.call_te(maker, call.args[0], **around, primfunc_attrs=injective)
+    return builder.call_te(
+        topi.nn.pad,
+        call.args[0],
+        **around,
+        pad_value=call.attrs.pad_value,
+        primfunc_name_hint="pad",
+        primfunc_attrs=injective,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -30,13 +31,28 @@ def kernel_blocks(schedule: Any) -> list[Any]:
 
 
 def reduction_blocks(schedule: Any) -> ReductionBlocks | None:
-    """Return the kernel's blocks around the one that sums, None where none does or several do."""
+    """Return the kernel's blocks around the one that sums, None where none does or several do.
+
+    None too where the output has more elements than there are sums, as behind a padding: computed with the sums that
+    it reads, tile by tile, what reads none of them would never be written.
+    """
     blocks = kernel_blocks(schedule)
     sums = [index for index, block in enumerate(blocks) if REDUCTION in kinds(schedule, block)]
     if len(sums) != 1:
         return None
     (at,) = sums
+    if _elements(schedule, blocks[-1]) > _elements(schedule, blocks[at]):
+        return None
     return ReductionBlocks(blocks[:at], blocks[at], blocks[at + 1 :])
+
+
+def _elements(schedule: Any, block: Any) -> int:
+    """Return how many elements `block` computes."""
+    return math.prod(
+        int(iteration.dom.extent)
+        for iteration in schedule.get(block).iter_vars
+        if int(iteration.iter_type) == SPATIAL
+    )
 
 
 def kinds(schedule: Any, block: Any) -> list[int]:
