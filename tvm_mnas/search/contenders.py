@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from tvm_mnas.devices.core.latency import Latency
 from tvm_mnas.search.pareto import Point, dominates, pareto_front
+from tvm_mnas.search.result import succeeded
 from tvm_mnas.search.reward import Reward
 from tvm_mnas.search.run import TrialRecord
 
@@ -40,11 +41,7 @@ def contenders(
     Those measured at another level are judged by what the reference kernel says that they would take now, and as they
     were measured.
     """
-    first: dict[str, TrialRecord] = {}
-    for record in records:
-        if record.reward is not None:
-            first.setdefault(record.evaluation.architecture.id, record)
-    candidates = list(first.values())
+    candidates = succeeded(records)
     scaled = _best([_point(record, levels_ms) for record in candidates], reward, finalists, NEAR)
     # One that a fast minute flattered would be chosen as long as its latency stands.
     as_measured = _best([_point(record, ()) for record in candidates], reward, finalists, 0.0)

@@ -96,12 +96,17 @@ class SearchResult:
 
 def pick_finalists(records: Sequence[TrialRecord], count: int) -> list[TrialRecord]:
     """Return the `count` different candidates with the highest reward, best first; fewer if fewer succeeded."""
+    # Ties go to the earlier trial, so that the choice does not depend on the order of a sort.
+    return sorted(succeeded(records), key=lambda record: (-_reward(record), record.number))[:count]
+
+
+def succeeded(records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Return the candidates that have a reward, each once, by the first of `records` that met it."""
     first: dict[str, TrialRecord] = {}
     for record in records:
         if record.reward is not None:
             first.setdefault(record.evaluation.architecture.id, record)
-    # Ties go to the earlier trial, so that the choice does not depend on the order of a sort.
-    return sorted(first.values(), key=lambda record: (-_reward(record), record.number))[:count]
+    return list(first.values())
 
 
 def _reward(record: TrialRecord) -> float:
