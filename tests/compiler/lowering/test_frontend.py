@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import operator
 
+import numpy as np
 import pytest
 import torch
+import tvm
 import tvm_ffi
 from torch import Tensor, fx, nn
+from tvm import relax
 
 from tests.compiler.conftest import Mean
 from tvm_mnas.compiler.core.target import load_target
+from tvm_mnas.compiler.lowering import frontend
 from tvm_mnas.compiler.lowering.frontend import import_by_export, import_network, is_translated
 from tvm_mnas.compiler.lowering.lower import _kernels_of, _lowered
 from tvm_mnas.models.folding import fold_batch_norm
@@ -77,3 +82,39 @@ class _Scaled(nn.Module):
 def test_what_the_translator_might_get_wrong_takes_the_long_way(network: nn.Module) -> None:
     assert not is_translated(fx.symbolic_trace(network.eval()))
     assert is_translated(fx.symbolic_trace(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1)).eval()))
+
+
+class _Halves(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.conv(images)
+        return features.narrow(1, 1, 4) * features.narrow(1, -4, 4)
+
+
+def test_a_narrowed_tensor_is_taken_from_where_it_starts() -> None:
+    network, images = _Halves().eval(), torch.randn(1, 3, 4, 4)
+    with torch.no_grad():
+        module = import_by_export(network, (1, 3, 4, 4))
+        expected = network(images)
+    machine = relax.VirtualMachine(tvm.compile(module, target="llvm"), tvm.cpu())
+    assert np.allclose(machine["main"](tvm.runtime.tensor(images.numpy())).numpy(), expected)
+
+
+def test_a_first_try_that_fails_leaves_nothing_on_stderr(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tries = []
+
+    def refuse(node: fx.Node, importer: object) -> object:
+        tries.append(node)
+        raise ValueError("not this one")
+
+    monkeypatch.setattr(frontend, "_narrow", refuse)
+    with torch.no_grad():
+        import_by_export(_Halves().eval(), (1, 3, 4, 4))
+    gc.collect()
+    assert len(tries) == 1
+    assert capfd.readouterr().err == ""

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from tvm import relax
 
 from tvm_mnas.errors import raise_if_foreign
 
@@ -57,24 +58,44 @@ def import_by_export(
     network: nn.Module, input_shape: tuple[int, int, int, int], input_dtype: str = "float32"
 ) -> Any:
     """Return what `import_network` returns, by torch.export: slower, and for any network."""
-    from tvm.relax.frontend.torch import from_exported_program
-
     program = torch.export.export(
         network, (torch.zeros(input_shape, dtype=getattr(torch, input_dtype)),)
     )
     try:
         # Half a second less than by torch's decomposition into simpler operators, which few networks need.
-        return from_exported_program(
+        return _translated(program)
+    except Exception as error:
+        raise_if_foreign(error)
+        return _translated(program.run_decompositions())
+
+
+def _translated(program: torch.export.ExportedProgram) -> Any:
+    from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
+
+    importer = ExportedProgramImporter()
+    try:
+        return importer.from_exported_program(
             program,
             keep_params_as_input=False,
             unwrap_unit_return_tuple=True,
-            run_ep_decomposition=False,
+            no_bind_return_tuple=False,
+            custom_convert_map={"narrow.default": _narrow},
         )
-    except Exception as error:
-        raise_if_foreign(error)
-        return from_exported_program(
-            program, keep_params_as_input=False, unwrap_unit_return_tuple=True
-        )
+    except Exception:
+        # A builder that dies with an open block writes a warning to stderr, where a success leaves nothing.
+        if hasattr(importer, "block_builder"):
+            importer.block_builder._end_block()
+        raise
+
+
+def _narrow(node: fx.Node, importer: Any) -> Any:
+    """Return a narrowed tensor; TVM's own translation takes the length for the end."""
+    source, axis, start, length = (*node.args,)
+    extent = source.meta["val"].shape[axis]
+    first = start + extent if start < 0 else start
+    return importer.block_builder.emit(
+        relax.op.strided_slice(importer.env[source], [axis], [first], [first + length])
+    )
 
 
 def is_translated(network: fx.GraphModule) -> bool:
