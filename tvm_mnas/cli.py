@@ -107,7 +107,7 @@ def _run() -> None:
         sys.exit(error.exit_code)
     except TyperException as error:
         # Without arguments this is the help text itself, which typer has printed then.
-        message = " ".join(error.format_message().split())
+        message = " ".join(error.format_message().split()).rstrip(".")
         if message:
             _fail(
                 f"{message}; `tvm-mnas --help` and `tvm-mnas COMMAND --help` show what is taken", 2
