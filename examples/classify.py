@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from tvm_mnas.processes import load_runtime_only
-from tvm_mnas.training.images import Normalization, network_input, read_test_images
+from tvm_mnas.training.data.images import Normalization, network_input, read_test_images
 
 load_runtime_only()  # a phone has neither a compiler nor torch
 import tvm

@@ -18,7 +18,7 @@ from PIL import Image
 
 from tvm_mnas.evaluation.trainers import TrainTask, run_training
 from tvm_mnas.space.candidate import parse_candidate
-from tvm_mnas.training.images import read_embedded, shipped_class_names
+from tvm_mnas.training.data.images import read_embedded, shipped_class_names
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"

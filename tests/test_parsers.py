@@ -35,7 +35,7 @@ from tvm_mnas.space.architecture import Architecture
 from tvm_mnas.space.candidate import parse_candidate
 from tvm_mnas.space.files import parse_space
 from tvm_mnas.space.scaling import Scaling
-from tvm_mnas.training.images import ShippedSpec
+from tvm_mnas.training.data.images import ShippedSpec
 from tvm_mnas.workflows.model_ref import resolve_model
 
 ODD = "\x00\x1b\n\r\t \"'\\[]{}=:,.-+%@/#٣½é\u202e🦙" + "0123456789eExXnN_"

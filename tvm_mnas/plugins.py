@@ -9,7 +9,7 @@ A part is named in one of three ways, and what ships with tvm-mnas comes through
 | kind           | flag          | entry point group         | what it is                                             |
 | -------------- | ------------- | ------------------------- | ------------------------------------------------------ |
 | `TRAINERS`     | `--trainer`   | `tvm_mnas.trainers`       | `evaluation.trainers.Trainer`                          |
-| `DATA_SOURCES` | `--data`      | `tvm_mnas.data_sources`   | `training.sources.DataSource`                          |
+| `DATA_SOURCES` | `--data`      | `tvm_mnas.data_sources`   | `training.data.sources.DataSource`                     |
 | `SPACES`       | `--space`     | `tvm_mnas.spaces`         | `space.network_space.NetworkSpace` or `SearchSpace`    |
 | `ALGORITHMS`   | `--algorithm` | `tvm_mnas.algorithms`     | `search.algorithms.Algorithm`                          |
 | `EXECUTORS`    | `--executor`  | `tvm_mnas.executors`      | `evaluation.executor.Executor`, made with `jobs=N`     |
@@ -95,10 +95,10 @@ DATA_SOURCES = Registry(
     "data source",
     "tvm_mnas.data_sources",
     {
-        "embedded": "tvm_mnas.training.sources:EMBEDDED",
-        "imagefolder": "tvm_mnas.training.sources:IMAGE_FOLDER",
-        "imagenet": "tvm_mnas.training.sources:IMAGE_FOLDER",
-        "idx": "tvm_mnas.training.sources:IDX",
+        "embedded": "tvm_mnas.training.data.sources:EMBEDDED",
+        "imagefolder": "tvm_mnas.training.data.sources:IMAGE_FOLDER",
+        "imagenet": "tvm_mnas.training.data.sources:IMAGE_FOLDER",
+        "idx": "tvm_mnas.training.data.sources:IDX",
     },
 )
 SPACES = Registry("space", "tvm_mnas.spaces", {})

@@ -26,7 +26,7 @@ import pytest
 from tvm_mnas.compiler.records.formats import HISTORY
 from tvm_mnas.models.inference import predict
 from tvm_mnas.search.run import RunDirectory
-from tvm_mnas.training.images import FASHION_NORMALIZATION, network_input, read_embedded
+from tvm_mnas.training.data.images import FASHION_NORMALIZATION, network_input, read_embedded
 from tvm_mnas.training.weights import load_network
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -251,7 +251,7 @@ def test_the_example_classifies_as_torch_does_with_the_stated_accuracy_and_witho
         "import runpy, sys, numpy; from pathlib import Path; best, output = sys.argv[1:];"
         "sys.argv = ['classify.py', best];"
         f"names = runpy.run_path({str(ROOT / 'examples' / 'classify.py')!r}, run_name='__main__');"
-        "from tvm_mnas.training.images import read_embedded;"
+        "from tvm_mnas.training.data.images import read_embedded;"
         "_, logits = names['load'](Path(best));"
         "numpy.save(output, logits(read_embedded()[1].pixels[::100]));"
         "print('torch', sys.modules.get('torch'))"

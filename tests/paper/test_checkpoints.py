@@ -13,7 +13,7 @@ from tests.training.colours import write_colours
 from tvm_mnas.errors import ConfigError, DataError, RunError
 from tvm_mnas.paper.checkpoints import CheckpointAccuracy, measure_checkpoints, parse_checkpoints
 from tvm_mnas.space.architecture import Architecture
-from tvm_mnas.training.data import load_data
+from tvm_mnas.training.data.memory import load_data
 from tvm_mnas.training.proxy import ProxyRecipe, train_proxy
 from tvm_mnas.workflows.model_ref import ModelRef
 

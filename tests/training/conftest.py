@@ -12,9 +12,9 @@ import torch
 
 from tests.training.colours import write_colours
 from tvm_mnas.space.architecture import Architecture
-from tvm_mnas.training.data import MemorySplit
-from tvm_mnas.training.images import FASHION_NORMALIZATION, ImageSet
-from tvm_mnas.training.splits import DataSplits
+from tvm_mnas.training.data.images import FASHION_NORMALIZATION, ImageSet
+from tvm_mnas.training.data.memory import MemorySplit
+from tvm_mnas.training.data.splits import DataSplits
 
 
 @pytest.fixture(autouse=True)

@@ -12,14 +12,14 @@ import torch
 from tvm_mnas.errors import ConfigError, DataError, TrainingError
 from tvm_mnas.models.network import build_network
 from tvm_mnas.space.architecture import Architecture
-from tvm_mnas.training.data import load_data
+from tvm_mnas.training.data.memory import load_data
+from tvm_mnas.training.data.splits import Batch, DataSplits, Split
 from tvm_mnas.training.proxy import (
     ProxyRecipe,
     evaluate,
     parameter_groups,
     train_proxy,
 )
-from tvm_mnas.training.splits import Batch, DataSplits, Split
 
 SHORT = ProxyRecipe(steps=40, batch_size=32)
 

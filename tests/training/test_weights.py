@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from tvm_mnas.errors import RunError
 from tvm_mnas.models.network import build_network
 from tvm_mnas.space.architecture import Architecture
+from tvm_mnas.training.data.splits import DataSplits
 from tvm_mnas.training.proxy import ProxyRecipe, train_proxy
-from tvm_mnas.training.splits import DataSplits
 from tvm_mnas.training.weights import load_checkpoint, load_network, load_weights, save_weights
 
 

@@ -29,7 +29,7 @@ from tvm_mnas.training.accuracy import Accuracy
 if TYPE_CHECKING:
     from torch import nn
 
-    from tvm_mnas.training.splits import DataSplits
+    from tvm_mnas.training.data.splits import DataSplits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +165,7 @@ def training_seed(seed: int, candidate: Candidate) -> int:
 @lru_cache(maxsize=1)
 def load_splits(data: str, input_size: int, seed: int) -> DataSplits:
     """Return the splits of `data`, read once per process."""
-    from tvm_mnas.training.sources import find_data
+    from tvm_mnas.training.data.sources import find_data
 
     source, location = find_data(data)
     # One decoding process each: trainings already run side by side, one a core.

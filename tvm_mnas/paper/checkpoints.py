@@ -59,7 +59,7 @@ def parse_checkpoints(
         ConfigError: if a text has another form, names another network, or no file; or if `data` is None.
         DataError: if `data` names nothing that is there.
     """
-    from tvm_mnas.training.sources import check_data
+    from tvm_mnas.training.data.sources import check_data
 
     files: dict[str, Path] = {}
     for text in texts:
@@ -91,7 +91,7 @@ def measure_checkpoints(
         TrainingError: if outputs are not finite numbers.
     """
     from tvm_mnas.models.inference import predict
-    from tvm_mnas.training.data import load_data
+    from tvm_mnas.training.data.memory import load_data
     from tvm_mnas.training.proxy import evaluate
     from tvm_mnas.training.weights import load_checkpoint
 

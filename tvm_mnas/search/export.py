@@ -40,7 +40,7 @@ from tvm_mnas.evaluation.toolchain import Toolchain
 from tvm_mnas.evaluation.trainers import load_splits, read_accuracy
 from tvm_mnas.space.architecture import Architecture
 from tvm_mnas.space.network_space import ChosenNetwork
-from tvm_mnas.training.sources import class_names
+from tvm_mnas.training.data.sources import class_names
 
 if TYPE_CHECKING:
     from tvm_mnas.space.candidate import Candidate

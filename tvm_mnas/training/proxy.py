@@ -21,7 +21,7 @@ from tvm_mnas.errors import ConfigError, DataError, TrainingError
 from tvm_mnas.models.candidates import build_candidate
 from tvm_mnas.space.candidate import Candidate
 from tvm_mnas.training.accuracy import Accuracy
-from tvm_mnas.training.splits import Batch, DataSplits, Split
+from tvm_mnas.training.data.splits import Batch, DataSplits, Split
 
 OnStep = Callable[[int, int], None]
 """Called after each step with the steps done and the steps in all."""

@@ -17,7 +17,7 @@ from tvm_mnas.search.result import SearchResult
 from tvm_mnas.search.run import RunDirectory, TrialRecord
 from tvm_mnas.search.session import SearchObserver, Session
 from tvm_mnas.space.catalogue import Space, find_space
-from tvm_mnas.training.sources import check_data
+from tvm_mnas.training.data.sources import check_data
 
 _DEFAULTS = SearchConfig()
 

@@ -90,9 +90,9 @@ def _translated(program: torch.export.ExportedProgram) -> Any:
 
 def _narrow(node: fx.Node, importer: Any) -> Any:
     """Return a narrowed tensor; TVM's own translation takes the length for the end."""
-    source, axis, start, length = (*node.args,)
-    extent = source.meta["val"].shape[axis]
-    first = start + extent if start < 0 else start
+    arguments: tuple[Any, ...] = node.args
+    source, axis, start, length = arguments
+    first = start + source.meta["val"].shape[axis] if start < 0 else start
     return importer.block_builder.emit(
         relax.op.strided_slice(importer.env[source], [axis], [first], [first + length])
     )

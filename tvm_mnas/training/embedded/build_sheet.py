@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tvm_mnas.training.images import ImageSet, Pixels, read_idx
+from tvm_mnas.training.data.images import ImageSet, Pixels, read_idx
 
 SEED = 0
 TRAIN_PER_CLASS = 1000

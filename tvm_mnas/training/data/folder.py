@@ -20,8 +20,8 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from tvm_mnas.errors import DataError
-from tvm_mnas.training.images import Labels, Normalization, Pixels, folder_parts, network_input
-from tvm_mnas.training.splits import Batch, DataSplits, draw_indices, split_indices
+from tvm_mnas.training.data.images import Labels, Normalization, Pixels, folder_parts, network_input
+from tvm_mnas.training.data.splits import Batch, DataSplits, draw_indices, split_indices
 
 IMAGENET_NORMALIZATION = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm"})

@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from tvm_mnas.errors import DataError
-from tvm_mnas.training.data import MemorySplit, augment, load_data
-from tvm_mnas.training.images import (
+from tvm_mnas.training.data.images import (
     FASHION_NORMALIZATION,
     ImageSet,
     check_shipped,
     network_input,
     read_embedded,
 )
-from tvm_mnas.training.splits import draw_indices, split_indices
+from tvm_mnas.training.data.memory import MemorySplit, augment, load_data
+from tvm_mnas.training.data.splits import draw_indices, split_indices
 
 
 def as_bytes(split: MemorySplit) -> list[bytes]:

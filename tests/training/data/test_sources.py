@@ -10,10 +10,10 @@ import pytest
 
 from tvm_mnas.errors import ConfigError, DataError
 from tvm_mnas.evaluation.trainers import load_splits
-from tvm_mnas.training.data import memory_splits
-from tvm_mnas.training.images import ImageSet
-from tvm_mnas.training.sources import check_data, class_names, find_data
-from tvm_mnas.training.splits import DataSplits
+from tvm_mnas.training.data.images import ImageSet
+from tvm_mnas.training.data.memory import memory_splits
+from tvm_mnas.training.data.sources import check_data, class_names, find_data
+from tvm_mnas.training.data.splits import DataSplits
 
 
 def images(count: int, seed: int) -> ImageSet:

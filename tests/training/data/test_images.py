@@ -16,8 +16,7 @@ import pytest
 from PIL import Image
 
 from tvm_mnas.errors import DataError
-from tvm_mnas.training.embedded.build_sheet import build
-from tvm_mnas.training.images import (
+from tvm_mnas.training.data.images import (
     FASHION_NORMALIZATION,
     ImageSet,
     Normalization,
@@ -27,6 +26,7 @@ from tvm_mnas.training.images import (
     read_embedded,
     read_idx,
 )
+from tvm_mnas.training.embedded.build_sheet import build
 
 
 def test_embedded_images_are_the_published_ones() -> None:
@@ -67,7 +67,7 @@ def test_the_licence_notice_ships_with_the_images() -> None:
 def test_reading_and_preparing_images_needs_no_torch() -> None:
     code = (
         "import sys\n"
-        "from tvm_mnas.training.images import *\n"
+        "from tvm_mnas.training.data.images import *\n"
         "network_input(read_embedded()[1].pixels[:2], 32, FASHION_NORMALIZATION)\n"
         "sys.exit('torch' in sys.modules)"
     )

@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from tvm_mnas.errors import DataError
-from tvm_mnas.training.folder import load_folder
-from tvm_mnas.training.images import (
+from tvm_mnas.training.data.folder import load_folder
+from tvm_mnas.training.data.images import (
     FASHION_NORMALIZATION,
     ImageSet,
     Normalization,
@@ -28,7 +28,7 @@ from tvm_mnas.training.images import (
     read_embedded,
     read_idx,
 )
-from tvm_mnas.training.splits import Batch, DataSplits, draw_indices, split_indices
+from tvm_mnas.training.data.splits import Batch, DataSplits, draw_indices, split_indices
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tvm_mnas.errors import DataError
-from tvm_mnas.training.images import Normalization
+from tvm_mnas.training.data.images import Normalization
 
 VALIDATION_FRACTION = 0.2
 MOST_VALIDATION_IMAGES = 50_000

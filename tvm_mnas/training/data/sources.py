@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from tvm_mnas.errors import DataError
 from tvm_mnas.plugins import DATA_SOURCES
-from tvm_mnas.training.images import check_shipped, shipped_class_names
+from tvm_mnas.training.data.images import check_shipped, shipped_class_names
 
 if TYPE_CHECKING:
-    from tvm_mnas.training.splits import DataSplits
+    from tvm_mnas.training.data.splits import DataSplits
 
 
 class DataSource(Protocol):
@@ -66,8 +66,8 @@ class ShippedSource:
         return shipped_class_names(self._spec(location))
 
     def load(self, location: str, *, input_size: int, seed: int, workers: int) -> DataSplits:
-        """Return the splits; see `training.data.load_data`."""
-        from tvm_mnas.training.data import load_data
+        """Return the splits; see `training.data.memory.load_data`."""
+        from tvm_mnas.training.data.memory import load_data
 
         return load_data(self._spec(location), input_size=input_size, seed=seed, workers=workers)
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from tvm_mnas.errors import DataError
-from tvm_mnas.training.data import load_data
-from tvm_mnas.training.folder import central_box, load_folder, random_box
-from tvm_mnas.training.images import check_shipped
+from tvm_mnas.training.data.folder import central_box, load_folder, random_box
+from tvm_mnas.training.data.images import check_shipped
+from tvm_mnas.training.data.memory import load_data
 
 
 def load(root: Path, *, workers: int = 0, seed: int = 0, fraction: float = 0.2):  # type: ignore[no-untyped-def]
