@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tvm_mnas import DataSplits, ImageSet, memory_splits, run_search
+from tvm_mnas import DataSplits, ImageSet, LoadOptions, memory_splits, run_search
 
 
 def draw(count: int, seed: int) -> ImageSet:
@@ -25,9 +25,9 @@ class Stripes:
     def class_names(self, location: str) -> tuple[str, ...]:
         return tuple(f"{18 * label} degrees" for label in range(10))
 
-    def load(self, location: str, *, input_size: int, seed: int, workers: int) -> DataSplits:
+    def load(self, location: str, options: LoadOptions) -> DataSplits:
         train, test = draw(2000, seed=1), draw(500, seed=2)
-        return memory_splits(train, test, input_size=input_size, seed=seed, name="stripes")
+        return memory_splits(train, test, options, name="stripes")
 
 
 STRIPES = Stripes()

@@ -30,6 +30,7 @@ PUBLIC = [
     "FrontPoint",
     "ImageSet",
     "Latency",
+    "LoadOptions",
     "NetworkSpace",
     "PPOSampler",
     "RegularizedEvolutionSampler",

@@ -96,8 +96,8 @@ DATA_SOURCES = Registry(
     "tvm_mnas.data_sources",
     {
         "embedded": "tvm_mnas.training.data.sources:EMBEDDED",
-        "imagefolder": "tvm_mnas.training.data.sources:IMAGE_FOLDER",
-        "imagenet": "tvm_mnas.training.data.sources:IMAGE_FOLDER",
+        "imagefolder": "tvm_mnas.training.data.folder:SOURCE",
+        "imagenet": "tvm_mnas.training.data.folder:SOURCE",
         "idx": "tvm_mnas.training.data.sources:IDX",
     },
 )

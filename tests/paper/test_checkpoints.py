@@ -13,7 +13,7 @@ from tests.training.colours import write_colours
 from tvm_mnas.errors import ConfigError, DataError, RunError
 from tvm_mnas.paper.checkpoints import CheckpointAccuracy, measure_checkpoints, parse_checkpoints
 from tvm_mnas.space.architecture import Architecture
-from tvm_mnas.training.data.memory import load_data
+from tvm_mnas.training.data.sources import LoadOptions, load_data
 from tvm_mnas.training.proxy import ProxyRecipe, train_proxy
 from tvm_mnas.workflows.model_ref import ModelRef
 
@@ -41,7 +41,7 @@ def colours(tmp_path: Path) -> str:
 
 
 def test_the_accuracy_is_that_of_the_weights_in_the_file(colours: str, tmp_path: Path) -> None:
-    splits = load_data(colours, input_size=16, seed=0, workers=0)
+    splits = load_data(colours, LoadOptions(input_size=16, seed=0, workers=0))
     recipe = ProxyRecipe(steps=30, batch_size=8)
     right = train_proxy(TINY, splits, recipe, seed=0).network.state_dict()
     (classifier,) = [

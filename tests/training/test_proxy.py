@@ -12,7 +12,7 @@ import torch
 from tvm_mnas.errors import ConfigError, DataError, TrainingError
 from tvm_mnas.models.network import build_network
 from tvm_mnas.space.architecture import Architecture
-from tvm_mnas.training.data.memory import load_data
+from tvm_mnas.training.data.sources import LoadOptions, load_data
 from tvm_mnas.training.data.splits import Batch, DataSplits, Split
 from tvm_mnas.training.proxy import (
     ProxyRecipe,
@@ -74,7 +74,7 @@ def test_embedded_images_are_learned_in_few_steps() -> None:
     architecture = Architecture.parse(
         "i32_c3_w1:stem8_s22:r1_k3_s11_e1_i8_o8:r1_k3_s22_e3_i8_o16:r1_k3_s22_e3_i16_o32:head64:n10"
     )
-    splits = load_data("embedded", input_size=32, seed=0)
+    splits = load_data("embedded", LoadOptions(input_size=32, seed=0))
     trained = train_proxy(architecture, splits, ProxyRecipe(steps=60), seed=0)
     assert trained.accuracy.top1 > 0.55
 

@@ -133,9 +133,11 @@ def _start_run(flags: dict[str, Any], config: Path | None, run: Path | None) -> 
             f"a search in the space {resolved.space!r} needs its target latency, and there is none; "
             f"add, for example, --target-latency 80ms"
         )
-    space = check_inputs(resolved)
+    inputs = check_inputs(resolved)
+    for note in inputs.notes:
+        MESSAGES.print(note, markup=False)
     if run is None:
-        run = default_run(space.name)
+        run = default_run(inputs.space.name)
     return RunDirectory.create(run, resolved)
 
 

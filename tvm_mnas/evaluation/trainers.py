@@ -165,11 +165,10 @@ def training_seed(seed: int, candidate: Candidate) -> int:
 @lru_cache(maxsize=1)
 def load_splits(data: str, input_size: int, seed: int) -> DataSplits:
     """Return the splits of `data`, read once per process."""
-    from tvm_mnas.training.data.sources import find_data
+    from tvm_mnas.training.data.sources import LoadOptions, load_data
 
-    source, location = find_data(data)
     # One decoding process each: trainings already run side by side, one a core.
-    return source.load(location, input_size=input_size, seed=seed, workers=1)
+    return load_data(data, LoadOptions(input_size=input_size, seed=seed, workers=1))
 
 
 def read_accuracy(weights: Path) -> Accuracy:

@@ -91,7 +91,7 @@ def measure_checkpoints(
         TrainingError: if outputs are not finite numbers.
     """
     from tvm_mnas.models.inference import predict
-    from tvm_mnas.training.data.memory import load_data
+    from tvm_mnas.training.data.sources import LoadOptions, load_data
     from tvm_mnas.training.proxy import evaluate
     from tvm_mnas.training.weights import load_checkpoint
 
@@ -104,7 +104,7 @@ def measure_checkpoints(
         if network is None:
             raise ConfigError(f"{model.name}: an ONNX file has its weights; leave --checkpoint out")
         load_checkpoint(network, files[model.name])
-        splits = load_data(data, input_size=model.input_shape[2], seed=0)
+        splits = load_data(data, LoadOptions(input_size=model.input_shape[2]))
         classes = predict(network, np.zeros(model.input_shape, np.float32)).shape[1]
         if splits.classes != classes:
             raise DataError(

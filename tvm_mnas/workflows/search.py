@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -108,9 +109,12 @@ def run_search(
         records=records,
     ).located(Path.cwd())
     # Before there is a directory: the same call with the mistake mended is to find none.
-    found = check_inputs(config)
-    path = default_run(found.name) if run is None else Path(run)
-    return _finish(RunDirectory.create(path, config), observer)
+    inputs = check_inputs(config)
+    path = default_run(inputs.space.name) if run is None else Path(run)
+    directory = RunDirectory.create(path, config)
+    for note in inputs.notes:
+        (observer or SilentObserver()).note(note)
+    return _finish(directory, observer)
 
 
 def resume_search(
@@ -125,8 +129,16 @@ def resume_search(
     return _finish(directory, observer, trials=trials)
 
 
-def check_inputs(config: SearchConfig) -> Space:
-    """Look whether everything that a search of `config` names is there, and return its space. Starts nothing.
+@dataclass(frozen=True, slots=True)
+class CheckedInputs:
+    """The space of a search, and what is worth a line about its data."""
+
+    space: Space
+    notes: tuple[str, ...]
+
+
+def check_inputs(config: SearchConfig) -> CheckedInputs:
+    """Look whether everything that a search of `config` names is there. Starts nothing.
 
     Raises:
         SpaceError, ProfileError, DataError: if the space, the device or the data is not.
@@ -135,7 +147,7 @@ def check_inputs(config: SearchConfig) -> Space:
     """
     space = find_space(config.space)
     profile = read_profile(config.device)
-    check_data(config.data)
+    notes = check_data(config.data)
     records = Path(config.records)
     if records.exists() and not records.is_dir():
         raise RecordsError(
@@ -145,7 +157,7 @@ def check_inputs(config: SearchConfig) -> Space:
     if profile.tracker is not None:
         with TrackerClient(profile.tracker):
             pass
-    return space
+    return CheckedInputs(space, notes)
 
 
 def default_run(space: str) -> Path:

@@ -17,7 +17,8 @@ from tvm_mnas.training.data.images import (
     network_input,
     read_embedded,
 )
-from tvm_mnas.training.data.memory import MemorySplit, augment, load_data
+from tvm_mnas.training.data.memory import MemorySplit, augment, memory_splits
+from tvm_mnas.training.data.sources import LoadOptions, check_data, load_data
 from tvm_mnas.training.data.splits import draw_indices, split_indices
 
 
@@ -26,7 +27,7 @@ def as_bytes(split: MemorySplit) -> list[bytes]:
 
 
 def test_splits_of_the_embedded_images_do_not_overlap() -> None:
-    splits = load_data("embedded", input_size=28, seed=3)
+    splits = load_data("embedded", LoadOptions(input_size=28, seed=3))
     train, validation, test = (
         as_bytes(split) for split in (splits.train, splits.validation, splits.test)
     )
@@ -94,7 +95,7 @@ def test_augmented_images_are_shifted_or_flipped_originals() -> None:
 
 
 def test_train_batches_follow_the_seed_alone() -> None:
-    splits = load_data("embedded", input_size=32, seed=0)
+    splits = load_data("embedded", LoadOptions(input_size=32, seed=0))
 
     def batches(seed: int) -> list[torch.Tensor]:
         return [x for x, _ in splits.train.train_batches(batch_size=8, steps=3, seed=seed)]
@@ -117,7 +118,7 @@ def test_eval_batches_cover_every_image_in_order() -> None:
 
 @pytest.mark.parametrize("size", [32, 40])
 def test_a_program_without_torch_prepares_the_very_same_images(size: int) -> None:
-    splits = load_data("embedded", input_size=size, seed=0)
+    splits = load_data("embedded", LoadOptions(input_size=size, seed=0))
     images, labels = next(splits.test.eval_batches(batch_size=16))
     _, test = read_embedded()
     plain = network_input(test.pixels[:16], size, FASHION_NORMALIZATION)
@@ -127,7 +128,7 @@ def test_a_program_without_torch_prepares_the_very_same_images(size: int) -> Non
 
 @pytest.mark.parametrize("size", [24, 28, 32, 48])
 def test_any_input_size_can_be_asked_for(size: int) -> None:
-    splits = load_data("embedded", input_size=size, seed=0)
+    splits = load_data("embedded", LoadOptions(input_size=size, seed=0))
     images, _ = next(splits.validation.eval_batches(batch_size=4))
     assert images.shape == (4, 3, size, size)
 
@@ -135,16 +136,17 @@ def test_any_input_size_can_be_asked_for(size: int) -> None:
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ("mnist", "data must be embedded, imagefolder:PATH"),
-        ("", "data must be embedded"),
-        ("imagefolder:", "data must be embedded"),
+        ("mnist", "unknown data 'mnist': it is embedded, imagefolder:PATH"),
+        ("", "unknown data ''"),
+        ("imagefolder:", "needs the path of a directory"),
+        ("idx:", "must be embedded or idx:PATH"),
         ("imagefolder:/no/such/place", "'/no/such/place' is none"),
         ("imagenet:/no/such/place", "'/no/such/place' is none"),
         ("idx:/no/such/place", "'/no/such/place' is no directory"),
     ],
 )
 def test_wrong_specs_get_one_line(spec: str, words: str) -> None:
-    for attempt in (lambda: load_data(spec, input_size=32, seed=0), lambda: check_shipped(spec)):
+    for attempt in (lambda: load_data(spec, LoadOptions(input_size=32)), lambda: check_data(spec)):
         with pytest.raises(DataError) as caught:
             attempt()
         assert words in str(caught.value)
@@ -154,7 +156,12 @@ def test_wrong_specs_get_one_line(spec: str, words: str) -> None:
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.5])
 def test_validation_fraction_is_a_share(fraction: float) -> None:
     with pytest.raises(DataError, match="between 0 and 1"):
-        load_data("embedded", input_size=32, seed=0, validation_fraction=fraction)
+        memory_splits(
+            *read_embedded(),
+            LoadOptions(input_size=32),
+            name="embedded",
+            validation_fraction=fraction,
+        )
 
 
 def test_the_full_set_is_used_only_when_asked_for(
@@ -162,6 +169,6 @@ def test_the_full_set_is_used_only_when_asked_for(
 ) -> None:
     write_idx(tmp_path, train=5, test=2)
     check_shipped(f"idx:{tmp_path}")
-    splits = load_data(f"idx:{tmp_path}", input_size=32, seed=0)
+    splits = load_data(f"idx:{tmp_path}", LoadOptions(input_size=32, seed=0))
     assert (len(splits.train), len(splits.validation), len(splits.test)) == (40, 10, 20)
     assert splits.name == f"idx:{tmp_path}"

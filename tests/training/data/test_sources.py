@@ -12,7 +12,7 @@ from tvm_mnas.errors import ConfigError, DataError
 from tvm_mnas.evaluation.trainers import load_splits
 from tvm_mnas.training.data.images import ImageSet
 from tvm_mnas.training.data.memory import memory_splits
-from tvm_mnas.training.data.sources import check_data, class_names, find_data
+from tvm_mnas.training.data.sources import LoadOptions, check_data, class_names, find_data
 from tvm_mnas.training.data.splits import DataSplits
 
 
@@ -32,9 +32,9 @@ class Dots:
     def class_names(self, location: str) -> tuple[str, ...]:
         return tuple(f"{location}{label}" for label in range(4))
 
-    def load(self, location: str, *, input_size: int, seed: int, workers: int) -> DataSplits:
+    def load(self, location: str, options: LoadOptions) -> DataSplits:
         train, test = images(80, 1), images(20, 2)
-        return memory_splits(train, test, input_size=input_size, seed=seed, name=location)
+        return memory_splits(train, test, options, name=location)
 
 
 DOTS = Dots()

@@ -1,239 +1,190 @@
-"""Image folders such as ImageNet's, decoded by worker processes: PATH/train/CLASS/*.jpg.
+"""Image folders such as ImageNet's: PATH/train/CLASS/*.jpg, and labelled images for the test beside it.
 
-Own code since torchvision's wheels need CUDA builds of torch. Workers return uint8, which is cheap
-to move; normalization happens per batch. An image's crop and flip follow from the seed and
-its place in the stream of images alone, so batches do not depend on the number of workers.
+    train/, training/                    the classes are its directories
+    val/, validation/, valid/, test/     directories of the same classes, or images with a labels file (`labels.py`)
+
+The test split is the labelled one of these. Where two are, the test is `test/` and the other is the validation split;
+where none is there, a fifth of `train/` is held out for the test as well.
 """
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from PIL import Image
-from torch.utils.data import DataLoader, Dataset
 
 from tvm_mnas.errors import DataError
-from tvm_mnas.training.data.images import Labels, Normalization, Pixels, folder_parts, network_input
-from tvm_mnas.training.data.splits import Batch, DataSplits, draw_indices, split_indices
+from tvm_mnas.training.data.images import Labels
+from tvm_mnas.training.data.labels import DEVKIT, TABLES, find_labels, labels_of
+from tvm_mnas.training.data.listing import (
+    class_directories,
+    directories_in,
+    named,
+    scan,
+    walk_images,
+)
+from tvm_mnas.training.data.sources import LoadOptions
 
-IMAGENET_NORMALIZATION = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm"})
-CROP_PADDING = 32
-"""Evaluation crops the central S / (S + 32) of an image, as the MnasNet authors do."""
-CROP_ATTEMPTS = 10
+if TYPE_CHECKING:
+    from tvm_mnas.training.data.splits import DataSplits
 
-Draw = tuple[int, int | None]
-"""An index, and the position in the stream of training draws; None asks for the evaluation crop."""
-Decoded = tuple[int, Pixels | str]
-"""An index with its image, or with what is wrong with its file."""
-Box = tuple[int, int, int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class FolderSplit:
-    """A split of image files; the decoding workers live as long as an iteration does."""
-
-    files: tuple[Path, ...]
-    labels: Labels
-    input_size: int
-    workers: int
-    normalization: Normalization = IMAGENET_NORMALIZATION
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def train_batches(self, *, batch_size: int, steps: int, seed: int) -> Iterator[Batch]:
-        """Yield `steps` batches of exactly `batch_size` random-resized, randomly flipped crops."""
-        return self._batches(_TrainPlan(len(self), batch_size, steps, seed), seed=seed)
-
-    def eval_batches(self, *, batch_size: int) -> Iterator[Batch]:
-        """Yield the central crop of every image once, in order."""
-        return self._batches(_EvalPlan(len(self), batch_size), seed=0)
-
-    def _batches(self, plan: Iterable[list[Draw]], *, seed: int) -> Iterator[Batch]:
-        loader = DataLoader(
-            _Decoder(self.files, self.input_size, seed),
-            batch_sampler=plan,
-            num_workers=min(self.workers, os.cpu_count() or 1),
-            collate_fn=_collate,
-            # Its own generator, or else starting workers would draw from torch's global one.
-            generator=torch.Generator().manual_seed(seed),
-        )
-        for indices, pixels, problem in loader:
-            if problem is not None:
-                raise DataError(problem)
-            images = network_input(pixels, self.input_size, self.normalization)
-            yield torch.from_numpy(images), torch.from_numpy(self.labels[indices])
+_TRAIN = ("train", "training")
+_VALIDATION = ("val", "validation", "valid")
+_TEST = ("test", "testing")
+_TEST_SEED = 0
+"""Of the images held out for the test where a folder has none for it: they are the same in every run."""
 
 
 @dataclass(frozen=True, slots=True)
-class _TrainPlan:
-    """The draws of each training batch, made as needed: a long training has millions."""
+class FolderParts:
+    """Where the parts of an image folder are, the names of its classes, and what is worth a line."""
 
-    count: int
-    batch_size: int
-    steps: int
-    seed: int
-
-    def __iter__(self) -> Iterator[list[Draw]]:
-        rng = np.random.default_rng(self.seed)
-        drawn = draw_indices(self.count, batch_size=self.batch_size, steps=self.steps, rng=rng)
-        for step, indices in enumerate(drawn):
-            first = step * self.batch_size
-            yield [(int(index), first + place) for place, index in enumerate(indices)]
+    train: Path
+    names: tuple[str, ...]
+    validation: Path | None
+    test: Path | None
+    notes: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _EvalPlan:
-    """Every index once, in order, for the evaluation crop."""
+class FolderSource:
+    """Image folders: `imagefolder:PATH`, or `imagenet:PATH`."""
 
-    count: int
-    batch_size: int
+    def check(self, location: str) -> tuple[str, ...]:
+        """Look whether the parts are there, without reading images, and return what is worth a line."""
+        return folder_parts(_path(location)).notes
 
-    def __iter__(self) -> Iterator[list[Draw]]:
-        for start in range(0, self.count, self.batch_size):
-            stop = min(start + self.batch_size, self.count)
-            yield [(index, None) for index in range(start, stop)]
+    def class_names(self, location: str) -> tuple[str, ...]:
+        """Return the names of the directories of `train/` that hold images, sorted by code point."""
+        return folder_parts(_path(location)).names
 
-
-class _Decoder(Dataset[Decoded]):
-    """Decode one image to uint8 (S,S,3), cropped as its draw says."""
-
-    def __init__(self, files: tuple[Path, ...], input_size: int, seed: int) -> None:
-        self.files = files
-        self.input_size = input_size
-        self.seed = seed
-
-    def __getitem__(self, draw: Draw) -> Decoded:
-        index, position = draw
-        try:
-            with Image.open(self.files[index]) as opened:
-                # JPEG decoders halve the size for free; twice the target keeps the crop sharp.
-                opened.draft("RGB", (2 * self.input_size, 2 * self.input_size))
-                image = opened.convert("RGB")
-        except (OSError, SyntaxError, ValueError) as error:  # all of them mean a damaged file
-            return (
-                index,
-                f"{self.files[index]} cannot be decoded ({error}); remove or replace the file",
-            )
-        if position is None:
-            box = central_box(*image.size, input_size=self.input_size)
-            return index, _resize(image, box, self.input_size)
-        rng = np.random.default_rng((self.seed, position))
-        pixels = _resize(image, random_box(*image.size, rng=rng), self.input_size)
-        return index, pixels[:, ::-1] if rng.random() < 0.5 else pixels
+    def load(self, location: str, options: LoadOptions) -> DataSplits:
+        """Return the splits; validation is held out of `train/` unless the folder has one beside its test."""
+        return load_folder(_path(location), options)
 
 
-def _collate(decoded: Sequence[Decoded]) -> tuple[NDArray[np.int64], Pixels, str | None]:
-    """Return indices, images (N,S,S,3), and what went wrong with the first damaged file.
+SOURCE = FolderSource()
 
-    As a value, since an exception that crosses from a worker arrives as a traceback of many lines.
+
+def folder_parts(root: Path) -> FolderParts:
+    """Return the parts of the image folder `root`.
+
+    Raises:
+        DataError: `train/` is missing or has no two classes, or images beside it have no labels.
     """
-    indices = np.asarray([index for index, _ in decoded], np.int64)
-    problems = [result for _, result in decoded if isinstance(result, str)]
-    if problems:
-        return indices, np.empty(0, np.uint8), problems[0]
-    return indices, np.stack([result for _, result in decoded if not isinstance(result, str)]), None
+    if not root.is_dir():
+        raise DataError(
+            f"imagefolder: needs a directory with train/ and val/, and {str(root)!r} is none; "
+            f"check the path, or use `--data embedded`"
+        )
+    parts = {name.casefold(): root / name for name in directories_in(root)}
+    train = next((parts[name] for name in _TRAIN if name in parts), None)
+    if train is None:
+        raise DataError(
+            f"an image folder has train/CLASS/*.jpg and val/ or test/; {str(root)!r} has "
+            f"directories: {', '.join(sorted(parts)) or 'none'}; check the path"
+        )
+    names, empty = class_directories(train)
+    if len(names) < 2:
+        raise DataError(
+            f"{str(train)!r} must have one directory per class and at least two, not {len(names)}; "
+            f"check the path"
+        )
+    notes = []
+    if empty:
+        notes.append(f"{train}: no images in {named(empty)}, which is then no class")
+    labelled: dict[str, Path] = {}
+    for kind, choices in (("validation", _VALIDATION), ("test", _TEST)):
+        place = next((parts[name] for name in choices if name in parts), None)
+        if place is None:
+            continue
+        if _is_labelled(place, root, names):
+            labelled[kind] = place
+        elif kind == "test" and next(walk_images(place), None) is not None:
+            notes.append(f"{place}: its images have no labels and are left alone")
+        elif kind == "validation":
+            raise DataError(
+                f"{place} has neither directories of the classes of train/ nor a file of labels; copy "
+                f"{TABLES[0]} (Kaggle) or {DEVKIT} into {root}, or sort its images into directories"
+            )
+    if not labelled:
+        notes.append(
+            f"{root}: no labelled val/ or test/; a fifth of {train.name}/ is held out for the test"
+        )
+    test = labelled.get("test", labelled.get("validation"))
+    validation = labelled.get("validation") if "test" in labelled else None
+    return FolderParts(train, names, validation, test, tuple(notes))
+
+
+def _is_labelled(place: Path, root: Path, names: tuple[str, ...]) -> bool:
+    theirs, _ = class_directories(place)
+    if not set(theirs) & set(names):
+        return find_labels(place, root) is not None
+    if theirs != names:
+        wrong = named(tuple(sorted(set(theirs) ^ set(names))))
+        raise DataError(
+            f"train/ and {place.name}/ of {str(root)!r} have the same classes, but "
+            f"{wrong} is only in one; complete the folder"
+        )
+    return True
 
 
 def load_folder(
-    root: Path, *, input_size: int, seed: int, validation_fraction: float | None, workers: int
+    root: Path, options: LoadOptions, *, validation_fraction: float | None = None
 ) -> DataSplits:
-    """Return the splits of the image folder at `root`; validation is held out of `train/`.
+    """Return the splits of the image folder at `root`.
 
     Raises:
-        DataError: a directory is missing or empty, or training and test classes differ.
+        DataError: a directory is missing, empty or without labels, or training and test classes differ.
     """
-    train_directory, test_directory = folder_parts(root)
-    names = _class_names(train_directory)
-    test_names = _class_names(test_directory)
-    if names != test_names:
-        wrong = ", ".join(sorted(set(names) ^ set(test_names))[:3])
-        raise DataError(
-            f"train/ and {test_directory.name}/ of {str(root)!r} have the same classes, but "
-            f"{wrong} is only in one; complete the folder"
-        )
-    files, labels = _scan(train_directory, names)
-    kept, held_out = split_indices(labels, fraction=validation_fraction, seed=seed)
-    test_files, test_labels = _scan(test_directory, names)
+    from tvm_mnas.training.data.splits import split_indices
+    from tvm_mnas.training.data.stored import FileStore, stored_splits
 
-    def split(indices: NDArray[np.int64]) -> FolderSplit:
-        chosen = tuple(files[index] for index in indices)
-        return FolderSplit(chosen, labels[indices], input_size, workers)
-
-    return DataSplits(
-        train=split(kept),
-        validation=split(held_out),
-        test=FolderSplit(test_files, test_labels, input_size, workers),
-        classes=len(names),
-        input_size=input_size,
+    parts = folder_parts(root)
+    files, labels = scan(parts.train, parts.names)
+    places = np.arange(len(labels))
+    if parts.test is None:
+        rest, held_out = split_indices(labels, fraction=None, seed=_TEST_SEED)
+        test = _part(files, labels, held_out)
+        files, labels = _part(files, labels, rest)
+        places = np.arange(len(labels))
+    else:
+        test = _labelled(parts.test, root, parts.names)
+    if parts.validation is None:
+        kept, chosen = split_indices(labels, fraction=validation_fraction, seed=options.seed)
+        validation = _part(files, labels, chosen)
+    else:
+        kept, validation = places, _labelled(parts.validation, root, parts.names)
+    train = _part(files, labels, kept)
+    return stored_splits(
+        [(FileStore(each[0]), each[1]) for each in (train, validation, test)],
+        options,
+        classes=len(parts.names),
         name=f"imagefolder:{root}",
-        normalization=IMAGENET_NORMALIZATION,
     )
 
 
-def random_box(width: int, height: int, *, rng: np.random.Generator) -> Box:
-    """Return a random crop (left, top, right, bottom): 8-100% of the area, aspect ratio 3/4 to 4/3.
-
-    Szegedy et al. 2015, as in every ImageNet recipe. If no such crop fits in ten attempts, the
-    largest central square is returned.
-    """
-    for _ in range(CROP_ATTEMPTS):
-        area = width * height * rng.uniform(0.08, 1.0)
-        aspect = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
-        crop_width = round(math.sqrt(area * aspect))
-        crop_height = round(math.sqrt(area / aspect))
-        if 0 < crop_width <= width and 0 < crop_height <= height:
-            left = int(rng.integers(0, width - crop_width + 1))
-            top = int(rng.integers(0, height - crop_height + 1))
-            return left, top, left + crop_width, top + crop_height
-    return _central_square(width, height, min(width, height))
+def _part(
+    files: tuple[Path, ...], labels: Labels, chosen: NDArray[np.int64]
+) -> tuple[tuple[Path, ...], Labels]:
+    return tuple(files[index] for index in chosen), labels[chosen]
 
 
-def central_box(width: int, height: int, *, input_size: int) -> Box:
-    """Return the central square of S / (S + 32) of the shorter side, for input size S."""
-    side = round(input_size / (input_size + CROP_PADDING) * min(width, height))
-    return _central_square(width, height, max(1, side))
+def _labelled(place: Path, root: Path, names: tuple[str, ...]) -> tuple[tuple[Path, ...], Labels]:
+    """Return the images of a directory for the test or validation, and their labels."""
+    if set(class_directories(place)[0]) & set(names):
+        return scan(place, names)
+    files = tuple(walk_images(place))
+    table = find_labels(place, root)
+    if not files or table is None:
+        raise DataError(f"{place} has labels, but no images; fetch them")
+    return files, np.asarray(labels_of(table, files, names), np.int64)
 
 
-def _central_square(width: int, height: int, side: int) -> Box:
-    left, top = (width - side) // 2, (height - side) // 2
-    return left, top, left + side, top + side
-
-
-def _resize(image: Image.Image, box: Box, size: int) -> Pixels:
-    resized = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
-    return np.asarray(resized, dtype=np.uint8)
-
-
-def _class_names(directory: Path) -> tuple[str, ...]:
-    with os.scandir(directory) as entries:
-        names = tuple(sorted(e.name for e in entries if e.is_dir() and not e.name.startswith(".")))
-    if len(names) < 2:
-        raise DataError(
-            f"{str(directory)!r} must have one directory per class and at least two, not {len(names)}; "
-            f"check the path"
-        )
-    return names
-
-
-def _scan(directory: Path, names: Sequence[str]) -> tuple[tuple[Path, ...], NDArray[np.int64]]:
-    files: list[Path] = []
-    labels: list[int] = []
-    for label, name in enumerate(names):
-        found = sorted(p for p in (directory / name).iterdir() if p.suffix.lower() in SUFFIXES)
-        if not found:
-            raise DataError(
-                f"every class has images, but {str(directory / name)!r} has none "
-                f"({', '.join(sorted(SUFFIXES))}); complete the folder or remove the class"
-            )
-        files.extend(found)
-        labels.extend([label] * len(found))
-    return tuple(files), np.asarray(labels, np.int64)
+def _path(location: str) -> Path:
+    if not location or "\0" in location:
+        raise DataError("imagefolder: needs the path of a directory, as in imagefolder:/data/shoes")
+    return Path(os.path.expanduser(location))

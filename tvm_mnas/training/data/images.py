@@ -77,12 +77,12 @@ class ImageSet:
 class ShippedSpec:
     """What a data spec names: its kind, and where it is unless it is embedded."""
 
-    kind: Literal["embedded", "idx", "imagefolder"]
+    kind: Literal["embedded", "idx"]
     path: Path
 
     @classmethod
     def parse(cls, spec: str) -> ShippedSpec:
-        """Return the source that `spec` names: embedded, idx:PATH, imagefolder:PATH or imagenet:PATH.
+        """Return the source that `spec` names: embedded or idx:PATH.
 
         Raises:
             DataError: `spec` has another form.
@@ -94,11 +94,8 @@ class ShippedSpec:
             location = ""  # no path holds that
         if kind == "idx" and location:
             return cls("idx", Path(os.path.expanduser(location)))
-        if kind in ("imagefolder", "imagenet") and location:
-            return cls("imagefolder", Path(os.path.expanduser(location)))
         raise DataError(
-            f"data must be embedded, imagefolder:PATH (or imagenet:PATH) or idx:PATH, not {spec!r}; "
-            f"`--data embedded` needs nothing"
+            f"images in memory must be embedded or idx:PATH, not {spec!r}; `--data embedded` needs nothing"
         )
 
 
@@ -109,32 +106,9 @@ def check_shipped(spec: str) -> None:
         DataError: the spec is wrong, or a directory or file that it needs is missing.
     """
     source = ShippedSpec.parse(spec)
-    if source.kind == "imagefolder":
-        folder_parts(source.path)
-    elif source.kind == "idx":
+    if source.kind == "idx":
         for name in _IDX_NAMES:
             _find_idx_file(source.path, name)
-
-
-def folder_parts(root: Path) -> tuple[Path, Path]:
-    """Return the directories of training and test images of the image folder `root`.
-
-    Raises:
-        DataError: one of them is missing.
-    """
-    if not root.is_dir():
-        raise DataError(
-            f"imagefolder: needs a directory with train/ and val/, and {str(root)!r} is none; "
-            f"check the path, or use `--data embedded`"
-        )
-    parts = {path.name: path for path in root.iterdir() if path.is_dir()}
-    test_directory = parts.get("test") or parts.get("val")
-    if "train" not in parts or test_directory is None:
-        raise DataError(
-            f"an image folder has train/CLASS/*.jpg and val/ or test/; {str(root)!r} has "
-            f"directories: {', '.join(sorted(parts)) or 'none'}; check the path"
-        )
-    return parts["train"], test_directory
 
 
 FASHION_NORMALIZATION = Normalization(mean=(0.286,) * 3, std=(0.353,) * 3)
@@ -278,10 +252,7 @@ def shipped_class_names(spec: str) -> tuple[str, ...]:
     source = ShippedSpec.parse(spec)
     if source.kind == "embedded":
         return embedded_class_names()
-    if source.kind == "idx":
-        return tuple(str(label) for label in range(read_idx(source.path)[0].classes))
-    train, _ = folder_parts(source.path)
-    return tuple(sorted(entry.name for entry in train.iterdir() if entry.is_dir()))
+    return tuple(str(label) for label in range(read_idx(source.path)[0].classes))
 
 
 def read_test_images(spec: str) -> ImageSet:
@@ -290,11 +261,9 @@ def read_test_images(spec: str) -> ImageSet:
     Raises:
         DataError: the spec is of another kind or wrong, or what it names is missing.
     """
+    if spec.partition(":")[0] not in ("embedded", "idx"):
+        raise DataError(
+            f"test images must be read from embedded or idx:PATH, not {spec!r}; name image files"
+        )
     source = ShippedSpec.parse(spec)
-    if source.kind == "embedded":
-        return read_embedded()[1]
-    if source.kind == "idx":
-        return read_idx(source.path)[1]
-    raise DataError(
-        f"test images must be read from embedded or idx:PATH, not {spec!r}; name image files"
-    )
+    return read_embedded()[1] if source.kind == "embedded" else read_idx(source.path)[1]

@@ -1,9 +1,4 @@
-"""Where training images come from: a spec such as `embedded` becomes three splits of batches.
-
-The validation split is always held out of the training images; the test split is never trained on
-and never used to choose a candidate. Nothing here depends on what happens to be installed: the full
-Fashion-MNIST is used only where `idx:PATH` asks for it.
-"""
+"""Splits of images in memory: the embedded ones, IDX files, and those of one's own."""
 
 from __future__ import annotations
 
@@ -14,8 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tvm_mnas.errors import DataError
-from tvm_mnas.training.data.folder import load_folder
 from tvm_mnas.training.data.images import (
     FASHION_NORMALIZATION,
     ImageSet,
@@ -28,6 +21,7 @@ from tvm_mnas.training.data.images import (
     read_embedded,
     read_idx,
 )
+from tvm_mnas.training.data.sources import LoadOptions
 from tvm_mnas.training.data.splits import Batch, DataSplits, draw_indices, split_indices
 
 
@@ -65,83 +59,42 @@ class MemorySplit:
         return torch.from_numpy(images), torch.from_numpy(labels.copy())
 
 
-def load_data(
-    spec: str,
-    *,
-    input_size: int,
-    seed: int,
-    validation_fraction: float | None = None,
-    crop_padding: int = 0,
-    workers: int = 4,
-) -> DataSplits:
-    """Return the splits that `spec` names, for networks with inputs of `input_size` squared.
-
-    `embedded` is the Fashion-MNIST subset inside the package; `idx:PATH` a directory with its full
-    files; `imagefolder:PATH` (alias `imagenet:PATH`) has PATH/train/CLASS/*.jpg and PATH/val or
-    PATH/test. `validation_fraction` of the training images, of each class and chosen by `seed`,
-    becomes the validation split; by default a fifth, at most 50,000. `crop_padding` shifts images in
-    memory by up to so many pixels in training: 2 suits trainings of many epochs, but costs 5 points of
-    accuracy in one of a single epoch. `workers` processes decode an image folder; images in memory
-    need none.
+def load_images(spec: str, options: LoadOptions) -> DataSplits:
+    """Return the splits of `embedded`, the Fashion-MNIST subset in the package, or of `idx:PATH`, its full files.
 
     Raises:
         DataError: an unknown spec, or data that is missing or malformed.
     """
-    if input_size < 1:
-        raise DataError(f"the input size must be at least 1, not {input_size}")
-    if not 0 <= crop_padding < 32:
-        raise DataError(f"the crop padding must be 0 to 31 pixels, not {crop_padding}")
-    if validation_fraction is not None and not 0.0 < validation_fraction < 1.0:
-        raise DataError(
-            f"the validation fraction must be between 0 and 1, not {validation_fraction}"
-        )
     source = ShippedSpec.parse(spec)
-    if source.kind == "imagefolder":
-        return load_folder(
-            source.path,
-            input_size=input_size,
-            seed=seed,
-            validation_fraction=validation_fraction,
-            workers=workers,
-        )
     train, test = read_embedded() if source.kind == "embedded" else read_idx(source.path)
-    return memory_splits(
-        train,
-        test,
-        input_size=input_size,
-        seed=seed,
-        name=spec,
-        normalization=FASHION_NORMALIZATION,
-        validation_fraction=validation_fraction,
-        crop_padding=crop_padding,
-    )
+    return memory_splits(train, test, options, name=spec)
 
 
 def memory_splits(
     train: ImageSet,
     test: ImageSet,
+    options: LoadOptions,
     *,
-    input_size: int,
-    seed: int,
     name: str,
     normalization: Normalization = FASHION_NORMALIZATION,
     validation_fraction: float | None = None,
-    crop_padding: int = 0,
 ) -> DataSplits:
-    """Return the splits of images in memory; what is held out of `train` for validation follows from `seed`.
+    """Return the splits of images in memory; what is held out of `train` for validation follows from the seed.
 
-    Grey images are repeated for each channel of the `normalization`. The rest is as for `load_data`.
+    `validation_fraction` of the training images, of each class, becomes the validation split; by default a fifth, at
+    most 50,000. Grey images are repeated for each channel of the `normalization`.
 
     Raises:
-        DataError: if a class has too few images.
+        DataError: if a class has too few images, or the fraction is none.
     """
-    kept, held_out = split_indices(train.labels, fraction=validation_fraction, seed=seed)
+    kept, held_out = split_indices(train.labels, fraction=validation_fraction, seed=options.seed)
+    input_size = options.input_size
 
     def split(images: ImageSet) -> MemorySplit:
         # Padded once, here; but resized per batch, since large inputs would not fit in memory.
         if is_padded(images.pixels, input_size):
             images = ImageSet(fit(images.pixels, input_size), images.labels, images.classes)
-        return MemorySplit(images, input_size, normalization, crop_padding=crop_padding)
+        return MemorySplit(images, input_size, normalization, crop_padding=options.crop_padding)
 
     return DataSplits(
         train=split(train.take(kept)),

@@ -58,8 +58,10 @@ def split_indices(
     at most the paper's 50,000 images in all.
 
     Raises:
-        DataError: the fraction leaves a class without training images, or nothing is held out.
+        DataError: the fraction is not in 0..1 or leaves a class without training images, or nothing is held out.
     """
+    if fraction is not None and not 0.0 < fraction < 1.0:
+        raise DataError(f"the validation fraction must be between 0 and 1, not {fraction}")
     if fraction is None:
         fraction = min(VALIDATION_FRACTION, MOST_VALIDATION_IMAGES / len(labels))
     rng = np.random.default_rng(seed)

@@ -1,0 +1,242 @@
+"""Splits of images that are decoded as they are needed, by worker processes: files, tar shards, tables.
+
+Own code since torchvision's wheels need CUDA builds of torch. Workers return uint8, which is cheap
+to move; normalization happens per batch. An image's crop and flip follow from the seed and
+its place in the stream of images alone, so batches do not depend on the number of workers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from tvm_mnas.errors import DataError
+from tvm_mnas.training.data.decoding import (
+    DamagedImageError,
+    central_box,
+    open_rgb,
+    random_box,
+    resized,
+)
+from tvm_mnas.training.data.images import Labels, Normalization, Pixels, network_input
+from tvm_mnas.training.data.sources import LoadOptions
+from tvm_mnas.training.data.splits import Batch, DataSplits, draw_indices
+
+IMAGENET_NORMALIZATION = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+Draw = tuple[int, int | None]
+"""An index, and the position in the stream of training draws; None asks for the evaluation crop."""
+
+
+class ImageStore(Protocol):
+    """Encoded images by number; it is sent to worker processes."""
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        ...
+
+    def name(self, index: int) -> str:
+        """Return what a person finds the image by, such as its path."""
+        ...
+
+    def open(self, index: int) -> Path | BinaryIO:
+        """Return the image's file, or its bytes as one."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FileStore:
+    """Images in files of their own."""
+
+    files: tuple[Path, ...]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def name(self, index: int) -> str:
+        """Return the path."""
+        return str(self.files[index])
+
+    def open(self, index: int) -> Path:
+        """Return the path."""
+        return self.files[index]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSplit:
+    """The images of a store with their labels (N,); decoding workers live as long as an iteration does.
+
+    Up to `max_bad_images` that cannot be decoded are passed over: in training the next image of the split takes the
+    place of one, in an evaluation it is left out.
+    """
+
+    store: ImageStore
+    labels: Labels
+    input_size: int
+    workers: int
+    max_bad_images: int = 0
+    normalization: Normalization = IMAGENET_NORMALIZATION
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the images, in order."""
+        return tuple(self.store.name(index) for index in range(len(self)))
+
+    def train_batches(self, *, batch_size: int, steps: int, seed: int) -> Iterator[Batch]:
+        """Yield `steps` batches of exactly `batch_size` random-resized, randomly flipped crops."""
+        return self._batches(_TrainPlan(len(self), batch_size, steps, seed), seed=seed)
+
+    def eval_batches(self, *, batch_size: int) -> Iterator[Batch]:
+        """Yield the central crop of every image once, in order."""
+        return self._batches(_EvalPlan(len(self), batch_size), seed=0)
+
+    def _batches(self, plan: Iterable[list[Draw]], *, seed: int) -> Iterator[Batch]:
+        loader = DataLoader(
+            _Decoder(self.store, self.input_size, seed, self.max_bad_images),
+            batch_sampler=plan,
+            num_workers=min(self.workers, os.cpu_count() or 1),
+            collate_fn=_collate,
+            # Its own generator, or else starting workers would draw from torch's global one.
+            generator=torch.Generator().manual_seed(seed),
+        )
+        bad: dict[int, str] = {}
+        for indices, pixels, problems in loader:
+            bad |= problems
+            if len(bad) > self.max_bad_images:
+                raise DataError(_told(bad, self.max_bad_images))
+            if len(indices):
+                images = network_input(pixels, self.input_size, self.normalization)
+                yield torch.from_numpy(images), torch.from_numpy(self.labels[indices])
+
+
+def _told(bad: dict[int, str], allowed: int) -> str:
+    first = next(iter(bad.values()))
+    if not allowed:
+        return (
+            f"{first}; remove or replace the file, or pass over some (--max-bad-images); "
+            f"`tvm-mnas data check` names all"
+        )
+    return (
+        f"more than {allowed} images cannot be decoded (--max-bad-images), such as {first}; "
+        f"`tvm-mnas data check` names all"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _TrainPlan:
+    """The draws of each training batch, made as needed: a long training has millions."""
+
+    count: int
+    batch_size: int
+    steps: int
+    seed: int
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        rng = np.random.default_rng(self.seed)
+        drawn = draw_indices(self.count, batch_size=self.batch_size, steps=self.steps, rng=rng)
+        for step, indices in enumerate(drawn):
+            first = step * self.batch_size
+            yield [(int(index), first + place) for place, index in enumerate(indices)]
+
+
+@dataclass(frozen=True, slots=True)
+class _EvalPlan:
+    """Every index once, in order, for the evaluation crop."""
+
+    count: int
+    batch_size: int
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        for start in range(0, self.count, self.batch_size):
+            stop = min(start + self.batch_size, self.count)
+            yield [(index, None) for index in range(start, stop)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    """An image (S,S,3) with its index in the split, None if it was left out; and what was wrong on the way to it."""
+
+    index: int
+    pixels: Pixels | None
+    problems: dict[int, str]
+
+
+class _Decoder(Dataset[_Decoded]):
+    """Decode one image to uint8 (S,S,3), cropped as its draw says."""
+
+    def __init__(self, store: ImageStore, input_size: int, seed: int, max_bad_images: int) -> None:
+        self.store = store
+        self.input_size = input_size
+        self.seed = seed
+        self.max_bad_images = max_bad_images
+
+    def __getitem__(self, draw: Draw) -> _Decoded:
+        index, position = draw
+        problems: dict[int, str] = {}
+        while len(problems) <= min(self.max_bad_images, len(self.store) - 1):
+            try:
+                return _Decoded(index, self._pixels(index, position), problems)
+            except DamagedImageError as error:
+                # As a value: an exception that crosses from a worker arrives as a traceback of many lines.
+                name = self.store.name(index)
+                problems[index] = f"{name} cannot be decoded ({error})"
+            if position is None:
+                break
+            index = (index + 1) % len(self.store)
+        return _Decoded(index, None, problems)
+
+    def _pixels(self, index: int, position: int | None) -> Pixels:
+        # Twice the target keeps a crop sharp.
+        file = self.store.open(index)
+        image = open_rgb(file, least_side=2 * self.input_size)
+        if position is None:
+            box = central_box(*image.size, input_size=self.input_size)
+            return resized(image, box, self.input_size)
+        rng = np.random.default_rng((self.seed, position))
+        pixels = resized(image, random_box(*image.size, rng=rng), self.input_size)
+        return pixels[:, ::-1] if rng.random() < 0.5 else pixels
+
+
+def _collate(decoded: Sequence[_Decoded]) -> tuple[NDArray[np.int64], Pixels, dict[int, str]]:
+    """Return indices, images (N,S,S,3), and what was wrong with damaged files."""
+    problems = {index: text for one in decoded for index, text in one.problems.items()}
+    good = [(one.index, one.pixels) for one in decoded if one.pixels is not None]
+    if not good:
+        return np.empty(0, np.int64), np.empty(0, np.uint8), problems
+    indices = np.asarray([index for index, _ in good], np.int64)
+    return indices, np.stack([pixels for _, pixels in good]), problems
+
+
+def stored_splits(
+    parts: Sequence[tuple[ImageStore, Labels]], options: LoadOptions, *, classes: int, name: str
+) -> DataSplits:
+    """Return the splits of training, validation and test images, each a store with its labels (N,)."""
+    train, validation, test = (
+        StoredSplit(
+            store,
+            labels,
+            options.input_size,
+            options.workers,
+            options.max_bad_images,
+        )
+        for store, labels in parts
+    )
+    return DataSplits(
+        train=train,
+        validation=validation,
+        test=test,
+        classes=classes,
+        input_size=options.input_size,
+        name=name,
+        normalization=IMAGENET_NORMALIZATION,
+    )
