@@ -199,8 +199,23 @@ MISTAKES = {
     "data directory that is missing": Mistake(
         "search --data imagefolder:/nonexistent", 2, ("/nonexistent", "`--data embedded`")
     ),
-    "data directory without a test part": Mistake(
-        "search --data imagefolder:pictures", 2, ("pictures", "val/ or test/", "train")
+    "data directory without classes": Mistake(
+        "search --data imagefolder:pictures", 2, ("pictures/train", "one directory per class")
+    ),
+    "data check of a folder that is missing": Mistake(
+        "data check imagefolder:/nonexistent", 2, ("/nonexistent", "`--data embedded`")
+    ),
+    "data cache of images in memory": Mistake(
+        "data cache embedded -o copy", 2, ("embedded needs no cache",)
+    ),
+    "data cache of nothing to see": Mistake(
+        "data cache imagefolder:pictures -o copy --size 4", 2, ("8 pixels", "--size 160")
+    ),
+    "data that is no complete cache": Mistake(
+        "search --data cache:pictures", 2, ("pictures is no complete cache", "data cache")
+    ),
+    "damaged images below none": Mistake(
+        "search --max-bad-images -1", 2, ("max_bad_images must be 0 or more", "-1")
     ),
     "unknown data": Mistake(
         "search --data mnist", 2, ("'mnist'", "imagefolder:PATH", "`--data embedded`")

@@ -30,7 +30,7 @@ _EXPORTS = {
     "TrainTask": "tvm_mnas.evaluation.trainers",
     "Accuracy": "tvm_mnas.training.accuracy",
     "DataSource": "tvm_mnas.training.data.sources",
-    "LoadOptions": "tvm_mnas.training.data.sources",
+    "LoadOptions": "tvm_mnas.training.data.images",
     "DataSplits": "tvm_mnas.training.data.splits",
     "memory_splits": "tvm_mnas.training.data.memory",
     "ImageSet": "tvm_mnas.training.data.images",

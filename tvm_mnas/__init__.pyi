@@ -23,9 +23,9 @@ from tvm_mnas.space.space import Decision as Decision
 from tvm_mnas.space.space import SearchSpace as SearchSpace
 from tvm_mnas.training.accuracy import Accuracy as Accuracy
 from tvm_mnas.training.data.images import ImageSet as ImageSet
+from tvm_mnas.training.data.images import LoadOptions as LoadOptions
 from tvm_mnas.training.data.memory import memory_splits as memory_splits
 from tvm_mnas.training.data.sources import DataSource as DataSource
-from tvm_mnas.training.data.sources import LoadOptions as LoadOptions
 from tvm_mnas.training.data.splits import DataSplits as DataSplits
 from tvm_mnas.workflows.oracle import Device as Device
 from tvm_mnas.workflows.search import resume_search as resume_search

@@ -1,4 +1,4 @@
-"""The command line: `tvm-mnas search | report | export | zoo | tune | bench | device | space | records | paper`.
+"""The command line: `tvm-mnas search | report | export | zoo | tune | bench | data | device | space | records | paper`.
 
 The only module that ends the process. Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted (state saved).
 Everything heavy is imported inside a command, so that `--help` and a wrong flag answer at once.
@@ -17,9 +17,10 @@ from typer.main import get_command
 
 from tvm_mnas import __version__
 from tvm_mnas.commands.bench import bench
+from tvm_mnas.commands.data import data_app
 from tvm_mnas.commands.device import device_app
 from tvm_mnas.commands.export import export
-from tvm_mnas.commands.paper import paper_app
+from tvm_mnas.commands.paper.tables import paper_app
 from tvm_mnas.commands.records import records_app
 from tvm_mnas.commands.report import report
 from tvm_mnas.commands.search import search
@@ -65,6 +66,7 @@ def _options(
 for _command in (search, report, export, zoo, tune, bench):
     app.command()(_command)
 for _name, _group in (
+    ("data", data_app),
     ("device", device_app),
     ("space", space_app),
     ("records", records_app),

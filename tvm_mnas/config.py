@@ -30,13 +30,15 @@ class SearchConfig:
     `target_latency_ms`, `alpha` and `beta` are T and the exponents of equations 2 and 3 of the paper. A batch is
     the number of candidates between two updates of the controller. `finalists` are retrained for `final_steps`
     before one of them is named the best. `max_untuned_share` (0..1) of a network's run time may be in kernels without
-    a tuning record; 0 refuses a network with any. `space`, `data`, `algorithm`, `trainer` and `executor` may name parts
+    a tuning record; 0 refuses a network with any. Up to `max_bad_images` of each split that cannot be decoded are
+    passed over. `space`, `data`, `algorithm`, `trainer` and `executor` may name parts
     of one's own (`plugins.py`). Raises `ConfigError` where a value breaks a rule.
     """
 
     space: str = "quickstart"
     device: str = "local"
     data: str = "embedded"
+    max_bad_images: int = 0
     target_latency_ms: float = 0.05
     alpha: float = -0.07
     beta: float = -0.07
@@ -61,7 +63,7 @@ class SearchConfig:
             _check_type(field.name, str(field.type), getattr(self, field.name))
         _at_least(self, 1, "trials", "batch", "train_steps", "train_batch", "schedules_per_kernel")
         _at_least(self, 1, "finalists", "final_steps")
-        _at_least(self, 0, "seed", "jobs")
+        _at_least(self, 0, "seed", "jobs", "max_bad_images")
         for name in ("target_latency_ms", "learning_rate"):
             value = getattr(self, name)
             if not value > 0:

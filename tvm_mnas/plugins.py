@@ -99,6 +99,10 @@ DATA_SOURCES = Registry(
         "imagefolder": "tvm_mnas.training.data.folder:SOURCE",
         "imagenet": "tvm_mnas.training.data.folder:SOURCE",
         "idx": "tvm_mnas.training.data.sources:IDX",
+        "csv": "tvm_mnas.training.data.labels:SOURCE",
+        "shards": "tvm_mnas.training.data.shards:SOURCE",
+        "hub": "tvm_mnas.training.data.hub:SOURCE",
+        "cache": "tvm_mnas.training.data.cache:SOURCE",
     },
 )
 SPACES = Registry("space", "tvm_mnas.spaces", {})

@@ -13,7 +13,8 @@ from tests.training.colours import write_colours
 from tvm_mnas.errors import ConfigError, DataError, RunError
 from tvm_mnas.paper.checkpoints import CheckpointAccuracy, measure_checkpoints, parse_checkpoints
 from tvm_mnas.space.architecture import Architecture
-from tvm_mnas.training.data.sources import LoadOptions, load_data
+from tvm_mnas.training.data.images import LoadOptions
+from tvm_mnas.training.data.sources import load_data
 from tvm_mnas.training.proxy import ProxyRecipe, train_proxy
 from tvm_mnas.workflows.model_ref import ModelRef
 

@@ -12,7 +12,8 @@ import torch
 from tvm_mnas.errors import ConfigError, DataError, TrainingError
 from tvm_mnas.models.network import build_network
 from tvm_mnas.space.architecture import Architecture
-from tvm_mnas.training.data.sources import LoadOptions, load_data
+from tvm_mnas.training.data.images import LoadOptions
+from tvm_mnas.training.data.sources import load_data
 from tvm_mnas.training.data.splits import Batch, DataSplits, Split
 from tvm_mnas.training.proxy import (
     ProxyRecipe,
@@ -63,7 +64,9 @@ def test_it_learns_without_touching_the_test_split(
     trained = train_proxy(tiny, replace(tiny_splits, test=Forbidden()), SHORT, seed=0)
     accuracy = trained.accuracy
     assert accuracy.top1 > 0.6  # chance is 0.25
-    assert accuracy.top1 == evaluate(trained.network, tiny_splits.validation)
+    assert accuracy.top1 == evaluate(
+        trained.network, tiny_splits.validation, tiny_splits.normalization
+    )
     assert (accuracy.samples, accuracy.steps, accuracy.split) == (200, 40, "validation")
     assert 0.0 < accuracy.train_loss < 1.3
     assert accuracy.duration_s > 0.0
@@ -122,7 +125,7 @@ def test_outputs_that_are_not_finite_are_no_accuracy(
     network = build_network(tiny)
     torch.nn.init.constant_(network.classifier.bias, math.nan)
     with pytest.raises(TrainingError, match="not finite"):
-        evaluate(network, tiny_splits.validation)
+        evaluate(network, tiny_splits.validation, tiny_splits.normalization)
 
 
 @pytest.mark.parametrize("batch_size", [7, 1000])
@@ -134,7 +137,9 @@ def test_evaluation_counts_every_image_once(
     torch.nn.init.constant_(network.classifier.bias[2:3].detach(), 1.0)
     labels = torch.cat([y for _, y in tiny_splits.validation.eval_batches(batch_size=64)])
     share = float((labels == 2).float().mean())
-    top1 = evaluate(network, tiny_splits.validation, batch_size=batch_size)
+    top1 = evaluate(
+        network, tiny_splits.validation, tiny_splits.normalization, batch_size=batch_size
+    )
     assert top1 == pytest.approx(share)
 
 

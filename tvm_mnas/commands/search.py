@@ -41,8 +41,11 @@ def search(
     data: Annotated[
         str | None,
         typer.Option(
-            help="embedded, imagefolder:PATH, imagenet:PATH, idx:PATH, or package.module:object."
+            help="embedded, imagefolder:PATH, idx:PATH, csv:FILE, shards:PATH, hub:NAME, cache:PATH, or module:object."
         ),
+    ] = None,
+    max_bad_images: Annotated[
+        int | None, typer.Option(help="Damaged images of a split to pass over.")
     ] = None,
     target_latency: Annotated[
         str | None, typer.Option(help="T of the reward, with its unit: 80ms, 900us, 0.08s.")
@@ -92,6 +95,7 @@ def search(
         "space": space,
         "device": device,
         "data": data,
+        "max_bad_images": max_bad_images,
         "target_latency_ms": None if target_latency is None else parse_latency(target_latency),
         "alpha": alpha,
         "beta": beta,

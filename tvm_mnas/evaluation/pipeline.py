@@ -106,6 +106,7 @@ class CandidatePipeline:
                 notation=candidate.architecture.notation,
                 trainer=config.trainer,
                 data=config.data,
+                max_bad_images=config.max_bad_images,
                 data_seed=config.seed,
                 seed=training_seed(config.seed, candidate.architecture),
                 steps=config.train_steps,

@@ -48,6 +48,7 @@ class TrainTask:
     batch_size: int
     learning_rate: float
     trainer: str = "proxy"
+    max_bad_images: int = 0
     weights: Path | None = None
 
     @property
@@ -67,7 +68,9 @@ class TrainTask:
         Raises:
             DataError: if the data is missing or malformed.
         """
-        return load_splits(self.data, self.candidate.input_size, self.data_seed)
+        return load_splits(
+            self.data, self.candidate.input_size, self.data_seed, self.max_bad_images
+        )
 
     def finish(
         self,
@@ -163,12 +166,16 @@ def training_seed(seed: int, candidate: Candidate) -> int:
 
 
 @lru_cache(maxsize=1)
-def load_splits(data: str, input_size: int, seed: int) -> DataSplits:
+def load_splits(data: str, input_size: int, seed: int, max_bad_images: int = 0) -> DataSplits:
     """Return the splits of `data`, read once per process."""
-    from tvm_mnas.training.data.sources import LoadOptions, load_data
+    from tvm_mnas.training.data.images import LoadOptions
+    from tvm_mnas.training.data.sources import load_data
 
     # One decoding process each: trainings already run side by side, one a core.
-    return load_data(data, LoadOptions(input_size=input_size, seed=seed, workers=1))
+    options = LoadOptions(
+        input_size=input_size, seed=seed, workers=1, max_bad_images=max_bad_images
+    )
+    return load_data(data, options)
 
 
 def read_accuracy(weights: Path) -> Accuracy:

@@ -91,7 +91,8 @@ def measure_checkpoints(
         TrainingError: if outputs are not finite numbers.
     """
     from tvm_mnas.models.inference import predict
-    from tvm_mnas.training.data.sources import LoadOptions, load_data
+    from tvm_mnas.training.data.images import LoadOptions
+    from tvm_mnas.training.data.sources import load_data
     from tvm_mnas.training.proxy import evaluate
     from tvm_mnas.training.weights import load_checkpoint
 
@@ -114,7 +115,7 @@ def measure_checkpoints(
         accuracies[model.name] = CheckpointAccuracy(
             file=str(files[model.name]),
             data=data,
-            top1=evaluate(network, splits.test),
+            top1=evaluate(network, splits.test, splits.normalization),
             samples=len(splits.test),
         )
     return accuracies

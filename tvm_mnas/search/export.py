@@ -97,6 +97,7 @@ def _write_files(
     from tvm_mnas.models.candidates import candidate_cost
     from tvm_mnas.models.inference import export_onnx
     from tvm_mnas.training.accuracy import Accuracy
+    from tvm_mnas.training.data.splits import to_input
     from tvm_mnas.training.proxy import evaluate
     from tvm_mnas.training.weights import load_network, save_weights
 
@@ -118,11 +119,12 @@ def _write_files(
     step("export: ONNX")
     export_onnx(network, shape, directory / "net.onnx")
     step("export: checking")
-    splits = load_splits(config.data, architecture.input_size, config.seed)
-    images = next(iter(splits.test.eval_batches(batch_size=CHECKED_IMAGES)))[0].numpy()
+    splits = load_splits(config.data, architecture.input_size, config.seed, config.max_bad_images)
+    batch, _ = next(iter(splits.test.eval_batches(batch_size=CHECKED_IMAGES)))
+    images = to_input(batch, splits.normalization).contiguous().numpy()
     agreement = toolchain.check(artifact, torch_judge(network, batch_size=1), images)
     step("export: testing")
-    top1 = evaluate(network, splits.test)
+    top1 = evaluate(network, splits.test, splits.normalization)
     test = Accuracy(
         top1=top1,
         samples=len(splits.test),

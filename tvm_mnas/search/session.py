@@ -211,6 +211,7 @@ class Session:
                 notation=record.evaluation.architecture.notation,
                 trainer=config.trainer,
                 data=config.data,
+                max_bad_images=config.max_bad_images,
                 data_seed=config.seed,
                 seed=training_seed(config.seed, record.evaluation.architecture),
                 steps=chosen,

@@ -21,7 +21,8 @@ from tvm_mnas.errors import ConfigError, DataError, TrainingError
 from tvm_mnas.models.candidates import build_candidate
 from tvm_mnas.space.candidate import Candidate
 from tvm_mnas.training.accuracy import Accuracy
-from tvm_mnas.training.data.splits import Batch, DataSplits, Split
+from tvm_mnas.training.data.images import Normalization
+from tvm_mnas.training.data.splits import Batch, DataSplits, Split, to_input
 
 OnStep = Callable[[int, int], None]
 """Called after each step with the steps done and the steps in all."""
@@ -122,7 +123,7 @@ def train_proxy(
         for step, batch in enumerate(batches):
             for group in optimizer.param_groups:
                 group["lr"] = recipe.rate_at(step)
-            images, labels = _place(batch, device)
+            images, labels = _place(batch, splits.normalization, device)
             loss = loss_of(network(images), labels)
             recent.append(float(loss.detach()))
             if not math.isfinite(recent[-1]):
@@ -136,7 +137,7 @@ def train_proxy(
             if on_step is not None:
                 on_step(step + 1, recipe.steps)
     duration_s = time.perf_counter() - started
-    top1 = evaluate(network, splits.validation)
+    top1 = evaluate(network, splits.validation, splits.normalization)
     accuracy = Accuracy(
         top1=top1,
         samples=len(splits.validation),
@@ -151,7 +152,9 @@ def train_proxy(
     return TrainedNetwork(network.eval(), accuracy)
 
 
-def evaluate(network: nn.Module, split: Split, *, batch_size: int = 64) -> float:
+def evaluate(
+    network: nn.Module, split: Split, normalization: Normalization, *, batch_size: int = 64
+) -> float:
     """Return the top-1 accuracy of `network` on `split`, 0..1, in eval mode (which it is left in).
 
     Raises:
@@ -162,7 +165,7 @@ def evaluate(network: nn.Module, split: Split, *, batch_size: int = 64) -> float
     correct = 0
     with torch.inference_mode():
         for batch in split.eval_batches(batch_size=batch_size):
-            images, labels = _place(batch, device)
+            images, labels = _place(batch, normalization, device)
             logits = network(images)
             if not bool(torch.isfinite(logits).all()):
                 raise TrainingError("the trained network's outputs are not finite numbers")
@@ -180,10 +183,9 @@ def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, 
     ]
 
 
-def _place(batch: Batch, device: str) -> tuple[Tensor, Tensor]:
+def _place(batch: Batch, normalization: Normalization, device: str) -> tuple[Tensor, Tensor]:
     images, labels = batch
-    placed = images.to(device=device, memory_format=torch.channels_last, non_blocking=True)
-    return placed, labels.to(device, non_blocking=True)
+    return to_input(images, normalization, device), labels.to(device, non_blocking=True)
 
 
 def _check_fit(candidate: Candidate, splits: DataSplits) -> None:

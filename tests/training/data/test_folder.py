@@ -5,12 +5,16 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from tvm_mnas.errors import DataError
 from tvm_mnas.training.data.folder import load_folder
-from tvm_mnas.training.data.sources import LoadOptions, check_data, load_data
+from tvm_mnas.training.data.images import LoadOptions, network_input
+from tvm_mnas.training.data.sources import check_data, load_data
+from tvm_mnas.training.data.splits import to_input
+from tvm_mnas.training.data.stored import IMAGENET_NORMALIZATION
 
 
 def load(root: Path, *, workers: int = 0, seed: int = 0, fraction: float = 0.2):  # type: ignore[no-untyped-def]
@@ -30,6 +34,9 @@ def test_validation_is_held_out_of_train_and_test_comes_from_val(image_folder: P
 def test_images_arrive_with_their_labels_and_colours(image_folder: Path) -> None:
     splits = load_data(f"imagenet:{image_folder}", LoadOptions(input_size=16, seed=0, workers=0))
     images, labels = next(splits.test.eval_batches(batch_size=6))
+    assert images.shape == (6, 16, 16, 3)
+    assert images.dtype == torch.uint8
+    images = to_input(images, splits.normalization)
     assert images.shape == (6, 3, 16, 16)
     assert images.dtype == torch.float32
     # Classes are sorted: blue is 0, red is 1.
@@ -94,3 +101,10 @@ def test_wrong_folders_get_one_line(image_folder: Path, damage, words: str) -> N
     with pytest.raises(DataError, match=words) as caught:
         load(image_folder)
     assert "\n" not in str(caught.value)
+
+
+def test_bytes_are_normalized_as_images_in_memory_are() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 7, 3), dtype=np.uint8)
+    found = to_input(torch.from_numpy(pixels), IMAGENET_NORMALIZATION)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert np.allclose(found, network_input(pixels, 7, IMAGENET_NORMALIZATION), atol=1e-6)

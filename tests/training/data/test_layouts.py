@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from tvm_mnas.errors import DataError
+from tvm_mnas.training.data.images import LoadOptions
 from tvm_mnas.training.data.listing import is_clutter
-from tvm_mnas.training.data.sources import LoadOptions, check_data, class_names, load_data
+from tvm_mnas.training.data.sources import check_data, class_names, load_data
 from tvm_mnas.training.data.splits import DataSplits
 
 CLASSES = ("n01440764", "n01443537", "n01484850")
@@ -268,7 +269,7 @@ def test_damaged_images_end_a_training_unless_as_many_are_allowed(tmp_path: Path
                 assert len(images) == len(batch)
                 found.extend(batch.tolist())
             for images, batch in split.train_batches(batch_size=6, steps=9, seed=1):
-                assert images.shape == (6, 3, 16, 16)
+                assert images.shape == (6, 16, 16, 3)
                 assert len(batch) == 6
         return found
 
@@ -292,7 +293,7 @@ def test_an_image_that_stands_in_for_a_damaged_one_brings_its_own_label(tmp_path
     splits = load(tmp_path, max_bad_images=6)
     seen = 0
     for images, labels in splits.train.train_batches(batch_size=8, steps=20, seed=0):
-        assert images.mean(dim=(2, 3)).argmax(dim=1).tolist() == labels.tolist()
+        assert images.float().mean(dim=(1, 2)).argmax(dim=1).tolist() == labels.tolist()
         seen += len(labels)
     assert seen == 160
 

@@ -13,12 +13,13 @@ from tvm_mnas.errors import DataError
 from tvm_mnas.training.data.images import (
     FASHION_NORMALIZATION,
     ImageSet,
+    LoadOptions,
     check_shipped,
     network_input,
     read_embedded,
 )
 from tvm_mnas.training.data.memory import MemorySplit, augment, memory_splits
-from tvm_mnas.training.data.sources import LoadOptions, check_data, load_data
+from tvm_mnas.training.data.sources import check_data, load_data
 from tvm_mnas.training.data.splits import draw_indices, split_indices
 
 

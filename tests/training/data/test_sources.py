@@ -10,9 +10,9 @@ import pytest
 
 from tvm_mnas.errors import ConfigError, DataError
 from tvm_mnas.evaluation.trainers import load_splits
-from tvm_mnas.training.data.images import ImageSet
+from tvm_mnas.training.data.images import ImageSet, LoadOptions
 from tvm_mnas.training.data.memory import memory_splits
-from tvm_mnas.training.data.sources import LoadOptions, check_data, class_names, find_data
+from tvm_mnas.training.data.sources import check_data, class_names, find_data
 from tvm_mnas.training.data.splits import DataSplits
 
 

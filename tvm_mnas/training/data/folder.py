@@ -15,28 +15,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tvm_mnas.errors import DataError
-from tvm_mnas.training.data.images import Labels
+from tvm_mnas.training.data.images import Labels, LoadOptions
 from tvm_mnas.training.data.labels import DEVKIT, TABLES, find_labels, labels_of
 from tvm_mnas.training.data.listing import (
     class_directories,
     directories_in,
     named,
+    part_of,
     scan,
     walk_images,
 )
-from tvm_mnas.training.data.sources import LoadOptions
 
 if TYPE_CHECKING:
     from tvm_mnas.training.data.splits import DataSplits
-
-_TRAIN = ("train", "training")
-_VALIDATION = ("val", "validation", "valid")
-_TEST = ("test", "testing")
-_TEST_SEED = 0
-"""Of the images held out for the test where a folder has none for it: they are the same in every run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +73,15 @@ def folder_parts(root: Path) -> FolderParts:
             f"imagefolder: needs a directory with train/ and val/, and {str(root)!r} is none; "
             f"check the path, or use `--data embedded`"
         )
-    parts = {name.casefold(): root / name for name in directories_in(root)}
-    train = next((parts[name] for name in _TRAIN if name in parts), None)
+    directories = directories_in(root)
+    parts: dict[str | None, Path] = {}
+    for name in directories:
+        parts.setdefault(part_of(name), root / name)
+    train = parts.get("train")
     if train is None:
         raise DataError(
             f"an image folder has train/CLASS/*.jpg and val/ or test/; {str(root)!r} has "
-            f"directories: {', '.join(sorted(parts)) or 'none'}; check the path"
+            f"directories: {', '.join(directories) or 'none'}; check the path"
         )
     names, empty = class_directories(train)
     if len(names) < 2:
@@ -97,8 +93,8 @@ def folder_parts(root: Path) -> FolderParts:
     if empty:
         notes.append(f"{train}: no images in {named(empty)}, which is then no class")
     labelled: dict[str, Path] = {}
-    for kind, choices in (("validation", _VALIDATION), ("test", _TEST)):
-        place = next((parts[name] for name in choices if name in parts), None)
+    for kind in ("validation", "test"):
+        place = parts.get(kind)
         if place is None:
             continue
         if _is_labelled(place, root, names):
@@ -140,37 +136,23 @@ def load_folder(
     Raises:
         DataError: a directory is missing, empty or without labels, or training and test classes differ.
     """
-    from tvm_mnas.training.data.splits import split_indices
+    from tvm_mnas.training.data.splits import PARTS
     from tvm_mnas.training.data.stored import FileStore, stored_splits
 
     parts = folder_parts(root)
     files, labels = scan(parts.train, parts.names)
-    places = np.arange(len(labels))
-    if parts.test is None:
-        rest, held_out = split_indices(labels, fraction=None, seed=_TEST_SEED)
-        test = _part(files, labels, held_out)
-        files, labels = _part(files, labels, rest)
-        places = np.arange(len(labels))
-    else:
-        test = _labelled(parts.test, root, parts.names)
-    if parts.validation is None:
-        kept, chosen = split_indices(labels, fraction=validation_fraction, seed=options.seed)
-        validation = _part(files, labels, chosen)
-    else:
-        kept, validation = places, _labelled(parts.validation, root, parts.names)
-    train = _part(files, labels, kept)
+    found = [(files, labels)]
+    for place in (parts.validation, parts.test):
+        found.append(_labelled(place, root, parts.names) if place else ((), labels[:0]))
     return stored_splits(
-        [(FileStore(each[0]), each[1]) for each in (train, validation, test)],
+        FileStore(tuple(file for files, _ in found for file in files)),
+        np.concatenate([labels for _, labels in found]),
+        [part for part, (files, _) in zip(PARTS, found, strict=True) for _ in files],
         options,
         classes=len(parts.names),
         name=f"imagefolder:{root}",
+        validation_fraction=validation_fraction,
     )
-
-
-def _part(
-    files: tuple[Path, ...], labels: Labels, chosen: NDArray[np.int64]
-) -> tuple[tuple[Path, ...], Labels]:
-    return tuple(files[index] for index in chosen), labels[chosen]
 
 
 def _labelled(place: Path, root: Path, names: tuple[str, ...]) -> tuple[tuple[Path, ...], Labels]:

@@ -1,4 +1,4 @@
-"""Labels that stand in a file beside the images: CSV, Kaggle's solution of ImageNet, Tiny ImageNet's, the devkit's.
+"""Labels that stand in a file: beside a folder of images, or as data of its own, `csv:FILE`.
 
 LOC_val_solution.csv                       ImageId,PredictionString      n01440764 1 2 3 4: the first word counts
 val_annotations.txt                        file, class, box, by tabs
@@ -11,12 +11,18 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tvm_mnas.errors import DataError
-from tvm_mnas.training.data.listing import named
+from tvm_mnas.training.data.images import LoadOptions
+from tvm_mnas.training.data.listing import named, part_of
+
+if TYPE_CHECKING:
+    from tvm_mnas.training.data.splits import DataSplits
 
 TABLES = ("LOC_val_solution.csv", "val_annotations.txt", "val.csv", "val_labels.csv", "labels.csv")
 DEVKIT = "ILSVRC2012_validation_ground_truth.txt"
@@ -189,3 +195,68 @@ def _read_order(path: Path) -> dict[int, str]:
             f"{path}: the devkit's order of classes cannot be read ({error}); "
             f"Kaggle's LOC_val_solution.csv does as well"
         ) from error
+
+
+class TableSource:
+    """A table of image files and labels, `csv:FILE`: paths from the table's directory, and maybe a column `split`."""
+
+    def check(self, location: str) -> tuple[str, ...]:
+        """Look whether the table can be read and its first file is there."""
+        path = _table_path(location)
+        rows = read_table(path)
+        _parts_of(path, rows)
+        first = path.parent / rows[0].file
+        if not first.is_file():
+            raise DataError(
+                f"{path}: files are named from the table's directory, and there is no {first}; correct the paths"
+            )
+        if not {row.split for row in rows} - {""}:
+            return (f"{path}: no column `split`; a fifth is held out for the test",)
+        return ()
+
+    def class_names(self, location: str) -> tuple[str, ...]:
+        """Return the labels that occur, sorted by code point."""
+        return tuple(sorted({row.label for row in read_table(_table_path(location))}))
+
+    def load(self, location: str, options: LoadOptions) -> DataSplits:
+        """Return the splits that the table names."""
+        import numpy as np
+
+        from tvm_mnas.training.data.stored import FileStore, stored_splits
+
+        path = _table_path(location)
+        rows = read_table(path)
+        names = sorted({row.label for row in rows})
+        numbers = {name: label for label, name in enumerate(names)}
+        return stored_splits(
+            FileStore(tuple(path.parent / row.file for row in rows)),
+            np.asarray([numbers[row.label] for row in rows], np.int64),
+            _parts_of(path, rows),
+            options,
+            classes=len(names),
+            name=f"csv:{path}",
+        )
+
+
+SOURCE = TableSource()
+
+
+def _table_path(location: str) -> Path:
+    path = Path(os.path.expanduser(location))
+    if not location or not path.is_file():
+        raise DataError(
+            f"csv: needs a table of files and labels, and {location!r} is no file; check the path"
+        )
+    return path
+
+
+def _parts_of(path: Path, rows: Sequence[LabelRow]) -> list[str]:
+    parts = []
+    for row in rows:
+        part = part_of(row.split)
+        if part is None:
+            raise DataError(
+                f"{path}: a split is train, val or test, but that of {row.file} is {row.split!r}; correct it"
+            )
+        parts.append(part)
+    return parts

@@ -112,3 +112,15 @@ def _names_in(directory: Path) -> list[str]:
         raise DataError(
             f"{str(directory)!r} cannot be listed: {error.strerror}; check its permissions"
         ) from error
+
+
+_PART_NAMES = {
+    **dict.fromkeys(("", "train", "training"), "train"),
+    **dict.fromkeys(("val", "validation", "valid", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval"), "test"),
+}
+
+
+def part_of(name: str) -> str | None:
+    """Return train, validation or test for one of the names that they go by, None for any other."""
+    return _PART_NAMES.get(name.strip().casefold())

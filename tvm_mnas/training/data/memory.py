@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tvm_mnas.training.data.images import (
     FASHION_NORMALIZATION,
     ImageSet,
+    LoadOptions,
     Normalization,
     Pixels,
     ShippedSpec,
@@ -21,7 +22,6 @@ from tvm_mnas.training.data.images import (
     read_embedded,
     read_idx,
 )
-from tvm_mnas.training.data.sources import LoadOptions
 from tvm_mnas.training.data.splits import Batch, DataSplits, draw_indices, split_indices
 
 

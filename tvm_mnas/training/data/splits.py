@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -15,9 +16,27 @@ from tvm_mnas.training.data.images import Normalization
 
 VALIDATION_FRACTION = 0.2
 MOST_VALIDATION_IMAGES = 50_000
+PARTS = ("train", "validation", "test")
+_TEST_SEED = 0
+"""Of the images held out for the test where none are given for it: they are the same in every run."""
 
 Batch = tuple[Tensor, Tensor]
-"""Images float32 (N,3,S,S), normalized, and labels int64 (N,)."""
+"""Images and labels int64 (N,). Images are uint8 (N,S,S,3), for `to_input` to normalize, or normalized float32 (N,3,S,S)."""
+
+
+def to_input(images: Tensor, normalization: Normalization, device: str = "cpu") -> Tensor:
+    """Return the images of a batch as a network's input on `device`, float32 (N,3,S,S), channels last.
+
+    Bytes are moved, not floats, and normalized there.
+    """
+    if images.dtype != torch.uint8:
+        return images.to(device=device, memory_format=torch.channels_last, non_blocking=True)
+    moved = images.to(device=device, non_blocking=True).permute(0, 3, 1, 2)
+    mean, std = (
+        torch.tensor(values, device=device).reshape(1, -1, 1, 1)
+        for values in (normalization.mean, normalization.std)
+    )
+    return torch.addcmul(-mean / std, moved.float(), 1 / (255 * std))
 
 
 class Split(Protocol):
@@ -85,6 +104,45 @@ def split_indices(
             "add images"
         )
     return np.sort(np.concatenate(kept)), held
+
+
+@dataclass(frozen=True, slots=True)
+class Division:
+    """Which images, by number, are for training, validation and test."""
+
+    train: NDArray[np.int64]
+    validation: NDArray[np.int64]
+    test: NDArray[np.int64]
+
+
+def divide(
+    labels: NDArray[np.int64], parts: Sequence[str], *, seed: int, fraction: float | None = None
+) -> Division:
+    """Return the division of images with `labels` (N,) that lie in `parts`: train, validation or test, each.
+
+    The test is what lies in test; without that, what lies in validation; without both, a fifth of the rest, the same
+    for every seed. The validation is what lies in validation, unless that is the test; else it is held out of the
+    rest, `fraction` of each class, by `seed`.
+
+    Raises:
+        DataError: nothing is left for training, or a class has too few images.
+    """
+    places = {part: np.flatnonzero(np.asarray(parts) == part) for part in PARTS}
+    train, validation, test = (places[part] for part in PARTS)
+    if not len(train):
+        raise DataError(
+            "there are images to train with, but none is in the training part; add some"
+        )
+    if not len(test):
+        if len(validation):
+            test, validation = validation, test
+        else:
+            kept, held_out = split_indices(labels[train], fraction=None, seed=_TEST_SEED)
+            train, test = train[kept], train[held_out]
+    if not len(validation):
+        kept, held_out = split_indices(labels[train], fraction=fraction, seed=seed)
+        train, validation = train[kept], train[held_out]
+    return Division(train, validation, test)
 
 
 def draw_indices(

@@ -1,17 +1,17 @@
 """Splits of images that are decoded as they are needed, by worker processes: files, tar shards, tables.
 
 Own code since torchvision's wheels need CUDA builds of torch. Workers return uint8, which is cheap
-to move; normalization happens per batch. An image's crop and flip follow from the seed and
+to move; normalization happens per batch, on the device that trains. An image's crop and flip follow from the seed and
 its place in the stream of images alone, so batches do not depend on the number of workers.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import torch
@@ -22,18 +22,22 @@ from tvm_mnas.errors import DataError
 from tvm_mnas.training.data.decoding import (
     DamagedImageError,
     central_box,
+    central_square,
     open_rgb,
     random_box,
     resized,
 )
-from tvm_mnas.training.data.images import Labels, Normalization, Pixels, network_input
-from tvm_mnas.training.data.sources import LoadOptions
-from tvm_mnas.training.data.splits import Batch, DataSplits, draw_indices
+from tvm_mnas.training.data.images import Labels, LoadOptions, Normalization, Pixels
+from tvm_mnas.training.data.splits import Batch, DataSplits, divide, draw_indices
 
+_CHECKED = 16
+"""Images between two signs of progress of a check."""
 IMAGENET_NORMALIZATION = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
-Draw = tuple[int, int | None]
-"""An index, and the position in the stream of training draws; None asks for the evaluation crop."""
+Draw = tuple[int, int]
+"""An index, and the position in the stream of training draws, or one of the crops below."""
+_EVALUATION = -1
+_SQUARE = -2
 
 
 class ImageStore(Protocol):
@@ -71,6 +75,25 @@ class FileStore:
 
 
 @dataclass(frozen=True, slots=True)
+class SubsetStore:
+    """Some images of a store, by their numbers in it."""
+
+    store: ImageStore
+    chosen: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def name(self, index: int) -> str:
+        """Return the image's name in the store."""
+        return self.store.name(int(self.chosen[index]))
+
+    def open(self, index: int) -> Path | BinaryIO:
+        """Return what the store opens."""
+        return self.store.open(int(self.chosen[index]))
+
+
+@dataclass(frozen=True, slots=True)
 class StoredSplit:
     """The images of a store with their labels (N,); decoding workers live as long as an iteration does.
 
@@ -83,7 +106,6 @@ class StoredSplit:
     input_size: int
     workers: int
     max_bad_images: int = 0
-    normalization: Normalization = IMAGENET_NORMALIZATION
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -98,10 +120,44 @@ class StoredSplit:
 
     def eval_batches(self, *, batch_size: int) -> Iterator[Batch]:
         """Yield the central crop of every image once, in order."""
-        return self._batches(_EvalPlan(len(self), batch_size), seed=0)
+        return self._batches(_EvalPlan(len(self), batch_size, _EVALUATION), seed=0)
+
+    def squares(self, *, batch_size: int) -> Iterator[tuple[Pixels, Labels]]:
+        """Yield the central square of every image once, uint8 (N,S,S,3), in order, with its label."""
+        plan = _EvalPlan(len(self), batch_size, _SQUARE)
+        for indices, pixels in self._decoded(plan, seed=0):
+            yield pixels, self.labels[indices]
+
+    def find_bad(self, *, on_progress: Callable[[int], None]) -> dict[str, str]:
+        """Return what is wrong with each image that cannot be decoded, by name; `on_progress` hears the images done."""
+        bad: dict[str, str] = {}
+        done = 0
+        for _, _, problems in self._loader(_EvalPlan(len(self), _CHECKED, _SQUARE), seed=0):
+            bad |= {self.store.name(index): problem for index, problem in problems.items()}
+            done = min(done + _CHECKED, len(self))
+            on_progress(done)
+        return bad
 
     def _batches(self, plan: Iterable[list[Draw]], *, seed: int) -> Iterator[Batch]:
-        loader = DataLoader(
+        for indices, pixels in self._decoded(plan, seed=seed):
+            yield torch.from_numpy(pixels), torch.from_numpy(self.labels[indices])
+
+    def _decoded(
+        self, plan: Iterable[list[Draw]], *, seed: int
+    ) -> Iterator[tuple[NDArray[np.int64], Pixels]]:
+        bad: dict[int, str] = {}
+        for indices, pixels, problems in self._loader(plan, seed=seed):
+            bad |= problems
+            if len(bad) > self.max_bad_images:
+                index, problem = next(iter(bad.items()))
+                raise DataError(_told(self.store.name(index), problem, self.max_bad_images))
+            if len(indices):
+                yield indices, pixels
+
+    def _loader(
+        self, plan: Iterable[list[Draw]], *, seed: int
+    ) -> Iterable[tuple[NDArray[np.int64], Pixels, dict[int, str]]]:
+        loader: DataLoader[Any] = DataLoader(
             _Decoder(self.store, self.input_size, seed, self.max_bad_images),
             batch_sampler=plan,
             num_workers=min(self.workers, os.cpu_count() or 1),
@@ -109,25 +165,18 @@ class StoredSplit:
             # Its own generator, or else starting workers would draw from torch's global one.
             generator=torch.Generator().manual_seed(seed),
         )
-        bad: dict[int, str] = {}
-        for indices, pixels, problems in loader:
-            bad |= problems
-            if len(bad) > self.max_bad_images:
-                raise DataError(_told(bad, self.max_bad_images))
-            if len(indices):
-                images = network_input(pixels, self.input_size, self.normalization)
-                yield torch.from_numpy(images), torch.from_numpy(self.labels[indices])
+        return loader
 
 
-def _told(bad: dict[int, str], allowed: int) -> str:
-    first = next(iter(bad.values()))
+def _told(name: str, problem: str, allowed: int) -> str:
+    text = f"{name} cannot be decoded ({problem})"
     if not allowed:
         return (
-            f"{first}; remove or replace the file, or pass over some (--max-bad-images); "
+            f"{text}; remove or replace the file, or pass over some (--max-bad-images); "
             f"`tvm-mnas data check` names all"
         )
     return (
-        f"more than {allowed} images cannot be decoded (--max-bad-images), such as {first}; "
+        f"more than {allowed} images cannot be decoded (--max-bad-images), such as {name} ({problem}); "
         f"`tvm-mnas data check` names all"
     )
 
@@ -151,15 +200,16 @@ class _TrainPlan:
 
 @dataclass(frozen=True, slots=True)
 class _EvalPlan:
-    """Every index once, in order, for the evaluation crop."""
+    """Every index once, in order, for one of the fixed crops."""
 
     count: int
     batch_size: int
+    crop: int
 
     def __iter__(self) -> Iterator[list[Draw]]:
         for start in range(0, self.count, self.batch_size):
             stop = min(start + self.batch_size, self.count)
-            yield [(index, None) for index in range(start, stop)]
+            yield [(index, self.crop) for index in range(start, stop)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,18 +238,20 @@ class _Decoder(Dataset[_Decoded]):
                 return _Decoded(index, self._pixels(index, position), problems)
             except DamagedImageError as error:
                 # As a value: an exception that crosses from a worker arrives as a traceback of many lines.
-                name = self.store.name(index)
-                problems[index] = f"{name} cannot be decoded ({error})"
-            if position is None:
+                problems[index] = str(error)
+            if position < 0:
                 break
             index = (index + 1) % len(self.store)
         return _Decoded(index, None, problems)
 
-    def _pixels(self, index: int, position: int | None) -> Pixels:
+    def _pixels(self, index: int, position: int) -> Pixels:
         # Twice the target keeps a crop sharp.
         file = self.store.open(index)
         image = open_rgb(file, least_side=2 * self.input_size)
-        if position is None:
+        if position == _SQUARE:
+            box = central_square(*image.size, min(image.size))
+            return resized(image, box, self.input_size)
+        if position == _EVALUATION:
             box = central_box(*image.size, input_size=self.input_size)
             return resized(image, box, self.input_size)
         rng = np.random.default_rng((self.seed, position))
@@ -218,18 +270,30 @@ def _collate(decoded: Sequence[_Decoded]) -> tuple[NDArray[np.int64], Pixels, di
 
 
 def stored_splits(
-    parts: Sequence[tuple[ImageStore, Labels]], options: LoadOptions, *, classes: int, name: str
+    store: ImageStore,
+    labels: Labels,
+    parts: Sequence[str],
+    options: LoadOptions,
+    *,
+    classes: int,
+    name: str,
+    validation_fraction: float | None = None,
 ) -> DataSplits:
-    """Return the splits of training, validation and test images, each a store with its labels (N,)."""
+    """Return the splits of the images in `store`, whose `labels` (N,) and `parts` are as `divide` takes them.
+
+    Raises:
+        DataError: if they cannot be divided so.
+    """
+    division = divide(labels, parts, seed=options.seed, fraction=validation_fraction)
     train, validation, test = (
         StoredSplit(
-            store,
-            labels,
+            SubsetStore(store, chosen),
+            labels[chosen],
             options.input_size,
             options.workers,
             options.max_bad_images,
         )
-        for store, labels in parts
+        for chosen in (division.train, division.validation, division.test)
     )
     return DataSplits(
         train=train,

@@ -18,7 +18,7 @@ from tvm_mnas.commands.options import (
     Trials,
     toolchain_options,
 )
-from tvm_mnas.commands.paper_figures import figure2, figure4, figure5, figure6
+from tvm_mnas.commands.paper.figures import figure2, figure4, figure5, figure6
 from tvm_mnas.console import OUTPUT, Column, SearchDisplay, format_count, print_json, print_table
 from tvm_mnas.errors import ConfigError
 

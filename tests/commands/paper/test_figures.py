@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.report.runs import make_latency, make_run
-from tvm_mnas.commands import paper_figures
+from tvm_mnas.commands.paper import figures
 from tvm_mnas.config import SearchConfig
 from tvm_mnas.errors import ConfigError, RunError
 from tvm_mnas.evaluation.toolchain import ToolchainOptions
@@ -37,7 +37,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_figure_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "figure2.png"
-    paper_figures.figure2(output, as_json=True)
+    figures.figure2(output, as_json=True)
     assert json.loads(capsys.readouterr().out)["objectives"][0]["hard"] == 0.5
     assert output.read_bytes().startswith(b"\x89PNG")
 
@@ -45,7 +45,7 @@ def test_figure_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_figure_4_names_the_source(
     asked: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    paper_figures.figure4(tmp_path / "figure4.png")
+    figures.figure4(tmp_path / "figure4.png")
     out = capsys.readouterr().out
     assert len(asked) == 18
     assert "tensorflow/models" in out
@@ -56,7 +56,7 @@ def test_figure_4_names_the_source(
 def test_figure_6_without_a_run(
     asked: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    paper_figures.figure6(tmp_path / "figure6.png", as_json=True)
+    figures.figure6(tmp_path / "figure6.png", as_json=True)
     values = json.loads(capsys.readouterr().out)
     assert asked == [row["model"] for row in values["networks"]]
     assert values["new_search"] == []
@@ -70,11 +70,11 @@ def test_figures_of_a_run(
 ) -> None:
     run = RunDirectory.create(tmp_path / "searched", SearchConfig()).path
     monkeypatch.setattr(RunDirectory, "finished_trials", lambda _: make_run(12))
-    paper_figures.figure5([run, run], tmp_path / "figure5.png", as_json=True)
+    figures.figure5([run, run], tmp_path / "figure5.png", as_json=True)
     rows = json.loads(capsys.readouterr().out)["runs"]
     assert [row["run"] for row in rows] == ["searched", "searched"]
     assert rows[0]["measured"] > rows[0]["near_target"]
-    paper_figures.figure6(tmp_path / "figure6.png", run=run)
+    figures.figure6(tmp_path / "figure6.png", run=run)
     assert "(not ImageNet's)" in capsys.readouterr().out
 
 
@@ -85,17 +85,17 @@ def test_a_run_of_another_device_is_not_drawn_beside_this_one(
     trials = make_run(12, device_key="pixel")
     monkeypatch.setattr(RunDirectory, "finished_trials", lambda _: trials)
     with pytest.raises(ConfigError, match="of pixel beside local; type --device pixel"):
-        paper_figures.figure6(tmp_path / "figure6.png", run=run)
+        figures.figure6(tmp_path / "figure6.png", run=run)
     assert asked == []
 
 
 def test_bad_input_is_refused_before_anything_is_timed(asked: list[str], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"\.png file"):
-        paper_figures.figure4(tmp_path / "figure4.pdf")
+        figures.figure4(tmp_path / "figure4.pdf")
     with pytest.raises(ConfigError, match="mkdir -p"):
-        paper_figures.figure4(tmp_path / "missing" / "figure4.png")
+        figures.figure4(tmp_path / "missing" / "figure4.png")
     with pytest.raises(RunError, match=r"config\.toml"):
-        paper_figures.figure5([tmp_path], tmp_path / "figure5.png")
+        figures.figure5([tmp_path], tmp_path / "figure5.png")
     with pytest.raises(RunError, match=r"config\.toml"):
-        paper_figures.figure6(tmp_path / "figure6.png", run=tmp_path)
+        figures.figure6(tmp_path / "figure6.png", run=tmp_path)
     assert asked == []

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.report.runs import make_latency
-from tvm_mnas.commands import paper
+from tvm_mnas.commands.paper import tables
 from tvm_mnas.errors import ConfigError
 from tvm_mnas.evaluation.toolchain import ToolchainOptions
 from tvm_mnas.paper import checkpoints
@@ -51,7 +51,7 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_table_1_has_every_row_of_the_paper(
     lines: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    paper.table1(as_json=True)
+    tables.table1(as_json=True)
     rows = {row["key"]: row for row in json.loads(capsys.readouterr().out)}
     assert len(rows) == 18
     assert list(rows) == lines
@@ -69,7 +69,7 @@ def test_table_1_has_every_row_of_the_paper(
 def test_table_1_prints_ours_and_the_papers(
     lines: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    paper.table1(only=["mobilenet-v2", "mnasnet", "darts-imagenet"], rounds=4)
+    tables.table1(only=["mobilenet-v2", "mnasnet", "darts-imagenet"], rounds=4)
     assert lines == ["mobilenet-v2", "darts-imagenet", "mnasnet"]
     out = capsys.readouterr().out
     (row,) = [line for line in out.splitlines() if line.startswith("MnasNet (Figure 7) ")]
@@ -100,7 +100,7 @@ def test_a_checkpoints_accuracy_stands_beside_the_papers(
     file.touch()
     only = ["mobilenet-v2", "mnasnet"]
     given = {"checkpoint": [f"mnasnet={file}"], "data": "embedded", "counts_only": True}
-    paper.table1(only=only, **given)
+    tables.table1(only=only, **given)
     assert asked == [(only, {"mnasnet": file}, "embedded")]
     out = capsys.readouterr().out
     (row,) = [line for line in out.splitlines() if line.startswith("MnasNet (Figure 7) ")]
@@ -108,7 +108,7 @@ def test_a_checkpoints_accuracy_stands_beside_the_papers(
     (row,) = [line for line in out.splitlines() if line.startswith("MobileNetV2 ")]
     assert " (72) " in row
     assert "mnasnet: top-1 70.00 +- 0.20 %, measured of net.safetensors" in out
-    paper.table3(only=["mnasnet", "figure7-b"], as_json=True, **given)
+    tables.table3(only=["mnasnet", "figure7-b"], as_json=True, **given)
     ours, other = json.loads(capsys.readouterr().out)
     assert ours["checkpoint"] == measured.to_json()
     assert ours["accuracy_percent"] == 70.0
@@ -119,7 +119,7 @@ def test_a_checkpoints_accuracy_stands_beside_the_papers(
 def test_an_emulators_times_are_called_that(
     lines: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    paper.table3(device="emulated-aarch64")
+    tables.table3(device="emulated-aarch64")
     out = capsys.readouterr().out
     assert "EMULATED ms" in out
     assert "EMULATED, not latencies" in out
@@ -128,7 +128,7 @@ def test_an_emulators_times_are_called_that(
 def test_table_3_repeats_one_kind_of_layer(
     lines: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    paper.table3(as_json=True)
+    tables.table3(as_json=True)
     rows = {row["key"]: row for row in json.loads(capsys.readouterr().out)}
     assert list(rows) == ["mnasnet", "figure7-b", "figure7-c", "figure7-d", "figure7-e"]
     # More expansion costs more than a larger kernel does.
@@ -140,7 +140,7 @@ def test_table_3_repeats_one_kind_of_layer(
 def test_table_2_has_its_seven_detectors(
     lines: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    paper.table2(as_json=True)
+    tables.table2(as_json=True)
     rows = {row["key"]: row for row in json.loads(capsys.readouterr().out)}
     assert list(rows) == lines
     assert len(rows) == 7
@@ -150,7 +150,7 @@ def test_table_2_has_its_seven_detectors(
 
 
 def test_counts_need_no_device(lines: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    paper.table3(counts_only=True)
+    tables.table3(counts_only=True)
     assert lines == []
     out = capsys.readouterr().out
     assert "MnasNet" in out
@@ -159,7 +159,7 @@ def test_counts_need_no_device(lines: list[str], capsys: pytest.CaptureFixture[s
 
 def test_only_a_network_of_the_table_can_be_chosen(lines: list[str]) -> None:
     with pytest.raises(ConfigError, match="'resnet'; it has mobilenet-v1, .*mnasnet-92-se"):
-        paper.table1(only=["resnet"])
+        tables.table1(only=["resnet"])
 
 
 def test_layers_prints_both_ways(
@@ -170,7 +170,7 @@ def test_layers_prints_both_ways(
         name="14x14x80 one 5x5", latencies=(make_latency(1.0),), kernels=1, schedules=32
     )
     monkeypatch.setattr(search_layers, "compare_layers", lambda *_, **__: ([pair], [timed]))
-    paper.layers()
+    tables.layers()
     out = capsys.readouterr().out
     (row,) = [line for line in out.splitlines() if line.startswith("14x14x80")]
     assert row.split() == [
