@@ -220,6 +220,24 @@ MISTAKES = {
     "unknown data": Mistake(
         "search --data mnist", 2, ("'mnist'", "imagefolder:PATH", "`--data embedded`")
     ),
+    "unknown recipe": Mistake(
+        "search --recipe imagenet-ful", 2, ("'imagenet-ful'", "did you mean imagenet-full?")
+    ),
+    "unknown value of a recipe": Mistake(
+        "search --set ema_deca=0.9", 2, ("ema_deca", "did you mean ema_decay?")
+    ),
+    "value of a recipe without a value": Mistake(
+        "search --set ema_decay", 2, ("KEY=VALUE", "'ema_decay'")
+    ),
+    "value of a recipe out of range": Mistake(
+        "search --set ema_decay=1.5", 2, ("ema_decay must be in 0..1", "1.5")
+    ),
+    "steps and epochs": Mistake(
+        "search --train-steps 5 --train-epochs 2", 2, ("not both 5 steps and 2 epochs",)
+    ),
+    "accelerator that is none": Mistake(
+        "search --train-device gpu", 2, ("auto, cpu, cuda or cuda:N", "'gpu'")
+    ),
     "unknown algorithm": Mistake(
         "search --algorithm magic", 2, ("'magic'", "ppo, evolution, random", "--help")
     ),

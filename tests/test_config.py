@@ -139,11 +139,8 @@ def test_a_value_of_another_type_is_named(key: str, value: object) -> None:
             for key in (
                 "trials",
                 "batch",
-                "train_steps",
-                "train_batch",
                 "schedules_per_kernel",
                 "finalists",
-                "final_steps",
             )
             for value in (0, -3)
         ),
@@ -151,7 +148,16 @@ def test_a_value_of_another_type_is_named(key: str, value: object) -> None:
         ("jobs", -1),
         ("target_latency_ms", 0),
         ("target_latency_ms", -80.0),
-        ("learning_rate", 0.0),
+        *(
+            (key, -1)
+            for key in (
+                "train_steps",
+                "train_epochs",
+                "train_batch",
+                "learning_rate",
+                "final_steps",
+            )
+        ),
         ("alpha", 0.07),
         ("beta", 1),
         ("max_untuned_share", -0.05),

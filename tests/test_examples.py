@@ -19,6 +19,7 @@ from PIL import Image
 from tvm_mnas.evaluation.trainers import TrainTask, run_training
 from tvm_mnas.space.candidate import parse_candidate
 from tvm_mnas.training.data.images import read_embedded, shipped_class_names
+from tvm_mnas.training.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
@@ -142,9 +143,7 @@ def test_the_examples_trainer_trains_on_the_examples_data(tmp_path: Path) -> Non
         data=f"{EXAMPLES / 'own_data.py'}:STRIPES",
         data_seed=0,
         seed=1,
-        steps=80,
-        batch_size=64,
-        learning_rate=0.1,
+        recipe=Recipe(steps=80, batch_size=64, learning_rate=0.1),
         trainer=f"{EXAMPLES / 'own_trainer.py'}:train",
         weights=tmp_path / "weights.safetensors",
     )

@@ -28,8 +28,10 @@ class SearchConfig:
     """Everything that decides a search's result, apart from the machine and its clock.
 
     `target_latency_ms`, `alpha` and `beta` are T and the exponents of equations 2 and 3 of the paper. A batch is
-    the number of candidates between two updates of the controller. `finalists` are retrained for `final_steps`
-    before one of them is named the best. `max_untuned_share` (0..1) of a network's run time may be in kernels without
+    the number of candidates between two updates of the controller. `recipe` says how candidates are trained; of its
+    values `train_steps`, `train_epochs`, `train_batch` and `learning_rate` may be others, 0 leaves them. `finalists`
+    are retrained for `final_steps` (0: four times as long as candidates) before one of them is named the best.
+    `max_untuned_share` (0..1) of a network's run time may be in kernels without
     a tuning record; 0 refuses a network with any. Up to `max_bad_images` of each split that cannot be decoded are
     passed over. `space`, `data`, `algorithm`, `trainer` and `executor` may name parts
     of one's own (`plugins.py`). Raises `ConfigError` where a value breaks a rule.
@@ -48,26 +50,27 @@ class SearchConfig:
     trials: int = 28
     batch: int = 4
     seed: int = 0
-    train_steps: int = 120
-    train_batch: int = 64
-    learning_rate: float = 0.01
+    recipe: str = "embedded"
+    train_steps: int = 0
+    train_epochs: float = 0.0
+    train_batch: int = 0
+    learning_rate: float = 0.0
+    train_device: str = "auto"
     schedules_per_kernel: int = 8
     max_untuned_share: float = 0.0
     finalists: int = 2
-    final_steps: int = 480
+    final_steps: int = 0
     jobs: int = 0
     records: str = "tuning_logs"
 
     def __post_init__(self) -> None:
         for field in fields(self):
             _check_type(field.name, str(field.type), getattr(self, field.name))
-        _at_least(self, 1, "trials", "batch", "train_steps", "train_batch", "schedules_per_kernel")
-        _at_least(self, 1, "finalists", "final_steps")
-        _at_least(self, 0, "seed", "jobs", "max_bad_images")
-        for name in ("target_latency_ms", "learning_rate"):
-            value = getattr(self, name)
-            if not value > 0:
-                raise ConfigError(f"{name} must be above 0, not {value}")
+        _at_least(self, 1, "trials", "batch", "schedules_per_kernel", "finalists")
+        _at_least(self, 0, "seed", "jobs", "max_bad_images", "final_steps")
+        _at_least(self, 0, "train_steps", "train_epochs", "train_batch", "learning_rate")
+        if not self.target_latency_ms > 0:
+            raise ConfigError(f"target_latency_ms must be above 0, not {self.target_latency_ms}")
         for name in ("alpha", "beta"):
             value = getattr(self, name)
             if value > 0:
@@ -90,6 +93,7 @@ class SearchConfig:
             algorithm=_located(self.algorithm, directory),
             trainer=_located(self.trainer, directory),
             executor=_located(self.executor, directory),
+            recipe=_located(self.recipe, directory),
         )
 
     def to_toml(self) -> str:

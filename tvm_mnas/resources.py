@@ -1,4 +1,4 @@
-"""Finds the data that ships beside the code: spaces, device profiles, tuning records.
+"""Finds the data that ships beside the code: spaces, device profiles, tuning records, recipes.
 
 In an installed wheel it lies in the package, in a checkout at the top level.
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tvm_mnas.errors import TvmMnasError
 
-RESOURCE_KINDS = ("search_space", "rpc", "tuning_logs")
+RESOURCE_KINDS = ("search_space", "rpc", "tuning_logs", "recipes")
 """The top-level directories that ship."""
 
 _PACKAGE = Path(__file__).resolve().parent

@@ -14,6 +14,7 @@ import pytest
 
 from tvm_mnas.errors import DataError, TrainingError
 from tvm_mnas.evaluation.executor import LocalExecutor, TaskOutcome
+from tvm_mnas.training.accelerators import WORKER_VARIABLE
 
 ROOT = Path(__file__).resolve().parents[2]
 Report = Callable[[int], None]
@@ -62,6 +63,11 @@ def process_of(task: int, report: Report) -> tuple[int, str | None]:
     return os.getpid(), os.environ.get("OMP_NUM_THREADS")
 
 
+def worker_of(task: int, report: Report) -> tuple[int, str | None]:
+    time.sleep(0.2)
+    return os.getpid(), os.environ.get(WORKER_VARIABLE)
+
+
 def interrupt(task: int, report: Report) -> int:
     os.kill(os.getpid(), signal.SIGINT)
     return task
@@ -71,6 +77,11 @@ def interrupt(task: int, report: Report) -> int:
 def executor() -> Iterator[LocalExecutor]:
     with LocalExecutor(jobs=2) as opened:
         yield opened
+
+
+def test_each_worker_knows_its_number(executor: LocalExecutor) -> None:
+    found = {outcome.result for _, outcome in executor.map(worker_of, list(range(6)))}
+    assert sorted(number for _, number in found) == ["0", "1"]
 
 
 def test_results_come_with_their_index(executor: LocalExecutor) -> None:

@@ -19,6 +19,7 @@ from tvm_mnas.evaluation.toolchain import ToolchainOptions, open_toolchain
 from tvm_mnas.models import candidates
 from tvm_mnas.models.network import Network
 from tvm_mnas.space.architecture import Architecture
+from tvm_mnas.training.recipe import find_recipe
 
 HEALTHY = Architecture.parse("i16_c3_w1:stem8_s22:r1_k3_s11_e1_i8_o8:head16:n10")
 SICK = Architecture.parse("i16_c3_w1:stem8_s22:r1_k3_s11_e1_i8_o8:head24:n10")
@@ -71,7 +72,9 @@ def test_a_network_that_returns_nan_fails_alone_and_the_device_goes_on(
         scratch=tmp_path,
     ) as toolchain:
         trained: Any = Trained()
-        pipeline = CandidatePipeline(config, toolchain, trained, tmp_path, Silent())
+        pipeline = CandidatePipeline(
+            config, find_recipe("embedded"), ("cpu",), toolchain, trained, tmp_path, Silent()
+        )
         found = dict(pipeline.evaluate([SICK, HEALTHY]))
     sick, healthy = found[0], found[1]
     assert (sick.architecture, healthy.architecture) == (SICK, HEALTHY)

@@ -22,6 +22,7 @@ from tvm_mnas.evaluation.trainers import (
 )
 from tvm_mnas.space.architecture import Architecture
 from tvm_mnas.training.accuracy import Accuracy
+from tvm_mnas.training.recipe import Recipe
 from tvm_mnas.training.weights import load_network
 
 NOTATION = "i8_c1_w1:stem8_s22:r1_k3_s11_e1_o8:head8:n3"
@@ -67,9 +68,7 @@ def task_for(trainer: str, weights: Path | None = None) -> TrainTask:
         data="embedded",
         data_seed=0,
         seed=5,
-        steps=3,
-        batch_size=4,
-        learning_rate=0.1,
+        recipe=Recipe(steps=3, batch_size=4, learning_rate=0.1),
         trainer=f"{__name__}:{trainer}",
         weights=weights,
     )

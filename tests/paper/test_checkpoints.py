@@ -15,7 +15,8 @@ from tvm_mnas.paper.checkpoints import CheckpointAccuracy, measure_checkpoints, 
 from tvm_mnas.space.architecture import Architecture
 from tvm_mnas.training.data.images import LoadOptions
 from tvm_mnas.training.data.sources import load_data
-from tvm_mnas.training.proxy import ProxyRecipe, train_proxy
+from tvm_mnas.training.loop import train_candidate
+from tvm_mnas.training.recipe import Recipe
 from tvm_mnas.workflows.model_ref import ModelRef
 
 TINY = Architecture.parse("i16_c3_w1:stem8_s22:r1_k3_s11_e3_i8_o8:head16:n2")
@@ -43,8 +44,8 @@ def colours(tmp_path: Path) -> str:
 
 def test_the_accuracy_is_that_of_the_weights_in_the_file(colours: str, tmp_path: Path) -> None:
     splits = load_data(colours, LoadOptions(input_size=16, seed=0, workers=0))
-    recipe = ProxyRecipe(steps=30, batch_size=8)
-    right = train_proxy(TINY, splits, recipe, seed=0).network.state_dict()
+    recipe = Recipe(steps=30, batch_size=8)
+    right = train_candidate(TINY, splits, recipe, seed=0).network.state_dict()
     (classifier,) = [
         name for name, value in right.items() if value.ndim == 2 and value.shape[0] == 2
     ]

@@ -257,7 +257,9 @@ def searched(directory: Path, speed_after: Callable[[int], float]) -> Search:
     farm = ScriptedFarm(Script(speed_after), notes.note)
     nothing: Any = None
     toolchain = ScriptedToolchain(PROFILE, farm, nothing, nothing, nothing, directory)
-    pipeline = CandidatePipeline(config, toolchain, Inline(), directory, notes)
+    pipeline = CandidatePipeline(
+        config, run.recipe, ("cpu",), toolchain, Inline(), directory, notes
+    )
 
     class Remembering:
         def evaluate(self, architectures: Sequence[Candidate]) -> Any:

@@ -63,7 +63,9 @@ def test_a_new_run_opens_as_what_it_was_made_as(run: RunDirectory) -> None:
     assert RunDirectory.open(run.path) == run
     assert run.config == CONFIG
     assert run.finished_trials() == ()
-    assert {path.name for path in run.path.iterdir()} == {"config.toml"}, "looking changed it"
+    assert {path.name for path in run.path.iterdir()} == {"config.toml", "recipe.toml"}, (
+        "looking changed it"
+    )
 
 
 def test_a_run_is_made_with_the_directories_above_it(tmp_path: Path) -> None:
@@ -110,7 +112,7 @@ def test_a_changed_run_is_changed_on_disk(run: RunDirectory) -> None:
     assert (longer.config.trials, longer.config.jobs) == (7, 1)
     assert RunDirectory.open(run.path).config == longer.config
     assert longer.config.seed == CONFIG.seed
-    assert {path.name for path in run.path.iterdir()} == {"config.toml"}
+    assert {path.name for path in run.path.iterdir()} == {"config.toml", "recipe.toml"}
 
 
 @pytest.mark.parametrize("settings", [{"trials": 2}, {"trials": 0}, {"jobs": -1}])

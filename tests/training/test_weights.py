@@ -13,14 +13,15 @@ from tvm_mnas.errors import RunError
 from tvm_mnas.models.network import build_network
 from tvm_mnas.space.architecture import Architecture
 from tvm_mnas.training.data.splits import DataSplits
-from tvm_mnas.training.proxy import ProxyRecipe, train_proxy
+from tvm_mnas.training.loop import train_candidate
+from tvm_mnas.training.recipe import Recipe
 from tvm_mnas.training.weights import load_checkpoint, load_network, load_weights, save_weights
 
 
 def test_trained_weights_round_trip(
     tiny: Architecture, tiny_splits: DataSplits, tmp_path: Path
 ) -> None:
-    trained = train_proxy(tiny, tiny_splits, ProxyRecipe(steps=3, batch_size=8), seed=0).network
+    trained = train_candidate(tiny, tiny_splits, Recipe(steps=3, batch_size=8), seed=0).network
     path = tmp_path / "net.safetensors"
     save_weights(trained, path)
     _, loaded = load_network(path)

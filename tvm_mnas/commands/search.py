@@ -64,7 +64,25 @@ def search(
     trials: Annotated[int | None, typer.Option(help="Candidates to sample in all.")] = None,
     batch: Annotated[int | None, typer.Option(help="Candidates per controller update.")] = None,
     seed: Annotated[int | None, typer.Option(help="The seed of every random choice.")] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="How candidates are trained: a recipe by name, or a TOML file."),
+    ] = None,
     train_steps: Annotated[int | None, typer.Option(help="Steps of the short training.")] = None,
+    train_epochs: Annotated[
+        float | None, typer.Option(help="Its epochs, in place of steps.")
+    ] = None,
+    train_batch: Annotated[int | None, typer.Option(help="Images of a step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="The rate after the warm-up.")] = None,
+    set_values: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Any value of the recipe; may be repeated."
+        ),
+    ] = None,
+    train_device: Annotated[
+        str | None, typer.Option(help="auto, cpu, cuda (every accelerator) or cuda:N.")
+    ] = None,
     schedules_per_kernel: Annotated[
         int | None, typer.Option(help="Schedules to measure for a kernel without records.")
     ] = None,
@@ -105,7 +123,12 @@ def search(
         "trials": trials,
         "batch": batch,
         "seed": seed,
+        "recipe": recipe,
         "train_steps": train_steps,
+        "train_epochs": train_epochs,
+        "train_batch": train_batch,
+        "learning_rate": learning_rate,
+        "train_device": train_device,
         "schedules_per_kernel": schedules_per_kernel,
         "max_untuned_share": None if allow_untuned is None else parse_untuned_share(allow_untuned),
         "finalists": finalists,
@@ -119,13 +142,19 @@ def search(
             raise ConfigError("--hard sets alpha and beta itself; leave out --alpha and --beta")
         flags |= {"alpha": 0.0, "beta": -1.0}
     if resume is None:
-        _search(_start_run(flags, config, run), {}, as_json=as_json)
+        _search(_start_run(flags, config, run, set_values or []), {}, as_json=as_json)
     else:
+        if set_values:
+            flags["set"] = set_values
         _search(_resume_run(resume, flags, config, run), flags, as_json=as_json)
 
 
-def _start_run(flags: dict[str, Any], config: Path | None, run: Path | None) -> RunDirectory:
+def _start_run(
+    flags: dict[str, Any], config: Path | None, run: Path | None, changes: list[str]
+) -> RunDirectory:
+    from tvm_mnas.evaluation.trainers import recipe_of
     from tvm_mnas.search.run import RunDirectory
+    from tvm_mnas.training.recipe import parse_changes
     from tvm_mnas.workflows.search import check_inputs, default_run
 
     settings = (read_settings(config) if config is not None else {}) | flags
@@ -137,12 +166,13 @@ def _start_run(flags: dict[str, Any], config: Path | None, run: Path | None) -> 
             f"a search in the space {resolved.space!r} needs its target latency, and there is none; "
             f"add, for example, --target-latency 80ms"
         )
+    chosen = recipe_of(resolved, parse_changes(changes))
     inputs = check_inputs(resolved)
     for note in inputs.notes:
         MESSAGES.print(note, markup=False)
     if run is None:
         run = default_run(inputs.space.name)
-    return RunDirectory.create(run, resolved)
+    return RunDirectory.create(run, resolved, chosen)
 
 
 def _resume_run(

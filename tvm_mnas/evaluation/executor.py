@@ -18,6 +18,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from tvm_mnas.errors import TrainingError, TvmMnasError
 from tvm_mnas.processes import ask_to_be_killed
+from tvm_mnas.training.accelerators import WORKER_VARIABLE
 
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
@@ -160,7 +161,8 @@ class LocalExecutor:
                 self._jobs,
                 mp_context=self._context,
                 initializer=_start_worker,
-                initargs=(self._progress, os.getpid()),
+                # Of this pool alone: a worker that died with the lock blocks no later one.
+                initargs=(self._progress, os.getpid(), self._context.Value("i", 0)),
             )
         return self._pool
 
@@ -180,7 +182,7 @@ class _Worker:
     progress: Any = None
 
 
-def _start_worker(progress: Any, parent: int) -> None:
+def _start_worker(progress: Any, parent: int, started: Any) -> None:
     # An interrupt is the parent's to handle: it ends the workers when it has saved what it needs.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ask_to_be_killed()
@@ -188,6 +190,9 @@ def _start_worker(progress: Any, parent: int) -> None:
         os._exit(1)
     # Read by torch when the first task imports it: one training a core, each on one thread.
     os.environ["OMP_NUM_THREADS"] = "1"
+    with started.get_lock():
+        os.environ[WORKER_VARIABLE] = str(started.value)
+        started.value += 1
     _Worker.progress = progress
 
 

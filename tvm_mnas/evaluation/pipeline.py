@@ -22,6 +22,7 @@ from tvm_mnas.evaluation.trainers import TrainTask, run_training, training_seed
 from tvm_mnas.models.cost import Cost
 from tvm_mnas.space.architecture import Architecture
 from tvm_mnas.space.candidate import Candidate
+from tvm_mnas.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,6 +54,8 @@ class CandidatePipeline:
     """Evaluates candidates with a toolchain and an executor; `artifacts` is a directory for passing files."""
 
     config: SearchConfig
+    recipe: Recipe
+    devices: tuple[str, ...]
     toolchain: Toolchain
     executor: Executor
     artifacts: Path
@@ -109,13 +112,12 @@ class CandidatePipeline:
                 max_bad_images=config.max_bad_images,
                 data_seed=config.seed,
                 seed=training_seed(config.seed, candidate.architecture),
-                steps=config.train_steps,
-                batch_size=config.train_batch,
-                learning_rate=config.learning_rate,
+                recipe=self.recipe,
+                devices=self.devices,
             )
             for candidate in candidates
         ]
-        total = config.train_steps * len(tasks)
+        total = sum(task.steps for task in tasks)
         outcomes = self.executor.map(
             run_training,
             tasks,

@@ -11,20 +11,21 @@ if TYPE_CHECKING:
 
 
 def train_by_proxy(task: TrainTask, report: Callable[[int], None]) -> Accuracy:
-    """Train the network of `task` briefly and return its accuracy on the validation split.
+    """Train the network of `task` by its recipe and return its accuracy on the validation split.
 
     Raises:
         TrainingError: the training diverged.
         DataError: the data is missing or does not fit.
     """
-    from tvm_mnas.training.proxy import ProxyRecipe, train_proxy
+    from tvm_mnas.training.loop import train_candidate
     from tvm_mnas.training.weights import save_weights
 
-    trained = train_proxy(
+    trained = train_candidate(
         task.candidate,
         task.splits(),
-        ProxyRecipe(steps=task.steps, batch_size=task.batch_size, learning_rate=task.learning_rate),
+        task.recipe,
         seed=task.seed,
+        device=task.device,
         on_step=lambda done, total: report(done),
     )
     if task.weights is not None:

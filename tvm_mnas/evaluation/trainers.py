@@ -14,17 +14,20 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from tvm_mnas.config import SearchConfig
 from tvm_mnas.errors import RunError, TrainingError, TvmMnasError, raise_if_foreign
 from tvm_mnas.files import atomic_write_text
 from tvm_mnas.plugins import TRAINERS
 from tvm_mnas.space.candidate import Candidate, parse_candidate
+from tvm_mnas.training.accelerators import device_here
 from tvm_mnas.training.accuracy import Accuracy
+from tvm_mnas.training.recipe import Recipe, find_recipe
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,17 +39,16 @@ if TYPE_CHECKING:
 class TrainTask:
     """What to train, on what, and how; `weights` is where the trained weights go, or None to drop them.
 
-    `notation` is the candidate's, `data` a data spec, `trainer` what `--trainer` takes. `steps`, `batch_size` and
-    `learning_rate` are the run's settings: a trainer of one's own may have its own idea of them.
+    `notation` is the candidate's, `data` a data spec, `trainer` what `--trainer` takes. A trainer of one's own may have
+    its own idea of the `recipe`. `devices` are those of the run, of which `device` is this process's.
     """
 
     notation: str
     data: str
     data_seed: int
     seed: int
-    steps: int
-    batch_size: int
-    learning_rate: float
+    recipe: Recipe
+    devices: tuple[str, ...] = ("cpu",)
     trainer: str = "proxy"
     max_bad_images: int = 0
     weights: Path | None = None
@@ -55,6 +57,16 @@ class TrainTask:
     def candidate(self) -> Candidate:
         """The candidate to train."""
         return parse_candidate(self.notation)
+
+    @property
+    def device(self) -> str:
+        """Where to train, as torch names it."""
+        return device_here(self.devices)
+
+    @property
+    def steps(self) -> int:
+        """How many steps the recipe takes on the run's data."""
+        return self.recipe.steps or self.recipe.plan(len(self.splits().train)).steps
 
     def build(self) -> nn.Module:
         """Return the candidate's network with weights drawn from `seed`."""
@@ -69,7 +81,11 @@ class TrainTask:
             DataError: if the data is missing or malformed.
         """
         return load_splits(
-            self.data, self.candidate.input_size, self.data_seed, self.max_bad_images
+            self.data,
+            self.candidate.input_size,
+            self.data_seed,
+            self.max_bad_images,
+            self.recipe.crop_padding,
         )
 
     def finish(
@@ -165,15 +181,37 @@ def training_seed(seed: int, candidate: Candidate) -> int:
     return int.from_bytes(digest[:4], "little")
 
 
+def recipe_of(config: SearchConfig, changes: Mapping[str, object] | None = None) -> Recipe:
+    """Return the recipe that `config` names, with its settings of a training and further `changes`.
+
+    Raises:
+        ConfigError: if there is none, or a value breaks a rule.
+    """
+    given = {
+        "steps": config.train_steps,
+        "epochs": config.train_epochs,
+        "batch_size": config.train_batch,
+        "learning_rate": config.learning_rate,
+    }
+    settings = {name: value for name, value in given.items() if value}
+    return find_recipe(config.recipe, settings | dict(changes or {}))
+
+
 @lru_cache(maxsize=1)
-def load_splits(data: str, input_size: int, seed: int, max_bad_images: int = 0) -> DataSplits:
+def load_splits(
+    data: str, input_size: int, seed: int, max_bad_images: int = 0, crop_padding: int = 0
+) -> DataSplits:
     """Return the splits of `data`, read once per process."""
     from tvm_mnas.training.data.images import LoadOptions
     from tvm_mnas.training.data.sources import load_data
 
     # One decoding process each: trainings already run side by side, one a core.
     options = LoadOptions(
-        input_size=input_size, seed=seed, workers=1, max_bad_images=max_bad_images
+        input_size=input_size,
+        seed=seed,
+        workers=1,
+        max_bad_images=max_bad_images,
+        crop_padding=crop_padding,
     )
     return load_data(data, options)
 

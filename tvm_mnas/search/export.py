@@ -98,7 +98,7 @@ def _write_files(
     from tvm_mnas.models.inference import export_onnx
     from tvm_mnas.training.accuracy import Accuracy
     from tvm_mnas.training.data.splits import to_input
-    from tvm_mnas.training.proxy import evaluate
+    from tvm_mnas.training.loop import evaluate
     from tvm_mnas.training.weights import load_network, save_weights
 
     steps = iter(range(5))
@@ -124,10 +124,10 @@ def _write_files(
     images = to_input(batch, splits.normalization).contiguous().numpy()
     agreement = toolchain.check(artifact, torch_judge(network, batch_size=1), images)
     step("export: testing")
-    top1 = evaluate(network, splits.test, splits.normalization)
+    score = evaluate(network, splits.test, splits.normalization)
     test = Accuracy(
-        top1=top1,
-        samples=len(splits.test),
+        top1=score.top1,
+        samples=score.samples,
         steps=validation.steps,
         train_loss=validation.train_loss,
         duration_s=validation.duration_s,

@@ -2,6 +2,7 @@
 
     runs/NAME/
       config.toml             what was asked for, resolved
+      recipe.toml             how candidates are trained, resolved
       study.journal           every trial with its evaluation: an Optuna journal, appended to
       controller.safetensors  the controller after the last update; a cache, rebuilt from the study if absent
       run.lock                held while a process works on the run
@@ -29,12 +30,15 @@ from tvm_mnas.config import SearchConfig, read_settings
 from tvm_mnas.devices.core.latency import Latency
 from tvm_mnas.errors import ConfigError, RunError, TvmMnasError, raise_if_foreign
 from tvm_mnas.evaluation.results import Evaluation
+from tvm_mnas.evaluation.trainers import recipe_of
 from tvm_mnas.files import atomic_write, atomic_write_text
 from tvm_mnas.search.reward import Reward
+from tvm_mnas.training.recipe import Recipe, recipe_from
 
 if TYPE_CHECKING:
     import optuna
 
+_RECIPE = "recipe.toml"
 STUDY_NAME = "tvm-mnas"
 _RENAMED = {"trials_per_kernel": "schedules_per_kernel"}
 """What the configuration of a run of version 0.1 calls a setting."""
@@ -69,12 +73,14 @@ class RunDirectory:
     config: SearchConfig
 
     @classmethod
-    def create(cls, path: Path, config: SearchConfig) -> RunDirectory:
-        """Create `path` with `config` in it.
+    def create(cls, path: Path, config: SearchConfig, recipe: Recipe | None = None) -> RunDirectory:
+        """Create `path` with `config` in it, and with `recipe`, by default the one that the configuration names.
 
         Raises:
             RunError: if `path` exists already, or cannot be made.
         """
+        if recipe is None:
+            recipe = recipe_of(config)
         try:
             path.mkdir(parents=True)
         except FileExistsError as error:
@@ -91,6 +97,7 @@ class RunDirectory:
                 f"{path}: a run directory can be made, and this one cannot ({error.strerror}); "
                 f"name another one with --run"
             ) from error
+        atomic_write_text(path / _RECIPE, recipe.to_toml())
         atomic_write_text(path / "config.toml", config.to_toml())
         return cls(path, config)
 
@@ -134,6 +141,15 @@ class RunDirectory:
         return Reward(
             target_latency_ms=config.target_latency_ms, alpha=config.alpha, beta=config.beta
         )
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """How this run's candidates are trained; ConfigError if that breaks a rule."""
+        file = self.path / _RECIPE
+        if file.is_file():
+            return recipe_from(read_settings(file), source=str(file))
+        # A run of before there were recipes.
+        return recipe_of(self.config)
 
     @property
     def logs(self) -> Path:

@@ -28,10 +28,14 @@ from tvm_mnas.search.loop import run_trials
 from tvm_mnas.search.result import SearchResult, pick_finalists
 from tvm_mnas.search.run import RunDirectory, TrialRecord
 from tvm_mnas.space.catalogue import Space, find_space
+from tvm_mnas.training.accelerators import find_devices
+from tvm_mnas.training.recipe import Recipe
 
 if TYPE_CHECKING:
     import optuna
 
+_FINAL_FACTOR = 4
+"""So many times as long as candidates are finalists trained, unless the run says how long."""
 MIN_POPULATION = 8
 MAX_POPULATION = 64
 
@@ -99,7 +103,13 @@ class Session:
             self._executor() as executor,
         ):
             pipeline = CandidatePipeline(
-                config, toolchain, executor, self.directory.path / _SCRATCH, observer
+                config,
+                self.directory.recipe,
+                self.devices,
+                toolchain,
+                executor,
+                self.directory.path / _SCRATCH,
+                observer,
             )
             run_trials(self.directory, self.space, self.study, pipeline, on_trial=observer.trial)
             records = self.directory.trials(self.study)
@@ -205,7 +215,7 @@ class Session:
         observer: Observer,
     ) -> Iterator[tuple[TrialRecord, CandidateError | None]]:
         config = self.directory.config
-        chosen = config.final_steps if steps is None else steps
+        recipe = self._final_recipe(steps)
         tasks = [
             TrainTask(
                 notation=record.evaluation.architecture.notation,
@@ -214,14 +224,13 @@ class Session:
                 max_bad_images=config.max_bad_images,
                 data_seed=config.seed,
                 seed=training_seed(config.seed, record.evaluation.architecture),
-                steps=chosen,
-                batch_size=config.train_batch,
-                learning_rate=config.learning_rate,
+                recipe=recipe,
+                devices=self.devices,
                 weights=self._weights(record, steps),
             )
             for record in records
         ]
-        total = chosen * len(tasks)
+        total = sum(task.steps for task in tasks)
         outcomes = executor.map(
             run_training, tasks, on_progress=lambda done: observer.stage("finalists", done, total)
         )
@@ -263,11 +272,26 @@ class Session:
         accuracy = read_accuracy(self._weights(record, None))
         return self.directory.reward(accuracy.top1, record.evaluation.latency.latency_ms)
 
-    def _weights(self, record: TrialRecord, steps: int | None) -> Path:
+    def _final_recipe(self, steps: int | None) -> Recipe:
+        """Return the recipe of the finalists: the run's, for `steps`, `final_steps`, or four times as long."""
+        recipe = self.directory.recipe
         chosen = self.directory.config.final_steps if steps is None else steps
+        if chosen:
+            return recipe.lasting(steps=chosen)
+        return recipe.lasting(
+            steps=_FINAL_FACTOR * recipe.steps, epochs=_FINAL_FACTOR * recipe.epochs
+        )
+
+    @cached_property
+    def devices(self) -> tuple[str, ...]:
+        """Where this run's networks are trained."""
+        return find_devices(self.directory.config.train_device)
+
+    def _weights(self, record: TrialRecord, steps: int | None) -> Path:
+        length = self._final_recipe(steps).length
         finalists = self.directory.path / "finalists"
         finalists.mkdir(exist_ok=True)
-        return finalists / f"{record.evaluation.architecture.id}-{chosen}.safetensors"
+        return finalists / f"{record.evaluation.architecture.id}-{length}.safetensors"
 
     @contextmanager
     def _bench(self, schedules_per_kernel: int, observer: Observer) -> Iterator[Toolchain]:
@@ -305,5 +329,7 @@ class Session:
         from tvm_mnas.devices.core.cores import usable_processes
 
         config = self.directory.config
-        executor: Executor = EXECUTORS.load(config.executor)(jobs=config.jobs or usable_processes())
+        # One training an accelerator, or one a core.
+        beside = usable_processes() if self.devices == ("cpu",) else len(self.devices)
+        executor: Executor = EXECUTORS.load(config.executor)(jobs=config.jobs or beside)
         return executor

@@ -10,7 +10,7 @@ from tvm_mnas.config import SearchConfig
 from tvm_mnas.devices.core.profile import read_profile
 from tvm_mnas.devices.core.tracker import TrackerClient
 from tvm_mnas.errors import ConfigError, RecordsError
-from tvm_mnas.evaluation.trainers import Trainer
+from tvm_mnas.evaluation.trainers import Trainer, recipe_of
 from tvm_mnas.plugins import ALGORITHMS, SPACES, TRAINERS, Registry, reference_of
 from tvm_mnas.processes import ensure_home
 from tvm_mnas.search.algorithms.by_name import Algorithm
@@ -18,7 +18,9 @@ from tvm_mnas.search.result import SearchResult
 from tvm_mnas.search.run import RunDirectory, TrialRecord
 from tvm_mnas.search.session import SearchObserver, Session
 from tvm_mnas.space.catalogue import Space, find_space
+from tvm_mnas.training.accelerators import check_device
 from tvm_mnas.training.data.sources import check_data
+from tvm_mnas.training.recipe import Recipe
 
 _DEFAULTS = SearchConfig()
 
@@ -51,9 +53,12 @@ def run_search(
     trials: int = _DEFAULTS.trials,
     batch: int = _DEFAULTS.batch,
     seed: int = _DEFAULTS.seed,
+    recipe: str | Recipe = _DEFAULTS.recipe,
     train_steps: int = _DEFAULTS.train_steps,
+    train_epochs: float = _DEFAULTS.train_epochs,
     train_batch: int = _DEFAULTS.train_batch,
     learning_rate: float = _DEFAULTS.learning_rate,
+    train_device: str = _DEFAULTS.train_device,
     schedules_per_kernel: int = _DEFAULTS.schedules_per_kernel,
     max_untuned_share: float = _DEFAULTS.max_untuned_share,
     finalists: int = _DEFAULTS.finalists,
@@ -66,9 +71,9 @@ def run_search(
     """Search and return what was found; the settings are those of `SearchConfig` and of the command line.
 
     `space`, `trainer` and `algorithm` are what the command takes, or objects of one's own: these have a name in a
-    module or file, by which worker processes and a resumed search find them. `run` is the run's new directory, by
-    default below `runs/`; `resume_search` goes on with it. `target_latency_ms` is needed but for the default
-    space.
+    module or file, by which worker processes and a resumed search find them. `recipe` may be a `Recipe`, too. `run` is
+    the run's new directory, by default below `runs/`; `resume_search` goes on with it. `target_latency_ms` is needed
+    but for the default space.
 
     A script that calls this does so below `if __name__ == "__main__":`, since worker processes import it.
 
@@ -100,9 +105,12 @@ def run_search(
         trials=trials,
         batch=batch,
         seed=seed,
+        recipe=recipe if isinstance(recipe, str) else _DEFAULTS.recipe,
         train_steps=train_steps,
+        train_epochs=train_epochs,
         train_batch=train_batch,
         learning_rate=learning_rate,
+        train_device=train_device,
         schedules_per_kernel=schedules_per_kernel,
         max_untuned_share=max_untuned_share,
         finalists=finalists,
@@ -112,8 +120,9 @@ def run_search(
     ).located(Path.cwd())
     # Before there is a directory: the same call with the mistake mended is to find none.
     inputs = check_inputs(config)
+    resolved = recipe if isinstance(recipe, Recipe) else recipe_of(config)
     path = default_run(inputs.space.name) if run is None else Path(run)
-    directory = RunDirectory.create(path, config)
+    directory = RunDirectory.create(path, config, resolved)
     for note in inputs.notes:
         (observer or SilentObserver()).note(note)
     return _finish(directory, observer)
@@ -149,6 +158,7 @@ def check_inputs(config: SearchConfig) -> CheckedInputs:
     """
     space = find_space(config.space)
     profile = read_profile(config.device)
+    check_device(config.train_device)
     notes = check_data(config.data)
     records = Path(config.records)
     if records.exists() and not records.is_dir():

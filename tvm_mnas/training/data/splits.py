@@ -21,7 +21,7 @@ _TEST_SEED = 0
 """Of the images held out for the test where none are given for it: they are the same in every run."""
 
 Batch = tuple[Tensor, Tensor]
-"""Images and labels int64 (N,). Images are bytes (N,S,S,3), for `to_input` to normalize, or float32 (N,3,S,S), normalized."""
+"""Images, uint8 (N,S,S,3) for `to_input` to normalize or normalized float32 (N,3,S,S), and labels int64 (N,)."""
 
 
 def to_input(images: Tensor, normalization: Normalization, device: str = "cpu") -> Tensor:
