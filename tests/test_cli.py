@@ -238,6 +238,27 @@ MISTAKES = {
     "accelerator that is none": Mistake(
         "search --train-device gpu", 2, ("auto, cpu, cuda or cuda:N", "'gpu'")
     ),
+    "training without data": Mistake("train mnasnet", 2, ("needs a model and its data",)),
+    "training without a directory": Mistake(
+        "train mnasnet --data embedded", 2, ("none is named", "-o DIR")
+    ),
+    "training of what cannot be built anew": Mistake(
+        "train darts-imagenet --data embedded -o out", 2, ("darts-imagenet", "notation")
+    ),
+    "training on an accelerator that is not there": Mistake(
+        "train mnasnet --data embedded -o out --train-device cuda:7", 2, ("cuda:7", "sees")
+    ),
+    "training on data of another kind": Mistake(
+        "train i32_c3_w1:stem8_s22:r1_k3_s11_e1_i8_o8:head8:n3 --data embedded -o out",
+        2,
+        ("embedded has 10 classes", "tells only 3"),
+    ),
+    "resumed training with other settings": Mistake(
+        "train --resume runs --set steps=3", 2, ("keeps its settings", "--resume")
+    ),
+    "resumed training that is none": Mistake(
+        "train --resume pictures", 1, ("pictures is no training", "tvm-mnas train")
+    ),
     "unknown algorithm": Mistake(
         "search --algorithm magic", 2, ("'magic'", "ppo, evolution, random", "--help")
     ),

@@ -1,4 +1,4 @@
-"""The command line: `tvm-mnas search | report | export | zoo | tune | bench | data | device | space | records | paper`.
+"""The command line: `tvm-mnas search | report | export | train | zoo | tune | bench | data | device | space | ...`.
 
 The only module that ends the process. Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted (state saved).
 Everything heavy is imported inside a command, so that `--help` and a wrong flag answer at once.
@@ -25,6 +25,7 @@ from tvm_mnas.commands.records import records_app
 from tvm_mnas.commands.report import report
 from tvm_mnas.commands.search import search
 from tvm_mnas.commands.space import space_app
+from tvm_mnas.commands.train import train
 from tvm_mnas.commands.tune import tune
 from tvm_mnas.commands.zoo import zoo
 from tvm_mnas.console import MESSAGES, OUTPUT
@@ -63,7 +64,7 @@ def _options(
     pass
 
 
-for _command in (search, report, export, zoo, tune, bench):
+for _command in (search, report, export, train, zoo, tune, bench):
     app.command()(_command)
 for _name, _group in (
     ("data", data_app),

@@ -171,7 +171,7 @@ def run_training(task: TrainTask, report: Callable[[int], None]) -> Accuracy:
             raise TrainingError(
                 f"the trainer {task.trainer!r} left no weights: it ends with task.finish(network, ...)"
             )
-        _write_accuracy(accuracy, task.weights)
+        write_accuracy(accuracy, task.weights)
     return accuracy
 
 
@@ -229,7 +229,8 @@ def read_accuracy(weights: Path) -> Accuracy:
         raise RunError(f"{file}: an accuracy cannot be read: {error}; delete the file") from error
 
 
-def _write_accuracy(accuracy: Accuracy, weights: Path) -> None:
+def write_accuracy(accuracy: Accuracy, weights: Path) -> None:
+    """Write `accuracy` beside the weights that it is of."""
     atomic_write_text(_accuracy_file(weights), json.dumps(accuracy.to_json()))
 
 

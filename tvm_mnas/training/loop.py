@@ -9,7 +9,6 @@ reaches.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 import time
 from collections import deque
@@ -17,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -28,7 +28,7 @@ from tvm_mnas.space.candidate import Candidate
 from tvm_mnas.training.accuracy import Accuracy
 from tvm_mnas.training.average import average_of
 from tvm_mnas.training.data.images import Normalization
-from tvm_mnas.training.data.splits import Batch, DataSplits, Split, to_input
+from tvm_mnas.training.data.splits import Batch, DataSplits, Split, batches_from, to_input
 from tvm_mnas.training.optimizers import build_optimizer
 from tvm_mnas.training.processes import SINGLE, ProcessGroup
 from tvm_mnas.training.recipe import Recipe, TrainingPlan
@@ -111,8 +111,9 @@ def run_training(
 ) -> None:
     """Take `state` from its step to the last of `plan`.
 
-    Order of images, augmentation and dropout follow from `seed`; on the CPU with one thread the same seed gives the
-    same weights. Dropout draws from torch's global generator, which the caller has seeded or restored.
+    Order of images, augmentation and dropout follow from `seed` and the step; on the CPU with one thread the same seed
+    gives the same weights, wherever `state` came from. Dropout draws from torch's global generator, which is the
+    caller's again afterwards.
 
     Raises:
         TrainingError: the loss became infinite or not a number, with the step.
@@ -123,31 +124,53 @@ def run_training(
     forward: Callable[[Tensor], Tensor] = group.parallel(state.network, device)
     if recipe.compile_network:
         forward = torch.compile(forward)
-    batches = splits.train.train_batches(batch_size=recipe.batch_size, steps=plan.steps, seed=seed)
+    batches = batches_from(
+        splits.train, state.step, batch_size=recipe.batch_size, steps=plan.steps, seed=seed
+    )
     state.network.train()
-    for batch in itertools.islice(batches, state.step, None):
-        for parameters in state.optimizer.param_groups:
-            parameters["lr"] = plan.rate_at(state.step)
-        images, labels = _place(group.share(batch), splits.normalization, device)
-        with _precision(recipe.precision, device):
-            loss = loss_of(forward(images), labels)
-        # Gradients are averaged over processes; so is the loss that is told.
-        told = group.mean(loss)
-        state.losses.append(told)
-        if not math.isfinite(told):
-            raise TrainingError(
-                f"the training diverged: the loss is {told} at step {state.step + 1} "
-                f"of {plan.steps} (learning rate {plan.peak_rate:g})"
-            )
-        state.optimizer.zero_grad(set_to_none=True)
-        scaled: Any = state.scaler.scale(loss)
-        scaled.backward()
-        state.scaler.step(state.optimizer)
-        state.scaler.update()
-        if state.average is not None:
-            state.average.update_parameters(state.network)
-        state.step += 1
-        on_state(state)
+    with torch.random.fork_rng():
+        for batch in batches:
+            torch.manual_seed(_step_seed(seed, state.step, group.rank))
+            _take_step(state, plan, batch, splits.normalization, forward, loss_of, device, group)
+            on_state(state)
+
+
+def _take_step(
+    state: TrainingState,
+    plan: TrainingPlan,
+    batch: Batch,
+    normalization: Normalization,
+    forward: Callable[[Tensor], Tensor],
+    loss_of: nn.CrossEntropyLoss,
+    device: str,
+    group: ProcessGroup,
+) -> None:
+    for parameters in state.optimizer.param_groups:
+        parameters["lr"] = plan.rate_at(state.step)
+    images, labels = _place(group.share(batch), normalization, device)
+    with _precision(plan.recipe.precision, device):
+        loss = loss_of(forward(images), labels)
+    # Gradients are averaged over processes; so is the loss that is told.
+    told = group.mean(loss)
+    state.losses.append(told)
+    if not math.isfinite(told):
+        raise TrainingError(
+            f"the training diverged: the loss is {told} at step {state.step + 1} "
+            f"of {plan.steps} (learning rate {plan.peak_rate:g})"
+        )
+    state.optimizer.zero_grad(set_to_none=True)
+    scaled: Any = state.scaler.scale(loss)
+    scaled.backward()
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    if state.average is not None:
+        state.average.update_parameters(state.network)
+    state.step += 1
+
+
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    """Return a seed for what is drawn in one step of one process, so that a resumed training draws the same."""
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> 1)
 
 
 def train_candidate(
@@ -161,8 +184,8 @@ def train_candidate(
 ) -> TrainedNetwork:
     """Train the network of `candidate` by `recipe` and return it with its validation accuracy.
 
-    Weights, order of images, augmentation and dropout follow from `seed`; torch's global generator is the caller's
-    again afterwards. The number of threads is the caller's affair. The test split is not touched.
+    Weights, order of images, augmentation and dropout follow from `seed`. The number of threads is the caller's
+    affair. The test split is not touched.
 
     Raises:
         TrainingError: the loss became infinite or not a number, with the step.
@@ -172,16 +195,14 @@ def train_candidate(
     plan = recipe.plan(len(splits.train))
     state = start_training(candidate, plan, seed=seed, device=device)
     started = time.perf_counter()
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        run_training(
-            state,
-            plan,
-            splits,
-            seed=seed,
-            device=device,
-            on_state=lambda now: on_step(now.step, plan.steps) if on_step else None,
-        )
+    run_training(
+        state,
+        plan,
+        splits,
+        seed=seed,
+        device=device,
+        on_state=lambda now: on_step(now.step, plan.steps) if on_step else None,
+    )
     duration_s = time.perf_counter() - started
     network = state.best_network
     score = evaluate(network, splits.validation, splits.normalization)

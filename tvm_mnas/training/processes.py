@@ -34,6 +34,24 @@ class ProcessGroup:
         """Whether this process writes files and prints."""
         return self.rank == 0
 
+    def check(self, batch_size: int) -> None:
+        """Refuse a batch that cannot be shared evenly.
+
+        Raises:
+            ConfigError: if it has a rest.
+        """
+        if batch_size % self.size:
+            even = max(self.size, batch_size - batch_size % self.size)
+            raise ConfigError(
+                f"{self.size} processes share each batch evenly, but it has {batch_size} images; add, for example, "
+                f"--set batch_size={even}"
+            )
+
+    def wait(self) -> None:
+        """Return when every process has come here."""
+        if self.size > 1:
+            dist.barrier()
+
     def share(self, batch: Batch) -> Batch:
         """Return this process's part of a whole batch."""
         if self.size == 1:
@@ -59,29 +77,19 @@ class ProcessGroup:
             return network
         ids = [torch.device(device)] if device.startswith("cuda") else None
         # Running statistics are equal everywhere already.
-        return DistributedDataParallel(network, device_ids=ids, broadcast_buffers=False)
+        return DistributedDataParallel(network, device_ids=ids, forward_sync_buffers=False)
 
 
 SINGLE = ProcessGroup()
 
 
-def join_processes(batch_size: int) -> ProcessGroup:
-    """Return the group that torchrun made this process a part of, or one of this process alone.
-
-    Raises:
-        ConfigError: a batch cannot be shared evenly.
-    """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
+def join_processes() -> ProcessGroup:
+    """Return the group that torchrun made this process a part of, or one of this process alone."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return SINGLE
-    if batch_size % size:
-        raise ConfigError(
-            f"{size} processes share each batch evenly, but the batch has {batch_size} images; set --set batch_size="
-            f"{batch_size - batch_size % size or size}"
-        )
     if not dist.is_initialized():
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    return ProcessGroup(dist.get_rank(), size)
+    return ProcessGroup(dist.get_rank(), dist.get_world_size())
 
 
 def leave_processes(group: ProcessGroup) -> None:
@@ -90,17 +98,31 @@ def leave_processes(group: ProcessGroup) -> None:
         dist.destroy_process_group()
 
 
+class _SumOverProcesses(torch.autograd.Function):
+    """The sum over all processes; what each gets back is the sum of what each passes back."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total
+
+
 class _SynchronizedBatchNorm(nn.BatchNorm2d):
     """Batch norm over the batches of all processes; torch.nn.SyncBatchNorm does so on accelerators alone."""
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return super().forward(input)
-        from torch.distributed.nn.functional import all_reduce
-
         axes = [0, 2, 3]
         count = input.numel() / input.shape[1] * dist.get_world_size()
-        sums: Any = all_reduce(  # type: ignore[no-untyped-call]
+        sums: Any = _SumOverProcesses.apply(  # type: ignore[no-untyped-call]
             torch.stack([input.sum(axes), (input * input).sum(axes)])
         )
         mean = sums[0] / count

@@ -59,6 +59,29 @@ def load_checkpoint(network: nn.Module, path: Path) -> None:
     )
 
 
+def load_start(network: nn.Module, path: Path) -> tuple[str, ...]:
+    """Fill `network` with the weights at `path` but for a classifier of other classes; return what kept its own.
+
+    Raises:
+        RunError: the file is missing or damaged, or differs in more than the classifier.
+    """
+    state, expected = _read_state(path)[1], network.state_dict()
+    kept = tuple(
+        name
+        for name in expected
+        if name.startswith("classifier.")
+        and name in state
+        and state[name].shape != expected[name].shape
+    )
+    filled = state | {name: expected[name] for name in kept}
+    _fill(
+        network,
+        filled,
+        f"weights to start with differ in the classifier at most, and {path} in more",
+    )
+    return kept
+
+
 def load_network(path: Path) -> tuple[Candidate, nn.Module]:
     """Return the candidate that the weights at `path` belong to, and its network in eval mode with these weights.
 

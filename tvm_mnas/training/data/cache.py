@@ -72,15 +72,22 @@ class CachedSplit:
 
     def train_batches(self, *, batch_size: int, steps: int, seed: int) -> Iterator[Batch]:
         """Yield `steps` batches of exactly `batch_size` random-resized, randomly flipped crops."""
+        return self.train_batches_after(0, batch_size=batch_size, steps=steps, seed=seed)
+
+    def train_batches_after(
+        self, start: int, *, batch_size: int, steps: int, seed: int
+    ) -> Iterator[Batch]:
+        """Yield what `train_batches` yields, without its first `start`, of which nothing is resized."""
         from tvm_mnas.training.data.splits import draw_indices
 
         rng = np.random.default_rng(seed)
         side = self.pixels.shape[1]
         drawn = draw_indices(len(self), batch_size=batch_size, steps=steps, rng=rng)
-        for indices in drawn:
+        for step, indices in enumerate(drawn):
             boxes = [random_box(side, side, rng=rng) for _ in indices]
             flips = rng.random(len(indices)) < 0.5
-            yield self._batch(indices, boxes, flips)
+            if step >= start:
+                yield self._batch(indices, boxes, flips)
 
     def eval_batches(self, *, batch_size: int) -> Iterator[Batch]:
         """Yield the central crop of every image once, in order."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -53,6 +54,27 @@ class Split(Protocol):
     def eval_batches(self, *, batch_size: int) -> Iterator[Batch]:
         """Yield every image once, in order and not augmented; the last batch may be smaller."""
         ...
+
+
+@runtime_checkable
+class SkippingSplit(Protocol):
+    """A split that can begin in the middle of its training batches without making those before."""
+
+    def train_batches_after(
+        self, start: int, *, batch_size: int, steps: int, seed: int
+    ) -> Iterator[Batch]:
+        """Yield what `train_batches` yields, without its first `start`."""
+        ...
+
+
+def batches_from(
+    split: Split, start: int, *, batch_size: int, steps: int, seed: int
+) -> Iterator[Batch]:
+    """Return the training batches of `split` without the first `start`: those of a resumed training."""
+    if start and isinstance(split, SkippingSplit):
+        return split.train_batches_after(start, batch_size=batch_size, steps=steps, seed=seed)
+    batches = split.train_batches(batch_size=batch_size, steps=steps, seed=seed)
+    return itertools.islice(batches, start, None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ its place in the stream of images alone, so batches do not depend on the number 
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -116,7 +117,13 @@ class StoredSplit:
 
     def train_batches(self, *, batch_size: int, steps: int, seed: int) -> Iterator[Batch]:
         """Yield `steps` batches of exactly `batch_size` random-resized, randomly flipped crops."""
-        return self._batches(_TrainPlan(len(self), batch_size, steps, seed), seed=seed)
+        return self.train_batches_after(0, batch_size=batch_size, steps=steps, seed=seed)
+
+    def train_batches_after(
+        self, start: int, *, batch_size: int, steps: int, seed: int
+    ) -> Iterator[Batch]:
+        """Yield what `train_batches` yields, without its first `start`, of which nothing is decoded."""
+        return self._batches(_TrainPlan(len(self), batch_size, steps, seed, start), seed=seed)
 
     def eval_batches(self, *, batch_size: int) -> Iterator[Batch]:
         """Yield the central crop of every image once, in order."""
@@ -189,11 +196,12 @@ class _TrainPlan:
     batch_size: int
     steps: int
     seed: int
+    start: int
 
     def __iter__(self) -> Iterator[list[Draw]]:
         rng = np.random.default_rng(self.seed)
         drawn = draw_indices(self.count, batch_size=self.batch_size, steps=self.steps, rng=rng)
-        for step, indices in enumerate(drawn):
+        for step, indices in itertools.islice(enumerate(drawn), self.start, None):
             first = step * self.batch_size
             yield [(int(index), first + place) for place, index in enumerate(indices)]
 

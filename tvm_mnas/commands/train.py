@@ -1,0 +1,154 @@
+"""`tvm-mnas train`: a network by a whole recipe, its accuracy on the test, and the tuned, measured .so of it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tvm_mnas.commands.options import DEFAULTS, AsJson, Device, Records
+from tvm_mnas.console import OUTPUT, SearchDisplay, format_ms, print_json
+from tvm_mnas.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tvm_mnas.workflows.train import TrainingRequest
+
+
+def train(
+    model: Annotated[
+        str | None,
+        typer.Argument(help="A network of the zoo, a notation, or a trial of a run, RUN:TRIAL."),
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="What --data of a search takes.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The new directory of the training.")
+    ] = None,
+    recipe: Annotated[
+        str, typer.Option(help="A recipe by name, or a TOML file.")
+    ] = "imagenet-full",
+    set_values: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Any value of the recipe; may be repeated."
+        ),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Weights to start with (.safetensors); see `finetune`.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="The seed of every random choice.")] = 0,
+    max_bad_images: Annotated[
+        int, typer.Option(min=0, help="Damaged images of a split to pass over.")
+    ] = 0,
+    train_device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda or cuda:N; several accelerators: by torchrun.")
+    ] = "auto",
+    workers: Annotated[int, typer.Option(min=0, help="Decoding processes; 0: one a core.")] = 0,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with the training in this directory.")
+    ] = None,
+    export: Annotated[
+        bool, typer.Option(help="Tune, compile and measure the trained network.")
+    ] = True,
+    device: Device = DEFAULTS.device,
+    records: Records = DEFAULTS.records,
+    schedules_per_kernel: Annotated[
+        int, typer.Option(min=1, help="Schedules to measure for a kernel without records.")
+    ] = 32,
+    as_json: AsJson = False,
+) -> None:
+    """Train a network by a whole recipe; with torchrun, on several accelerators."""
+    from tvm_mnas.devices.core.cores import usable_processes
+    from tvm_mnas.training.accelerators import find_devices
+    from tvm_mnas.training.processes import join_processes, leave_processes
+    from tvm_mnas.workflows.train import create_training
+    from tvm_mnas.workflows.train import train as run
+
+    devices = find_devices(train_device)
+    group = join_processes()
+    if resume is not None:
+        if model is not None or data is not None or out is not None or set_values:
+            raise ConfigError(
+                "a resumed training keeps its settings; leave out the model, --data, --out and --set beside --resume"
+            )
+        out = resume
+    else:
+        request = _request(model, data, recipe, set_values or [], seed, max_bad_images, weights)
+        if out is None:
+            raise ConfigError("a training needs its directory, and none is named; add -o DIR")
+        if group.leads:
+            create_training(out, request)
+    group.wait()
+    latency = None
+    try:
+        with SearchDisplay(1) as display:
+            result = run(
+                out,
+                device=devices[int(os.environ.get("LOCAL_RANK", "0")) % len(devices)],
+                workers=workers or usable_processes(),
+                observer=display,
+                group=group,
+            )
+            if export and group.leads:
+                from tvm_mnas.workflows.handover import export_training
+
+                latency = export_training(
+                    out,
+                    device=device,
+                    records=records,
+                    schedules_per_kernel=schedules_per_kernel,
+                    observer=display,
+                ).latency
+    finally:
+        leave_processes(group)
+    if not group.leads:
+        return
+    if as_json:
+        print_json(result.to_json() | {"latency_ms": None if latency is None else latency.latency_ms})  # fmt: skip
+        return
+    OUTPUT.print(
+        f"{out}: {result.test_top1:.2%} top-1 and {result.test_top5:.2%} top-5 of {result.test_samples} test images "
+        f"after {result.epochs:.3g} epochs"
+        + (
+            ""
+            if latency is None
+            else f"; {format_ms(latency.latency_ms)} on {device}: {out}/export/net.so"
+        ),
+        markup=False,
+    )
+
+
+def _request(
+    model: str | None,
+    data: str | None,
+    recipe: str,
+    changes: list[str],
+    seed: int,
+    max_bad_images: int,
+    weights: Path | None,
+) -> TrainingRequest:
+    from tvm_mnas.training.recipe import find_recipe, parse_changes
+    from tvm_mnas.workflows.model_ref import resolve_model
+    from tvm_mnas.workflows.train import TrainingRequest
+
+    if model is None or data is None:
+        raise ConfigError(
+            "a training needs a model and its data; for example: tvm-mnas train mnasnet-b1 --data "
+            "imagenet:/data/imagenet -o b1"
+        )
+    chosen = find_recipe(recipe, parse_changes(changes))
+    found = resolve_model(model)
+    if found.architecture is None:
+        raise ConfigError(
+            f"a training needs a network that can be built anew, and {model} is not in the notation; give a notation, "
+            f"a network of Table 1 that has one, or RUN:TRIAL"
+        )
+    return TrainingRequest(
+        notation=found.architecture.notation,
+        data=data,
+        recipe=chosen,
+        seed=seed,
+        max_bad_images=max_bad_images,
+        start="" if weights is None else str(weights.absolute()),
+    )
