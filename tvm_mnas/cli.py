@@ -25,7 +25,7 @@ from tvm_mnas.commands.records import records_app
 from tvm_mnas.commands.report import report
 from tvm_mnas.commands.search import search
 from tvm_mnas.commands.space import space_app
-from tvm_mnas.commands.train import train
+from tvm_mnas.commands.train import train, transfer
 from tvm_mnas.commands.tune import tune
 from tvm_mnas.commands.zoo import zoo
 from tvm_mnas.console import MESSAGES, OUTPUT
@@ -64,7 +64,7 @@ def _options(
     pass
 
 
-for _command in (search, report, export, train, zoo, tune, bench):
+for _command in (search, report, export, train, transfer, zoo, tune, bench):
     app.command()(_command)
 for _name, _group in (
     ("data", data_app),

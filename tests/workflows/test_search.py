@@ -22,13 +22,16 @@ from tvm_mnas.errors import (
     TrainingError,
     UsageError,
 )
+from tvm_mnas.evaluation.manifest import read_manifest
 from tvm_mnas.evaluation.trainers import TrainTask
 from tvm_mnas.search.result import FrontPoint, SearchResult
 from tvm_mnas.search.run import RunDirectory, TrialRecord
 from tvm_mnas.space.candidate import parse_candidate
 from tvm_mnas.space.network_space import NetworkSpace
 from tvm_mnas.training.accuracy import Accuracy
+from tvm_mnas.training.recipe import Recipe
 from tvm_mnas.workflows.search import resume_search, run_search
+from tvm_mnas.workflows.transfer import TransferOptions, Winner, transfer
 
 TRIALS = 4
 WIDTHS = (4, 8, 12, 16)
@@ -273,3 +276,50 @@ def test_a_space_without_a_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="a space is found again by its name"):
         run_search(replace(SPACE, name="x"), target_latency_ms=1.0, run=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_winners_are_trained_in_full_exported_and_compared(
+    found: Found, tmp_path: Path
+) -> None:
+    options = TransferOptions(
+        recipe=Recipe(steps=3, batch_size=8),
+        records=str(found.directory / "records"),
+        schedules_per_kernel=1,
+        jobs=2,
+    )
+    run = found.directory / "whole"
+
+    def go() -> tuple[Winner, ...]:
+        return transfer(run, tmp_path / "out", top=2, options=options, observer=Observer())
+
+    winners = go()
+    rewards = sorted(
+        (record.reward for record in RunDirectory.open(run).finished_trials() if record.reward),
+        reverse=True,
+    )
+    chosen = {record.number: record for record in RunDirectory.open(run).finished_trials()}
+    assert len(winners) == min(2, len(rewards))
+    for winner in winners:
+        place = tmp_path / "out" / f"trial-{winner.trial}"
+        assert winner.failure is None
+        assert winner.notation == chosen[winner.trial].evaluation.architecture.notation
+        assert winner.result is not None and winner.latency is not None
+        manifest = read_manifest(place / "export" / "manifest.json")
+        assert manifest.test.top1 == winner.result.test_top1
+        assert manifest.latency == winner.latency
+        assert (place / "export" / "net.so").is_file()
+    tops = [winner.result.test_top1 for winner in winners if winner.result is not None]
+    assert tops == sorted(tops, reverse=True)
+    # Typed again, it trains and measures nothing again.
+    assert go() == winners
+    other = replace(options, recipe=Recipe(steps=4, batch_size=8))
+    with pytest.raises(RunError, match="is of another training"):
+        transfer(run, tmp_path / "out", top=2, options=other, observer=Observer())
+
+
+def test_a_transfer_of_nothing_is_refused(found: Found, tmp_path: Path) -> None:
+    options = TransferOptions(recipe=Recipe(steps=3))
+    with pytest.raises(ConfigError, match="1 candidate or more, not 0"):
+        transfer(found.directory / "whole", tmp_path, top=0, options=options, observer=Observer())
+    with pytest.raises(RunError, match=r"config\.toml"):
+        transfer(tmp_path, tmp_path / "out", top=1, options=options, observer=Observer())

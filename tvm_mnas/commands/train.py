@@ -1,4 +1,4 @@
-"""`tvm-mnas train`: a network by a whole recipe, its accuracy on the test, and the tuned, measured .so of it."""
+"""`tvm-mnas train` and `transfer`: networks by a whole recipe, with test accuracies and tuned, measured .so files."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tvm_mnas.commands.options import DEFAULTS, AsJson, Device, Records
-from tvm_mnas.console import OUTPUT, SearchDisplay, format_ms, print_json
+from tvm_mnas.console import OUTPUT, Column, SearchDisplay, format_ms, print_json, print_table
 from tvm_mnas.errors import ConfigError
 
 if TYPE_CHECKING:
     from tvm_mnas.workflows.train import TrainingRequest
+    from tvm_mnas.workflows.transfer import Winner
 
 
 def train(
@@ -117,6 +118,90 @@ def train(
         ),
         markup=False,
     )
+
+
+def transfer(
+    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Where; by default RUN/transfer.")
+    ] = None,
+    top: Annotated[int, typer.Option(help="So many of the highest rewards.")] = 12,
+    recipe: Annotated[
+        str, typer.Option(help="A recipe by name, or a TOML file.")
+    ] = "imagenet-full",
+    set_values: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Any value of the recipe; may be repeated."
+        ),
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="Other data than the run's.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="The seed of every random choice.")] = 0,
+    train_device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda (every accelerator) or cuda:N.")
+    ] = "auto",
+    jobs: Annotated[
+        int, typer.Option(min=0, help="Trainings side by side; 0: one an accelerator, or a core.")
+    ] = 0,
+    device: Annotated[str | None, typer.Option(help="Another device than the run's.")] = None,
+    records: Annotated[str | None, typer.Option(help="Other records than the run's.")] = None,
+    schedules_per_kernel: Annotated[
+        int, typer.Option(min=1, help="Schedules to measure for a kernel without records.")
+    ] = 32,
+    as_json: AsJson = False,
+) -> None:
+    """Train the winners of a search in full, and show accuracy beside latency; typed again, it goes on."""
+    from tvm_mnas.devices.core.cores import usable_processes
+    from tvm_mnas.training.accelerators import find_devices
+    from tvm_mnas.training.recipe import find_recipe, parse_changes
+    from tvm_mnas.workflows.transfer import TransferOptions
+    from tvm_mnas.workflows.transfer import transfer as run_transfer
+
+    devices = find_devices(train_device)
+    beside = jobs or (usable_processes() if devices == ("cpu",) else len(devices))
+    options = TransferOptions(
+        recipe=find_recipe(recipe, parse_changes(set_values or [])),
+        data=data,
+        seed=seed,
+        devices=devices,
+        jobs=beside,
+        workers=max(1, usable_processes() // beside),
+        device=device,
+        records=records,
+        schedules_per_kernel=schedules_per_kernel,
+    )
+    with SearchDisplay(1) as display:
+        winners = run_transfer(
+            run,
+            run / "transfer" if out is None else out,
+            top=top,
+            options=options,
+            observer=display,
+        )
+    if as_json:
+        print_json({"schema": 1, "winners": [winner.to_json() for winner in winners]})
+        return
+    columns = (
+        Column("trial", "trial"),
+        Column("in the search", "search"),
+        Column("top-1", "top1"),
+        Column("top-5", "top5"),
+        Column("latency", "latency"),
+        Column("network", "notation", number=False, wraps=True),
+    )
+    print_table(f"{len(winners)} winners of {run}", columns, [_row(one) for one in winners], as_json=False)  # fmt: skip
+
+
+def _row(winner: Winner) -> dict[str, object]:
+    result, latency = winner.result, winner.latency
+    return {
+        "trial": winner.trial,
+        "search": "-" if winner.search_top1 is None else f"{winner.search_top1:.2%}",
+        "top1": "-" if result is None else f"{result.test_top1:.2%}",
+        "top5": "-" if result is None else f"{result.test_top5:.2%}",
+        "latency": winner.failure if latency is None else format_ms(latency.latency_ms),
+        "notation": winner.notation,
+    }
 
 
 def _request(

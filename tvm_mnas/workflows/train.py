@@ -109,8 +109,25 @@ class TrainingResult:
     epochs: float
 
     def to_json(self) -> dict[str, Any]:
-        """Return the content of result.json."""
+        """Return the content of result.json; `from_json` reads it back to an equal result."""
         return asdict(self) | {"schema": SCHEMA, "validation": self.validation.to_json()}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any], *, source: str) -> TrainingResult:
+        """Return the result in `values`; RunError if they are of another version, or not whole."""
+        if values.get("schema") != SCHEMA:
+            raise RunError(f"{source} is no result of version {SCHEMA}; delete it, and resume")
+        try:
+            return cls(
+                validation=Accuracy.from_json(values["validation"]),
+                validation_top5=float(values["validation_top5"]),
+                test_top1=float(values["test_top1"]),
+                test_top5=float(values["test_top5"]),
+                test_samples=int(values["test_samples"]),
+                epochs=float(values["epochs"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(f"{source} is damaged ({error!r}); delete it, and resume") from error
 
 
 def create_training(out: Path, request: TrainingRequest) -> None:
@@ -149,6 +166,22 @@ def read_request(out: Path) -> TrainingRequest:
     except ValueError as error:
         raise RunError(f"{file} is damaged ({error}); start anew in another directory") from error
     return TrainingRequest.from_json(values, source=str(file))
+
+
+def read_result(out: Path) -> TrainingResult | None:
+    """Return what the training in `out` ended with, None if it did not end yet.
+
+    Raises:
+        RunError: if that cannot be read.
+    """
+    file = out / _RESULT
+    if not file.is_file():
+        return None
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file} is damaged ({error}); delete it, and resume") from error
+    return TrainingResult.from_json(values, source=str(file))
 
 
 def train(

@@ -1,0 +1,211 @@
+"""What `tvm-mnas transfer` does: the best of a search trained in full, and their accuracies beside their latencies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tvm_mnas.devices.core.latency import Latency
+from tvm_mnas.errors import CandidateError, ConfigError, RunError
+from tvm_mnas.evaluation.executor import LocalExecutor
+from tvm_mnas.evaluation.manifest import MANIFEST, read_manifest
+from tvm_mnas.search.result import pick_finalists
+from tvm_mnas.search.run import RunDirectory, TrialRecord
+from tvm_mnas.training.accelerators import device_here
+from tvm_mnas.training.recipe import Recipe
+from tvm_mnas.workflows.handover import export_training
+from tvm_mnas.workflows.train import (
+    TrainingObserver,
+    TrainingRequest,
+    TrainingResult,
+    create_training,
+    read_request,
+    read_result,
+    train,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferOptions:
+    """How winners are trained and measured; `data` is the run's where it is None."""
+
+    recipe: Recipe
+    data: str | None = None
+    seed: int = 0
+    devices: tuple[str, ...] = ("cpu",)
+    jobs: int = 1
+    workers: int = 1
+    device: str | None = None
+    records: str | None = None
+    schedules_per_kernel: int = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Winner:
+    """One candidate after its whole training; where that failed, `failure` says why, and the rest is None."""
+
+    trial: int
+    notation: str
+    search_top1: float | None
+    directory: str
+    result: TrainingResult | None
+    latency: Latency | None
+    failure: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self) | {
+            "result": None if self.result is None else self.result.to_json(),
+            "latency": None if self.latency is None else self.latency.to_json(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """A training for a worker process."""
+
+    directory: Path
+    devices: tuple[str, ...]
+    workers: int
+
+
+def transfer(
+    run: Path, out: Path, *, top: int, options: TransferOptions, observer: TrainingObserver
+) -> tuple[Winner, ...]:
+    """Train the `top` candidates of `run` in full, export each, and return them by falling test accuracy.
+
+    What is in `out` already goes on: a training from its checkpoint, an export not at all.
+
+    Raises:
+        ConfigError: the run has no candidate that succeeded, or `top` is below 1.
+        RunError: the run or a training in `out` cannot be used.
+        DataError: the data is missing, or does not fit.
+        DeviceError: if the device stays lost; what was trained stays.
+    """
+    if top < 1:
+        raise ConfigError(f"a transfer trains 1 candidate or more, not {top}; add --top 12")
+    directory = RunDirectory.open(run)
+    records = pick_finalists(directory.finished_trials(), top)
+    if not records:
+        raise ConfigError(
+            f"a transfer needs a trial that succeeded, and {run} has none; `tvm-mnas report {run}` lists the reasons"
+        )
+    places = [out / f"trial-{record.number}" for record in records]
+    for record, place in zip(records, places, strict=True):
+        _prepare(record, place, directory, options)
+    failures = _train_all(places, options, observer)
+    winners = [
+        _hand_over(record, place, failures.get(place), directory, options, observer)
+        for record, place in zip(records, places, strict=True)
+    ]
+    return tuple(sorted(winners, key=lambda one: -(one.result.test_top1 if one.result else -1)))
+
+
+def _prepare(
+    record: TrialRecord, place: Path, directory: RunDirectory, options: TransferOptions
+) -> None:
+    config = directory.config
+    request = TrainingRequest(
+        notation=record.evaluation.architecture.notation,
+        data=config.data if options.data is None else options.data,
+        recipe=options.recipe,
+        seed=options.seed,
+        max_bad_images=config.max_bad_images,
+    )
+    if not place.exists():
+        create_training(place, request)
+    elif read_request(place) != request:
+        raise RunError(
+            f"{place} is of another training: the data, the recipe or the seed differ; name another directory (-o)"
+        )
+
+
+def _train_all(
+    places: list[Path], options: TransferOptions, observer: TrainingObserver
+) -> dict[Path, str]:
+    """Train what is not trained yet, and return why trainings failed."""
+    waiting = [place for place in places if read_result(place) is None]
+    steps = sum(_steps(place) for place in waiting)
+    failures: dict[Path, str] = {}
+    with LocalExecutor(jobs=options.jobs) as executor:
+        tasks = [_Task(place, options.devices, options.workers) for place in waiting]
+        outcomes = executor.map(
+            _train_one,
+            tasks,
+            on_progress=lambda done: observer.stage("training", done, max(steps, done)),
+        )
+        for index, outcome in outcomes:
+            if isinstance(outcome.error, CandidateError):
+                failures[waiting[index]] = str(outcome.error)
+            elif outcome.error is not None:
+                raise outcome.error
+    return failures
+
+
+def _steps(place: Path) -> int:
+    return read_request(place).recipe.steps
+
+
+def _train_one(task: _Task, report: Callable[[int], None]) -> None:
+    from tvm_mnas.training.processes import SINGLE
+
+    train(
+        task.directory,
+        device=device_here(task.devices),
+        workers=task.workers,
+        observer=_Reporting(report),
+        group=SINGLE,
+    )
+
+
+@dataclass(frozen=True)
+class _Reporting:
+    """Reports steps to the process that waits."""
+
+    report: Callable[[int], None]
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        """A step was done."""
+        if name == "training":
+            self.report(done)
+
+    def note(self, text: str) -> None:
+        """Nobody reads notes in a worker."""
+
+
+def _hand_over(
+    record: TrialRecord,
+    place: Path,
+    failure: str | None,
+    directory: RunDirectory,
+    options: TransferOptions,
+    observer: TrainingObserver,
+) -> Winner:
+    config = directory.config
+    latency = None
+    if failure is None:
+        manifest = place / "export" / MANIFEST
+        try:
+            if not manifest.is_file():
+                export_training(
+                    place,
+                    device=options.device or config.device,
+                    records=options.records or config.records,
+                    schedules_per_kernel=options.schedules_per_kernel,
+                    observer=observer,
+                )
+            latency = read_manifest(manifest).latency
+        except CandidateError as error:
+            failure = str(error)
+    accuracy = record.evaluation.accuracy
+    return Winner(
+        trial=record.number,
+        notation=record.evaluation.architecture.notation,
+        search_top1=None if accuracy is None else accuracy.top1,
+        directory=str(place),
+        result=read_result(place),
+        latency=latency,
+        failure=failure,
+    )
