@@ -31,6 +31,10 @@ def check(
 ) -> None:
     """Decode every image: count them, and name those that are damaged."""
     from tvm_mnas.devices.core.cores import usable_processes
+    from tvm_mnas.training.data.sources import check_data
+
+    # Before torch is imported: a mistake is told at once.
+    check_data(spec)
     from tvm_mnas.workflows.data import check_images
 
     with SearchDisplay(1) as display:

@@ -62,24 +62,28 @@ def train(
     """Train a network by a whole recipe; with torchrun, on several accelerators."""
     from tvm_mnas.devices.core.cores import usable_processes
     from tvm_mnas.training.accelerators import find_devices
-    from tvm_mnas.training.processes import join_processes, leave_processes
-    from tvm_mnas.workflows.train import create_training
+    from tvm_mnas.workflows.train import create_training, read_request
     from tvm_mnas.workflows.train import train as run
 
-    devices = find_devices(train_device)
-    group = join_processes()
-    if resume is not None:
-        if model is not None or data is not None or out is not None or set_values:
-            raise ConfigError(
-                "a resumed training keeps its settings; leave out the model, --data, --out and --set beside --resume"
-            )
-        out = resume
-    else:
+    # What needs no torch first: a mistake is told at once.
+    request = None
+    if resume is None:
         request = _request(model, data, recipe, set_values or [], seed, max_bad_images, weights)
         if out is None:
             raise ConfigError("a training needs its directory, and none is named; add -o DIR")
-        if group.leads:
-            create_training(out, request)
+    elif model is not None or data is not None or out is not None or set_values:
+        raise ConfigError(
+            "a resumed training keeps its settings; leave out the model, --data, --out and --set beside --resume"
+        )
+    else:
+        out = resume
+        read_request(out)
+    from tvm_mnas.training.processes import join_processes, leave_processes
+
+    devices = find_devices(train_device)
+    group = join_processes()
+    if request is not None and group.leads:
+        create_training(out, request)
     group.wait()
     latency = None
     try:

@@ -5,6 +5,7 @@ Each step starts from what the run directory holds, so going on after an interru
 
 from __future__ import annotations
 
+import random
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from tvm_mnas.search.algorithms.by_name import AlgorithmRequest, make_sampler
 from tvm_mnas.search.export import export_network
 from tvm_mnas.search.finals import settle_latencies, time_finalists
 from tvm_mnas.search.loop import run_trials
+from tvm_mnas.search.proxy import ChanceWatch, epochs_note
 from tvm_mnas.search.result import SearchResult, pick_finalists
 from tvm_mnas.search.run import RunDirectory, TrialRecord
 from tvm_mnas.space.catalogue import Space, find_space
@@ -111,12 +113,26 @@ class Session:
                 self.directory.path / _SCRATCH,
                 observer,
             )
-            run_trials(self.directory, self.space, self.study, pipeline, on_trial=observer.trial)
+            self._run_trials(pipeline, observer)
             records = self.directory.trials(self.study)
             finished = self._finished_export(records)
             if finished is not None:
                 return finished
             return self._finish(pipeline, observer)
+
+    def _run_trials(self, pipeline: CandidatePipeline, observer: SearchObserver) -> None:
+        watch = ChanceWatch(self.directory.config.batch)
+        if self.finished == 0:
+            example = self.space.decode(self.space.sample(random.Random(0)))
+            if (note := epochs_note(self.directory, example.input_size)) is not None:
+                observer.note(note)
+
+        def tell(record: TrialRecord) -> None:
+            observer.trial(record)
+            if (note := watch.look(record)) is not None:
+                observer.note(note)
+
+        run_trials(self.directory, self.space, self.study, pipeline, on_trial=tell)
 
     def pick(self, trial: int | None) -> TrialRecord:
         """Return the finished trial with this number, or the one with the highest reward.
