@@ -40,6 +40,10 @@ InputShape = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option(help="The seed of weights and tuning.")]
+RecipeValues = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any value of the recipe; may be repeated."),
+]
 
 
 def parse_shape(text: str | None) -> tuple[int, int, int, int] | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tvm_mnas import __version__
-from tvm_mnas.commands.options import ALLOW_UNTUNED, DEFAULTS, AsJson
+from tvm_mnas.commands.options import ALLOW_UNTUNED, DEFAULTS, AsJson, RecipeValues
 from tvm_mnas.commands.report import print_pareto_front
 from tvm_mnas.config import SearchConfig, parse_untuned_share, read_settings
 from tvm_mnas.console import MESSAGES, OUTPUT, SearchDisplay, format_ms, print_json
@@ -74,12 +74,7 @@ def search(
     ] = None,
     train_batch: Annotated[int | None, typer.Option(help="Images of a step.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="The rate after the warm-up.")] = None,
-    set_values: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="Any value of the recipe; may be repeated."
-        ),
-    ] = None,
+    set_values: RecipeValues = None,
     train_device: Annotated[
         str | None, typer.Option(help="auto, cpu, cuda (every accelerator) or cuda:N.")
     ] = None,

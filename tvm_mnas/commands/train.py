@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tvm_mnas.commands.options import DEFAULTS, AsJson, Device, Records
+from tvm_mnas.commands.options import DEFAULTS, AsJson, Device, RecipeValues, Records
 from tvm_mnas.console import OUTPUT, Column, SearchDisplay, format_ms, print_json, print_table
 from tvm_mnas.errors import ConfigError
 
@@ -29,12 +29,7 @@ def train(
     recipe: Annotated[
         str, typer.Option(help="A recipe by name, or a TOML file.")
     ] = "imagenet-full",
-    set_values: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="Any value of the recipe; may be repeated."
-        ),
-    ] = None,
+    set_values: RecipeValues = None,
     weights: Annotated[
         Path | None, typer.Option(help="Weights to start with (.safetensors); see `finetune`.")
     ] = None,
@@ -133,12 +128,7 @@ def transfer(
     recipe: Annotated[
         str, typer.Option(help="A recipe by name, or a TOML file.")
     ] = "imagenet-full",
-    set_values: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="Any value of the recipe; may be repeated."
-        ),
-    ] = None,
+    set_values: RecipeValues = None,
     data: Annotated[str | None, typer.Option(help="Other data than the run's.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="The seed of every random choice.")] = 0,
     train_device: Annotated[
