@@ -26,9 +26,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from calm import time_in_rounds
 from candidates import draw
+
+from tvm_mnas.evaluation.ranks import spearman
 
 if TYPE_CHECKING:
     from tvm_mnas.compiler.core.kernel import Kernel, LoweredNetwork
@@ -69,22 +70,6 @@ def mix(parents: Sequence[Architecture], *, candidates: int, seed: int) -> list[
     return list(mixed.values())
 
 
-def ranks(values: Sequence[float]) -> np.ndarray:
-    """Return the rank of each value, the smallest 0; equal values share the mean of their ranks."""
-    array = np.asarray(values, dtype=np.float64)
-    below = (array[:, None] > array[None, :]).sum(axis=1)
-    equal = (array[:, None] == array[None, :]).sum(axis=1)
-    result: np.ndarray = below + (equal - 1) / 2
-    return result
-
-
-def spearman(first: Sequence[float], second: Sequence[float]) -> float:
-    """Return Spearman's rank correlation, not a number where one side is all equal or has less than two values."""
-    one, two = (ranks(values) - (len(values) - 1) / 2 for values in (first, second))
-    scale = float(np.sqrt((one**2).sum() * (two**2).sum()))
-    return float((one * two).sum() / scale) if scale else float("nan")
-
-
 def table(latencies_ms: Mapping[str, Sequence[float | None]], full: str) -> str:
     """Return a markdown table of each budget against the one called `full`; None is a network without latency."""
     lines = [
@@ -104,7 +89,8 @@ def table(latencies_ms: Mapping[str, Sequence[float | None]], full: str) -> str:
             continue
         slower = statistics.median(mine / best for mine, best in pairs)
         correlation = spearman([mine for mine, _ in pairs], [best for _, best in pairs])
-        lines.append(f"| {name} | {len(pairs)} | {correlation:.3f} | {slower:.3f} |")
+        rank = "-" if correlation is None else f"{correlation:.3f}"
+        lines.append(f"| {name} | {len(pairs)} | {rank} | {slower:.3f} |")
     return "\n".join(lines)
 
 

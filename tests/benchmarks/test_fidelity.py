@@ -1,34 +1,18 @@
-"""Rank correlation against a library's, and stores cut to the first schedules."""
+"""Mixed candidates, and stores cut to the first schedules."""
 
 from __future__ import annotations
 
 import json
-import math
-import random
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from scipy.stats import spearmanr
 
 from tvm_mnas.errors import UntunedKernelError
 
 Script = Callable[[str], ModuleType]
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_spearman_is_that_of_scipy_with_equal_values_too(script: Script, seed: int) -> None:
-    fidelity = script("fidelity")
-    generator = random.Random(seed)
-    first = [float(generator.randrange(6)) for _ in range(12)]
-    second = [value + generator.randrange(4) for value in first]
-    assert fidelity.spearman(first, second) == pytest.approx(spearmanr(first, second).statistic)
-
-
-def test_spearman_of_equal_values_is_no_number(script: Script) -> None:
-    assert math.isnan(script("fidelity").spearman([1.0, 1.0], [1.0, 2.0]))
 
 
 def test_mixed_candidates_have_the_blocks_of_their_parents(script: Script) -> None:

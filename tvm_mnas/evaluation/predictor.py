@@ -19,9 +19,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from tvm_mnas.errors import DataError
+from tvm_mnas.evaluation.ranks import spearman
 
 _LEAST_NETWORKS = 4
 
@@ -172,17 +172,7 @@ def _error_of(
         ]
     )
     measured = np.array([each.latency_ms for each in networks])
-    first, second = _ranks(guessed), _ranks(measured)
-    flat = np.ptp(first) == 0 or np.ptp(second) == 0
     return PredictionError(
         mape=float(np.mean(np.abs(guessed - measured) / measured)),
-        spearman=None if flat else float(np.corrcoef(first, second)[0, 1]),
+        spearman=spearman(guessed.tolist(), measured.tolist()),
     )
-
-
-def _ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return each value's rank, equal values sharing the mean of theirs."""
-    below = (values[None, :] < values[:, None]).sum(axis=1)
-    equal = (values[None, :] == values[:, None]).sum(axis=1)
-    ranks: npt.NDArray[np.float64] = below + (equal - 1) / 2
-    return ranks
