@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import warnings
 from collections.abc import Iterator, Mapping
@@ -31,7 +30,8 @@ from tvm_mnas.devices.core.latency import Latency
 from tvm_mnas.errors import ConfigError, RunError, TvmMnasError, raise_if_foreign
 from tvm_mnas.evaluation.results import Evaluation
 from tvm_mnas.evaluation.trainers import recipe_of
-from tvm_mnas.files import atomic_write, atomic_write_text
+from tvm_mnas.files import atomic_write_text
+from tvm_mnas.search.journal import damaged_journal, repair_journal
 from tvm_mnas.search.reward import Reward
 from tvm_mnas.training.recipe import Recipe, recipe_from
 
@@ -200,7 +200,7 @@ class RunDirectory:
             # Optuna's own lock is a file that outlives a killed process; nobody else can hold it now.
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.journal.with_name(self.journal.name + ".lock"))
-            _repair_journal(self.journal)
+            repair_journal(self.journal)
             yield
 
     def study(self, sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study:
@@ -238,7 +238,7 @@ class RunDirectory:
         except Exception as error:
             raise_if_foreign(error)
             # A journal can be damaged in any way, and Optuna has no error of its own for that.
-            raise _damaged(self.journal, f"{type(error).__name__}: {error}") from error
+            raise damaged_journal(self.journal, f"{type(error).__name__}: {error}") from error
         return study
 
     def finished_trials(self) -> tuple[TrialRecord, ...]:
@@ -327,71 +327,3 @@ def _check_foreign(path: Path, config: SearchConfig) -> None:
                 f"{path}: a run keeps its files in its own directory, and {entry.name} is a link to "
                 f"{entry.readlink()}; put what is there in its place: `rm {entry}`"
             )
-
-
-def _repair_journal(journal: Path) -> None:
-    """Remove blank lines and a last line without an end, and part lines that ran together; hold the run's lock.
-
-    Nothing that was finished is in what is removed. A file that is not there is in order.
-
-    Raises:
-        RunError: naming the line, if one can be no entry; the file stays as it is.
-    """
-    try:
-        content = journal.read_bytes()
-    except FileNotFoundError:
-        return
-    whole, newline, torn = content.rpartition(b"\n")
-    if torn and not newline and not torn.startswith(b"{"):
-        raise _damaged(journal, "no line of it is one of a journal")
-    lines = whole.split(b"\n") if newline else []
-    entries: list[bytes] = []
-    for number, line in enumerate(lines, start=1):
-        # Reading every line as JSON would take seconds for a long study; Optuna reads them anyway.
-        odd = not line.strip() or b"}{" in line or number == len(lines)
-        entries += _entries(journal, number, line) if odd else [line]
-    repaired = b"".join(entry + b"\n" for entry in entries)
-    if repaired == content:
-        return
-    with atomic_write(journal) as part:
-        part.write_bytes(repaired)
-
-
-def _damaged(journal: Path, reason: str) -> RunError:
-    """Return the error of a journal that cannot be read."""
-    return RunError(
-        f"cannot read the study {journal}: {_first_bad_line(journal) or reason}; restore it from a copy, or "
-        f"start a new search with `tvm-mnas search`"
-    )
-
-
-def _entries(journal: Path, number: int, line: bytes) -> list[bytes]:
-    """Return the entries in a line: none in a blank one, several where an end of line was lost."""
-    entries: list[bytes] = []
-    try:
-        text = line.decode("utf-8").strip()
-        while text:
-            _, end = json.JSONDecoder().raw_decode(text)
-            entries.append(text[:end].encode("utf-8"))
-            text = text[end:].lstrip()
-    except ValueError as error:
-        raise _damaged(journal, f"line {number} is no entry ({error})") from error
-    return entries
-
-
-def _first_bad_line(journal: Path) -> str | None:
-    """Return which line of a journal is no entry and why, None if each is one."""
-    try:
-        lines = journal.read_bytes().split(b"\n")[:-1]
-    except OSError as error:
-        return error.strerror
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            return (
-                f"line {number} is blank, which `tvm-mnas search --resume {journal.parent}` mends"
-            )
-        try:
-            json.loads(line)
-        except ValueError as error:
-            return f"line {number} is no JSON ({error})"
-    return None
