@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -58,6 +59,33 @@ def tvm_mnas(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         timeout=120,
         check=False,
     )
+
+
+InThisProcess = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def in_this_process(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Iterator[InThisProcess]:
+    """What `tvm_mnas` does, without a process of its own: most of the time of a mistake is that of imports."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+        monkeypatch.chdir(cwd)
+        # As `python -m` does.
+        monkeypatch.syspath_prepend(str(cwd))
+        monkeypatch.setattr(sys, "argv", ["tvm-mnas", *arguments])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        captured = capfd.readouterr()
+        assert isinstance(end.value.code, int)
+        return subprocess.CompletedProcess(arguments, end.value.code, captured.out, captured.err)
+
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def done(*arguments: str, cwd: Path) -> str:
@@ -382,10 +410,12 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_one_line_and_changes_nothing(name: str, place: Path) -> None:
+def test_a_mistake_is_one_line_and_changes_nothing(
+    name: str, place: Path, in_this_process: InThisProcess
+) -> None:
     mistake = MISTAKES[name]
     before = contents(place)
-    finished = tvm_mnas(*mistake.command.split(), cwd=place)
+    finished = in_this_process(*mistake.command.split(), cwd=place)
     assert finished.stderr.startswith("tvm-mnas: error: "), finished.stderr
     assert finished.stderr.count("\n") == 1, finished.stderr
     assert finished.returncode == mistake.code

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -14,10 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tvm_mnas.evaluation.trainers import TrainTask, run_training
+from tvm_mnas.models.candidates import build_candidate
 from tvm_mnas.space.candidate import parse_candidate
+from tvm_mnas.space.catalogue import find_space
 from tvm_mnas.training.data.images import read_embedded, shipped_class_names
 from tvm_mnas.training.recipe import Recipe
 
@@ -165,8 +169,18 @@ def test_own_data(place: Place) -> None:
     check_own_data(place)
 
 
+@pytest.mark.slow
 def test_own_space(place: Place) -> None:
     check_own_space(place)
+
+
+def test_the_examples_space_is_one_of_networks_that_run() -> None:
+    """own_space.py, as `--space` names it, without a search; tests/workflows/test_search.py searches one like it."""
+    space = find_space(f"{EXAMPLES / 'own_space.py'}:RESNETS")
+    assert space.size == 18
+    candidate = space.decode(space.sample(random.Random(0)))
+    network = build_candidate(candidate, seed=0)
+    assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
 
 
 def test_own_study(place: Place) -> None:

@@ -31,6 +31,8 @@ class SearchConfig:
     the number of candidates between two updates of the controller. `recipe` says how candidates are trained; of its
     values `train_steps`, `train_epochs`, `train_batch` and `learning_rate` may be others, 0 leaves them. `finalists`
     are retrained for `final_steps` (0: four times as long as candidates) before one of them is named the best.
+    Every `replicates`-th candidate is trained a second time, with another seed, to tell how much an accuracy means;
+    0 leaves that out.
     `max_untuned_share` (0..1) of a network's run time may be in kernels without
     a tuning record; 0 refuses a network with any. Up to `max_bad_images` of each split that cannot be decoded are
     passed over. `space`, `data`, `algorithm`, `trainer` and `executor` may name parts
@@ -56,6 +58,7 @@ class SearchConfig:
     train_batch: int = 0
     learning_rate: float = 0.0
     train_device: str = "auto"
+    replicates: int = 4
     schedules_per_kernel: int = 8
     max_untuned_share: float = 0.0
     finalists: int = 2
@@ -67,7 +70,7 @@ class SearchConfig:
         for field in fields(self):
             _check_type(field.name, str(field.type), getattr(self, field.name))
         _at_least(self, 1, "trials", "batch", "schedules_per_kernel", "finalists")
-        _at_least(self, 0, "seed", "jobs", "max_bad_images", "final_steps")
+        _at_least(self, 0, "seed", "jobs", "max_bad_images", "final_steps", "replicates")
         _at_least(self, 0, "train_steps", "train_epochs", "train_batch", "learning_rate")
         if not self.target_latency_ms > 0:
             raise ConfigError(f"target_latency_ms must be above 0, not {self.target_latency_ms}")

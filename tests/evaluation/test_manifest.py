@@ -42,7 +42,9 @@ def test_a_manifest_of_format_1_is_read() -> None:
     old = Manifest.from_json(json.loads(GOLDEN.with_name("manifest-format-1.json").read_text()))
     new = Manifest.from_json(stored())
     assert old.agreement == Agreement(judge="torch", images=16, difference=3e-07)
-    assert replace(old, agreement=new.agreement) == new
+    assert old.origin.accuracy_noise is None
+    assert replace(old, agreement=new.agreement, origin=new.origin) == new
+    assert replace(new.origin, accuracy_noise=None) == old.origin
 
 
 def test_a_key_of_a_later_version_is_passed_over() -> None:
@@ -56,6 +58,7 @@ def test_a_key_of_a_later_version_is_passed_over() -> None:
     [
         (("format",), 3, "format 3"),
         (("origin",), None, "origin"),
+        (("origin", "accuracy_noise"), {"noise": 0.1}, "noise of the accuracies"),
         (("origin", "trial"), "three", "origin.trial is of type int; it is 'three'"),
         (("parameters",), True, "parameters"),
         (("input", "shape"), 3, "input.shape is a list"),

@@ -157,8 +157,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     listening: set[str] = set()
     for arguments, trials, how in (
         (start, 1, signal.SIGKILL),
-        (resume, 1, signal.SIGTERM),
-        (resume, 2, signal.SIGINT),
+        (resume, 2, signal.SIGTERM),
     ):
         survivors += _interrupt(directory, *arguments, trials=trials, how=how, listening=listening)
         interrupted.append(len(_finished_numbers(directory / "run")))

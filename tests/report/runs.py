@@ -14,6 +14,7 @@ from tvm_mnas.evaluation.manifest import (
     Origin,
     TensorSpec,
 )
+from tvm_mnas.evaluation.noise import AccuracyNoise
 from tvm_mnas.evaluation.results import Effort, Evaluation, Failure
 from tvm_mnas.search.reward import Reward
 from tvm_mnas.search.run import TrialRecord
@@ -180,6 +181,7 @@ def make_manifest(architecture: Candidate, latency: Latency, *, trial: int = 0) 
             search_accuracy=accuracy,
             algorithm="ppo",
             seed=0,
+            accuracy_noise=AccuracyNoise(noise=0.0, spread=0.0125, pairs=7, candidates=28),
         ),
         architecture=architecture.notation,
         architecture_id=architecture.id,

@@ -65,6 +65,7 @@ def make_page(
     *,
     config: SearchConfig | None = None,
     export: TrialRecord | None = None,
+    accuracy_notes: tuple[str, ...] = (),
 ) -> Page:
     config = config or SearchConfig()
     reward = Reward(config.target_latency_ms, config.alpha, config.beta)
@@ -72,7 +73,26 @@ def make_page(
     manifest = None
     if export is not None and latency is not None:
         manifest = make_manifest(export.evaluation.architecture, latency)
-    return Page(build_page(records, reward, config, [PICTURE], title="a run", manifest=manifest))
+    return Page(
+        build_page(
+            records,
+            reward,
+            config,
+            [PICTURE],
+            title="a run",
+            manifest=manifest,
+            accuracy_notes=accuracy_notes,
+        )
+    )
+
+
+def test_the_page_says_how_much_an_accuracy_means() -> None:
+    notes = ("candidates end near chance <b>", "an accuracy's noise is 1%")
+    page = make_page(make_run(8), accuracy_notes=notes)
+    assert "How much an accuracy means" in page.text
+    assert "Candidates end near chance <b>." in page.text
+    assert "An accuracy's noise is 1%." in page.text
+    assert "How much an accuracy means" not in make_page(make_run(8)).text
 
 
 def test_the_page_has_every_part() -> None:

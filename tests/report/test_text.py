@@ -1,12 +1,16 @@
-"""What `tvm-mnas bench` says of a network."""
+"""What `tvm-mnas bench` says of a network, and `tvm-mnas search` of its accuracies."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
-from tests.report.runs import make_latency
+import pytest
+
+from tests.report.runs import make_accuracy, make_latency, make_run
 from tvm_mnas.evaluation.agreement import Agreement
-from tvm_mnas.report.text import bench_line
+from tvm_mnas.report.text import bench_line, search_lines
+from tvm_mnas.search.result import SearchResult
 from tvm_mnas.workflows.bench import BenchResult, KernelTiming
 
 KERNEL = KernelTiming(
@@ -40,3 +44,23 @@ def test_kernels_are_summed_beside_a_latency_of_their_own_session_alone() -> Non
     assert "sum of its kernels by" not in line
     assert "0.04" not in line
     assert "timed in another session" in line
+
+
+@pytest.mark.parametrize(("difference", "told"), [(0.001, False), (0.2, True)])
+def test_a_search_says_how_much_its_accuracies_mean(difference: float, told: bool) -> None:
+    records = [
+        replace(record, replicate=make_accuracy(record.evaluation.accuracy.top1 - difference))
+        if record.evaluation.accuracy is not None and record.number % 4 == 0
+        else record
+        for record in make_run(40)
+    ]
+    line = search_lines(SearchResult(Path("run"), tuple(records), None, None, None))[1]
+    assert f"an accuracy's noise is {difference / 2**0.5:.2%} (" in line
+    assert "rank correlation of" in line
+    assert ("longer training" in line) == told
+
+
+def test_a_search_without_second_trainings_says_nothing_of_noise() -> None:
+    result = SearchResult(Path("run"), tuple(make_run(20)), None, None, None)
+    assert result.summary()["accuracy_noise"] is None
+    assert not any("noise" in line for line in search_lines(result))

@@ -78,6 +78,10 @@ def search(
     train_device: Annotated[
         str | None, typer.Option(help="auto, cpu, cuda (every accelerator) or cuda:N.")
     ] = None,
+    replicates: Annotated[
+        int | None,
+        typer.Option(help="Train every k-th candidate twice, to tell the noise; 0: none."),
+    ] = None,
     schedules_per_kernel: Annotated[
         int | None, typer.Option(help="Schedules to measure for a kernel without records.")
     ] = None,
@@ -124,6 +128,7 @@ def search(
         "train_batch": train_batch,
         "learning_rate": learning_rate,
         "train_device": train_device,
+        "replicates": replicates,
         "schedules_per_kernel": schedules_per_kernel,
         "max_untuned_share": None if allow_untuned is None else parse_untuned_share(allow_untuned),
         "finalists": finalists,

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, TypeVar, cast, get_args, get_origin, get_type_
 from tvm_mnas.devices.core.latency import Latency
 from tvm_mnas.errors import RunError, TvmMnasError
 from tvm_mnas.evaluation.agreement import Agreement
+from tvm_mnas.evaluation.noise import AccuracyNoise
 from tvm_mnas.training.accuracy import Accuracy
 
 SCHEMA_VERSION = 2
@@ -31,7 +32,8 @@ _Part = TypeVar("_Part")
 class Origin:
     """The search that found the network: its run, the trial, and what that trial had in the search.
 
-    `trials` is how many the run had in all, `search_accuracy` that of the short training, None where it is not known.
+    `trials` is how many the run had in all, `search_accuracy` that of the short training, None where it is not known;
+    `accuracy_noise` says how much such an accuracy means, None where too few candidates were trained twice.
     """
 
     run: str
@@ -41,6 +43,7 @@ class Origin:
     search_accuracy: Accuracy | None
     algorithm: str
     seed: int
+    accuracy_noise: AccuracyNoise | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,13 +111,14 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values, which `from_json` reads back to an equal manifest."""
-        accuracy = self.origin.search_accuracy
+        accuracy, noise = self.origin.search_accuracy, self.origin.accuracy_noise
         return {
             "format": SCHEMA_VERSION,
             "created": self.created,
             "origin": {
                 **asdict(self.origin),
                 "search_accuracy": None if accuracy is None else accuracy.to_json(),
+                "accuracy_noise": None if noise is None else noise.to_json(),
             },
             "architecture": self.architecture,
             "architecture_id": self.architecture_id,
@@ -145,6 +149,7 @@ class Manifest:
             )
         origin = dict(_table(table.get("origin"), "origin"))
         found = origin.pop("search_accuracy", None)
+        noise = origin.pop("accuracy_noise", None)
         accuracy = _table(table.get("accuracy"), "accuracy")
         agreement = _table(table.get("agreement"), "agreement")
         if table["format"] == 1:
@@ -162,6 +167,9 @@ class Manifest:
                     {
                         **origin,
                         "search_accuracy": None if found is None else _accuracy(found, "origin"),
+                        "accuracy_noise": None
+                        if noise is None
+                        else AccuracyNoise.from_json(_table(noise, "origin.accuracy_noise")),
                     },
                     "origin",
                 ),

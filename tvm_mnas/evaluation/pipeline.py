@@ -18,7 +18,7 @@ from tvm_mnas.evaluation.agreement import torch_judge
 from tvm_mnas.evaluation.executor import Executor
 from tvm_mnas.evaluation.results import Effort, Evaluation, Failure, Observer
 from tvm_mnas.evaluation.toolchain import Toolchain
-from tvm_mnas.evaluation.trainers import TrainTask, run_training, training_seed
+from tvm_mnas.evaluation.trainers import TrainTask, run_training
 from tvm_mnas.models.cost import Cost
 from tvm_mnas.space.architecture import Architecture
 from tvm_mnas.space.candidate import Candidate
@@ -87,6 +87,17 @@ class CandidatePipeline:
             self.observer.stage("measuring", done, len(lowered))
             yield self._measure(candidate)
 
+    def train_again(
+        self, architectures: Sequence[Candidate]
+    ) -> Iterator[tuple[int, Accuracy | None]]:
+        """Yield `(index, accuracy)` of each architecture trained with its second seed, None if that fails.
+
+        Raises:
+            DataError: if the data is missing or does not fit.
+        """
+        for index, accuracy in self._accuracies(architectures, "training again", again=True):
+            yield index, None if isinstance(accuracy, CandidateError) else accuracy
+
     def compile(self, architecture: Candidate) -> CompiledArtifact:
         """Return a candidate's network compiled once more, to be measured again; the file is the caller's to remove.
 
@@ -103,37 +114,37 @@ class CandidatePipeline:
     def _train(
         self, candidates: Sequence[_Candidate]
     ) -> Iterator[tuple[_Candidate, CandidateError | None]]:
-        config = self.config
+        architectures = [candidate.architecture for candidate in candidates]
+        for index, accuracy in self._accuracies(architectures, "training", again=False):
+            candidate = candidates[index]
+            if isinstance(accuracy, CandidateError):
+                yield candidate, accuracy
+                continue
+            candidate.accuracy = accuracy
+            candidate.effort = replace(candidate.effort, training_s=accuracy.duration_s)
+            yield candidate, None
+
+    def _accuracies(
+        self, architectures: Sequence[Candidate], stage: str, *, again: bool
+    ) -> Iterator[tuple[int, Accuracy | CandidateError]]:
         tasks = [
-            TrainTask(
-                notation=candidate.architecture.notation,
-                trainer=config.trainer,
-                data=config.data,
-                max_bad_images=config.max_bad_images,
-                data_seed=config.seed,
-                seed=training_seed(config.seed, candidate.architecture),
-                recipe=self.recipe,
-                devices=self.devices,
-            )
-            for candidate in candidates
+            TrainTask.of(architecture, self.config, self.recipe, self.devices, again=again)
+            for architecture in architectures
         ]
         total = sum(task.steps for task in tasks)
         outcomes = self.executor.map(
             run_training,
             tasks,
-            on_progress=lambda done: self.observer.stage("training", done, total),
+            on_progress=lambda done: self.observer.stage(stage, done, total),
         )
         for index, outcome in outcomes:
-            candidate = candidates[index]
             if isinstance(outcome.error, CandidateError):
-                yield candidate, outcome.error
+                yield index, outcome.error
                 continue
             if outcome.error is not None:
                 raise outcome.error
             assert outcome.result is not None
-            candidate.accuracy = outcome.result
-            candidate.effort = replace(candidate.effort, training_s=outcome.result.duration_s)
-            yield candidate, None
+            yield index, outcome.result
 
     def _lower(self, candidate: _Candidate) -> None:
         from tvm_mnas.models.candidates import build_candidate, candidate_cost

@@ -53,6 +53,30 @@ class TrainTask:
     max_bad_images: int = 0
     weights: Path | None = None
 
+    @classmethod
+    def of(
+        cls,
+        candidate: Candidate,
+        config: SearchConfig,
+        recipe: Recipe,
+        devices: tuple[str, ...],
+        *,
+        again: bool = False,
+        weights: Path | None = None,
+    ) -> TrainTask:
+        """Return the training of `candidate` in a search of `config`; `again` is the second one, of another seed."""
+        return cls(
+            notation=candidate.notation,
+            trainer=config.trainer,
+            data=config.data,
+            max_bad_images=config.max_bad_images,
+            data_seed=config.seed,
+            seed=training_seed(config.seed, candidate, again=again),
+            recipe=recipe,
+            devices=devices,
+            weights=weights,
+        )
+
     @property
     def candidate(self) -> Candidate:
         """The candidate to train."""
@@ -175,9 +199,10 @@ def run_training(task: TrainTask, report: Callable[[int], None]) -> Accuracy:
     return accuracy
 
 
-def training_seed(seed: int, candidate: Candidate) -> int:
-    """Return the seed of a candidate's training: it follows from the run's and the candidate alone."""
-    digest = hashlib.sha256(f"{seed}:{candidate.id}".encode()).digest()
+def training_seed(seed: int, candidate: Candidate, *, again: bool = False) -> int:
+    """Return the seed of a candidate's training, or of its second one: it follows from the run's and the candidate."""
+    text = f"{seed}:{candidate.id}" + (":again" if again else "")
+    digest = hashlib.sha256(text.encode()).digest()
     return int.from_bytes(digest[:4], "little")
 
 

@@ -19,6 +19,7 @@ from tvm_mnas.report.figures import (
 from tvm_mnas.report.page import build_page
 from tvm_mnas.report.progress import progress_figure, tuning_figure
 from tvm_mnas.report.trials import count_trials
+from tvm_mnas.search.proxy import accuracy_notes
 from tvm_mnas.search.result import pick_finalists
 from tvm_mnas.search.reward import Reward
 from tvm_mnas.search.run import RunDirectory, TrialRecord
@@ -65,6 +66,7 @@ def write_report(
         title=run.path.resolve().name,
         best=number,
         manifest=manifest,
+        accuracy_notes=accuracy_notes(run, records),
     )
     directory = run.path / "report"
     paths = ReportFiles(

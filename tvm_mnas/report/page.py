@@ -18,6 +18,18 @@ from tvm_mnas import __version__
 from tvm_mnas.config import SearchConfig
 from tvm_mnas.devices.core.latency import format_percent, untuned_flag
 from tvm_mnas.evaluation.manifest import Manifest
+from tvm_mnas.report.cells import (
+    show_accuracy,
+    show_ms,
+    show_range,
+    show_seconds,
+    show_share,
+    show_spread,
+    show_tiny,
+    show_trials,
+    show_untuned,
+    time_word,
+)
 from tvm_mnas.report.content import (
     Column,
     PageContent,
@@ -68,10 +80,12 @@ def build_page(
     title: str,
     best: int | None = None,
     manifest: Manifest | None = None,
+    accuracy_notes: Sequence[str] = (),
 ) -> str:
     """Return the page: one HTML document with the `pictures` and everything else in it.
 
-    `best` is a trial number; `manifest` the one of the exported network, None if there is none.
+    `best` is a trial number; `manifest` the one of the exported network, None if there is none. `accuracy_notes` say
+    how much the accuracies mean.
     """
     star = best_record(records, best)
     sections = (
@@ -79,6 +93,7 @@ def build_page(
         _export_section(manifest),
         Section("Pictures", (Pictures(tuple(pictures)),)),
         _pareto_section(records),
+        _accuracy_section(accuracy_notes),
         _failure_section(records),
         _effort_section(records),
         _provenance_section(records),
@@ -134,10 +149,10 @@ def _tiles(
     if star is not None:
         row = candidate_row(star)
         share = row.latency_ms / reward.target_latency_ms
-        untuned = _show_untuned(row)
+        untuned = show_untuned(row)
         tiles += [
             (f"{row.accuracy_percent:.2f}%", "accuracy of the best, in the search"),
-            (_show_ms(row.latency_ms), f"{_time_word(row)}, {share:.0%} of the target{untuned}"),
+            (show_ms(row.latency_ms), f"{time_word(row)}, {share:.0%} of the target{untuned}"),
             (f"{row.reward:.4f}", "its reward"),
         ]
     tiles += [
@@ -159,10 +174,10 @@ def _best_section(star: TrialRecord | None) -> Section | None:
                 [
                     ("architecture", Text(row.architecture, "code")),
                     ("id", Text(row.id, "code")),
-                    ("accuracy in the search", _show_accuracy(row)),
+                    ("accuracy in the search", show_accuracy(row)),
                     (
-                        _time_word(row),
-                        f"{_show_ms(row.latency_ms)}, spread {_show_spread(row)}{_show_untuned(row)}",
+                        time_word(row),
+                        f"{show_ms(row.latency_ms)}, spread {show_spread(row)}{show_untuned(row)}",
                     ),
                     ("reward", f"{row.reward:.4f}"),
                     ("parameters", f"{row.parameters:,}"),
@@ -184,12 +199,12 @@ def _export_section(manifest: Manifest | None) -> Section | None:
         ("images in the test split", f"{manifest.test.samples:,}"),
         ("accuracy, validation", f"{manifest.validation.top1:.2%}"),
         ("training steps", f"{manifest.validation.steps:,}"),
-        (EMULATED if latency.emulated else "latency", _show_ms(latency.latency_ms)),
+        (EMULATED if latency.emulated else "latency", show_ms(latency.latency_ms)),
         ("spread", f"{latency.spread:.1%}"),
-        ("run time in tuned kernels", "unknown" if share is None else _show_share(share)),
+        ("run time in tuned kernels", "unknown" if share is None else show_share(share)),
         (
             f"largest difference from {manifest.agreement.judge}",
-            _show_tiny(manifest.agreement.difference),
+            show_tiny(manifest.agreement.difference),
         ),
         ("size", f"{artifact.size_bytes / 1e6:.2f} MB"),
         ("kernels", f"{artifact.kernels:,}"),
@@ -232,7 +247,7 @@ def _candidate_table(rows: Sequence[CandidateRow], *, summary: str = "") -> Tabl
         Column(
             f"time ({EMULATED})" if any(row.emulated for row in rows) else "latency",
             "latency_ms",
-            _show_ms,
+            show_ms,
         ),
         *untuned,
         Column("spread (IQR)", "spread_text"),
@@ -242,10 +257,19 @@ def _candidate_table(rows: Sequence[CandidateRow], *, summary: str = "") -> Tabl
         Column("architecture", "architecture", number=False, style="code"),
     )
     shown = [
-        {**asdict(row), "accuracy_text": _show_accuracy(row), "spread_text": _show_spread(row)}
+        {**asdict(row), "accuracy_text": show_accuracy(row), "spread_text": show_spread(row)}
         for row in rows
     ]
     return make_table(columns, shown, most=_MOST_CANDIDATES, summary=summary)
+
+
+def _accuracy_section(notes: Sequence[str]) -> Section | None:
+    if not notes:
+        return None
+    return Section(
+        "How much an accuracy means",
+        tuple(Paragraph(f"{note[0].upper()}{note[1:]}.") for note in notes),
+    )
 
 
 def _failure_section(records: Sequence[TrialRecord]) -> Section | None:
@@ -257,7 +281,7 @@ def _failure_section(records: Sequence[TrialRecord]) -> Section | None:
         Column("candidates", "count"),
         Column("error", "error", number=False),
         Column("reason", "reason", number=False),
-        Column("trials", "trials", _show_trials, number=False),
+        Column("trials", "trials", show_trials, number=False),
     )
     note = (
         "A failed candidate has no reward. One that failed twice by its own fault teaches the controller the lowest "
@@ -272,9 +296,9 @@ def _effort_section(records: Sequence[TrialRecord]) -> Section | None:
     summary = effort_summary(records)
     columns = (
         Column("stage", "stage", number=False),
-        Column("in all", "total_s", _show_seconds),
+        Column("in all", "total_s", show_seconds),
         Column("share", "share_percent", lambda value: f"{value:.0f}%"),
-        Column("per candidate", "per_candidate_s", _show_seconds),
+        Column("per candidate", "per_candidate_s", show_seconds),
     )
     reused = summary.kernels_reused_percent
     text = (
@@ -318,12 +342,12 @@ def _provenance(row: ProvenanceRow) -> Pairs:
         ("TVM version", row.tvm_version),
         ("method", row.method),
         ("latencies", f"{row.latencies:,}"),
-        ("samples per latency", _show_range(row.samples, "")),
+        ("samples per latency", show_range(row.samples, "")),
         ("spread (IQR / median)", spread),
-        ("schedules per tuned kernel", _show_range(row.schedules_per_kernel, "")),
-        ("run time in tuned kernels", _show_range(row.tuned_share_percent, "%")),
+        ("schedules per tuned kernel", show_range(row.schedules_per_kernel, "")),
+        ("run time in tuned kernels", show_range(row.tuned_share_percent, "%")),
         ("measured while the device changed", f"{row.unstable:,}"),
-        ("reference kernel", _show_range(row.reference_ms, " ms")),
+        ("reference kernel", show_range(row.reference_ms, " ms")),
         ("measured", first if first == last else f"{first} to {last}"),
     ]
     if row.emulated:
@@ -341,53 +365,3 @@ def _forecast_section(records: Sequence[TrialRecord]) -> Section | None:
 
 def _data_url(content: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(content).decode('ascii')}"
-
-
-def _show_ms(value: float) -> str:
-    return f"{value:.4g} ms"
-
-
-def _show_tiny(value: float) -> str:
-    return f"{value:.1e}"
-
-
-def _show_seconds(value: float) -> str:
-    if value >= 6000:
-        return f"{value / 3600:.1f} h"
-    return f"{value / 60:.1f} min" if value >= 100 else f"{value:.1f} s"
-
-
-def _show_accuracy(row: CandidateRow) -> str:
-    return f"{row.accuracy_percent:.2f} ± {row.accuracy_error_percent:.2f}%"
-
-
-def _show_spread(row: CandidateRow) -> str:
-    warnings = "".join(f", {warning}" for warning in row.warnings)
-    first_ms = row.first_latency_ms
-    again = "" if first_ms is None else f", measured again ({_show_ms(first_ms)} at first)"
-    return f"{row.spread_percent:.1f}%{' noisy' if row.noisy else ''}{warnings}{again}"
-
-
-def _show_untuned(row: CandidateRow) -> str:
-    flag = untuned_flag(row.untuned_percent)
-    return f", {flag}" if flag else ""
-
-
-def _show_share(value: float) -> str:
-    return "all of it" if value == 1 else f"all but {format_percent(100.0 * (1.0 - value))}%"
-
-
-def _show_trials(numbers: Sequence[int], *, most: int = 12) -> str:
-    text = ", ".join(str(number) for number in numbers[:most])
-    return f"{text}, …" if len(numbers) > most else text
-
-
-def _show_range(values: Sequence[float] | None, unit: str) -> str:
-    if values is None:
-        return "unknown"
-    least, most = (f"{value:.4g}" for value in values)
-    return f"{least}{unit}" if least == most else f"{least} to {most}{unit}"
-
-
-def _time_word(row: CandidateRow) -> str:
-    return EMULATED if row.emulated else "latency"

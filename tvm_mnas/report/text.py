@@ -106,6 +106,8 @@ def tune_line(result: TuneResult) -> str:
 
 def search_lines(result: SearchResult) -> list[str]:
     """Return the few lines that sum a search up."""
+    from tvm_mnas.search.proxy import noise_line, noise_of
+
     counts = result.summary()
     lines = [
         f"{counts['trials']} trials, {counts['candidates']} different candidates, "
@@ -113,6 +115,8 @@ def search_lines(result: SearchResult) -> list[str]:
         f"{counts['schedules_measured']} schedules, {counts['tuning_s_per_candidate']:.1f} s of tuning "
         f"per candidate"
     ]
+    if (noise := noise_of(result.records)) is not None:
+        lines.append(noise_line(noise))
     if result.best is None or result.manifest is None:
         lines.append("no candidate succeeded; `tvm-mnas report RUN` lists the reasons")
         return lines

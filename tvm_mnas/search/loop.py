@@ -46,11 +46,12 @@ def run_trials(
     evaluator: Evaluator,
     *,
     on_trial: Callable[[TrialRecord], None] = lambda record: None,
+    on_batch: Callable[[], None] = lambda: None,
 ) -> None:
     """Bring `study` to the number of finished trials that the run's configuration asks for.
 
     Each architecture is evaluated once, or twice if it fails; a trial that meets it again gets the same evaluation.
-    `on_trial` is called for each trial that finishes here.
+    `on_trial` is called for each trial that finishes here, `on_batch` after each batch.
 
     Raises:
         DeviceError: if the device stays lost; what was finished is kept.
@@ -87,6 +88,7 @@ def run_trials(
                 f"an evaluator evaluates every candidate that it is given, and {left[0].id} was left "
                 f"out; `tvm-mnas search --resume {run.path}` tries it again"
             )
+        on_batch()
     if isinstance(study.sampler, PPOSampler):
         # The last batch teaches too: whoever extends the search starts from there.
         study.sampler.catch_up(study)

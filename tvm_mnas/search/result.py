@@ -15,6 +15,7 @@ from typing import Any
 from tvm_mnas.errors import ConfigError
 from tvm_mnas.evaluation.manifest import Manifest
 from tvm_mnas.search.pareto import Point, pareto_front
+from tvm_mnas.search.proxy import noise_of
 from tvm_mnas.search.run import TrialRecord
 
 
@@ -76,6 +77,7 @@ class SearchResult:
         """Return counts, costs and the best candidate as plain JSON values."""
         fresh = [record for record in self.records if record.repeats is None]
         efforts = [record.evaluation.effort for record in fresh]
+        noise = noise_of(self.records)
         return {
             "trials": len(self.records),
             "candidates": len(fresh),
@@ -88,6 +90,7 @@ class SearchResult:
             "schedules_measured": sum(effort.schedules_measured for effort in efforts),
             "compiling_s": sum(effort.compiling_s for effort in efforts),
             "measuring_s": sum(effort.measuring_s for effort in efforts),
+            "accuracy_noise": None if noise is None else noise.to_json(),
             "best_trial": None if self.best is None else self.best.number,
             "export": None if self.export is None else str(self.export),
             "manifest": None if self.manifest is None else self.manifest.to_json(),

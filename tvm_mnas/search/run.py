@@ -3,6 +3,7 @@
     runs/NAME/
       config.toml             what was asked for, resolved
       recipe.toml             how candidates are trained, resolved
+      data.json               how many images the data had when the search began
       study.journal           every trial with its evaluation: an Optuna journal, appended to
       controller.safetensors  the controller after the last update; a cache, rebuilt from the study if absent
       run.lock                held while a process works on the run
@@ -23,7 +24,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tvm_mnas.config import SearchConfig, read_settings
 from tvm_mnas.devices.core.latency import Latency
@@ -33,6 +34,7 @@ from tvm_mnas.evaluation.trainers import recipe_of
 from tvm_mnas.files import atomic_write_text
 from tvm_mnas.search.journal import damaged_journal, repair_journal
 from tvm_mnas.search.reward import Reward
+from tvm_mnas.training.accuracy import Accuracy
 from tvm_mnas.training.recipe import Recipe, recipe_from
 
 if TYPE_CHECKING:
@@ -47,6 +49,8 @@ SPACE_ATTRIBUTE = "space_fingerprint"
 REPEATS_ATTRIBUTE = "repeats_trial"
 _LATENCY_AGAIN = "latency_again:"
 """Begins the names of the study's attributes with the newest latency of a trial, which follows the colon."""
+_REPLICATE = "replicate:"
+"""Likewise, with the accuracy of a trial's candidate trained a second time, or None where that training failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,8 @@ class TrialRecord:
     evaluation it repeats because the architecture was met before (None if it is the first).
 
     Evaluation and reward are of the newest latency. Where the candidate was measured again after the trials,
-    `first_latency` is the one that the trial was told with.
+    `first_latency` is the one that the trial was told with. `replicate` is the accuracy of a second training, from
+    another seed, where there was one.
     """
 
     number: int
@@ -63,6 +68,7 @@ class TrialRecord:
     reward: float | None
     repeats: int | None
     first_latency: Latency | None = None
+    replicate: Accuracy | None = None
 
 
 @dataclass(frozen=True)
@@ -252,6 +258,8 @@ class RunDirectory:
             RunError: if a trial's evaluation cannot be read.
         """
         records: list[TrialRecord] = []
+        # Once: Optuna copies all of them each time.
+        attributes = study.user_attrs
         for trial in study.get_trials(deepcopy=False):
             if not trial.state.is_finished():
                 continue
@@ -263,7 +271,7 @@ class RunDirectory:
                 )
             repeats = trial.user_attrs.get(REPEATS_ATTRIBUTE)
             first = evaluation.latency
-            newest = self._newest_latency(study, trial.number if repeats is None else repeats)
+            newest = self._newest_latency(attributes, trial.number if repeats is None else repeats)
             if newest is not None:
                 evaluation = replace(evaluation, latency=newest)
             objectives = evaluation.objectives
@@ -274,6 +282,7 @@ class RunDirectory:
                     reward=None if objectives is None else self.reward(*objectives),
                     repeats=repeats,
                     first_latency=None if newest is None else first,
+                    replicate=self._replicate(attributes, trial.number),
                 )
             )
         return tuple(records)
@@ -282,8 +291,28 @@ class RunDirectory:
         """Keep a newer latency of the candidate that trial `number` met first; hold the run's lock."""
         study.set_user_attr(f"{_LATENCY_AGAIN}{number}", latency.to_dict())
 
-    def _newest_latency(self, study: optuna.Study, number: int) -> Latency | None:
-        values = study.user_attrs.get(f"{_LATENCY_AGAIN}{number}")
+    def keep_replicate(self, study: optuna.Study, number: int, accuracy: Accuracy | None) -> None:
+        """Keep what a second training of the candidate of trial `number` gave, None if it failed."""
+        values = None if accuracy is None else accuracy.to_json()
+        study.set_user_attr(f"{_REPLICATE}{number}", values)
+
+    def replicated(self, study: optuna.Study) -> frozenset[int]:
+        """Return the trials whose candidates were trained a second time, or failed to."""
+        names = (name.partition(_REPLICATE) for name in study.user_attrs)
+        return frozenset(int(number) for _, found, number in names if found)
+
+    def _replicate(self, attributes: Mapping[str, Any], number: int) -> Accuracy | None:
+        values = attributes.get(f"{_REPLICATE}{number}")
+        try:
+            return None if values is None else Accuracy.from_json(values)
+        except (TypeError, TvmMnasError) as error:
+            raise RunError(
+                f"{self.path}: the second accuracy of trial {number} cannot be read ({error}); restore study.journal "
+                f"from a copy"
+            ) from error
+
+    def _newest_latency(self, attributes: Mapping[str, Any], number: int) -> Latency | None:
+        values = attributes.get(f"{_LATENCY_AGAIN}{number}")
         try:
             return None if values is None else Latency.from_dict(values)
         except (AttributeError, TypeError, ValueError, TvmMnasError) as error:

@@ -20,13 +20,13 @@ from tvm_mnas.evaluation.manifest import MANIFEST, Manifest, Origin, read_manife
 from tvm_mnas.evaluation.pipeline import CandidatePipeline
 from tvm_mnas.evaluation.results import Observer
 from tvm_mnas.evaluation.toolchain import Toolchain, ToolchainOptions, open_toolchain
-from tvm_mnas.evaluation.trainers import TrainTask, run_training, training_seed
+from tvm_mnas.evaluation.trainers import TrainTask, run_training
 from tvm_mnas.plugins import EXECUTORS
 from tvm_mnas.search.algorithms.by_name import AlgorithmRequest, make_sampler
 from tvm_mnas.search.export import export_network
 from tvm_mnas.search.finals import settle_latencies, time_finalists
 from tvm_mnas.search.loop import run_trials
-from tvm_mnas.search.proxy import ChanceWatch, epochs_note
+from tvm_mnas.search.proxy import ChanceWatch, Replicates, count_images, epochs_note, noise_of
 from tvm_mnas.search.result import SearchResult, pick_finalists
 from tvm_mnas.search.run import RunDirectory, TrialRecord
 from tvm_mnas.space.catalogue import Space, find_space
@@ -121,18 +121,31 @@ class Session:
             return self._finish(pipeline, observer)
 
     def _run_trials(self, pipeline: CandidatePipeline, observer: SearchObserver) -> None:
-        watch = ChanceWatch(self.directory.config.batch)
+        config = self.directory.config
+        watch = ChanceWatch(config.batch)
+        replicates = Replicates(self.directory, self.study, pipeline, side_by_side=self._jobs)
         if self.finished == 0:
             example = self.space.decode(self.space.sample(random.Random(0)))
-            if (note := epochs_note(self.directory, example.input_size)) is not None:
-                observer.note(note)
+            # With an epoch or more nothing is to be told, and large data takes minutes to list.
+            if config.trainer == "proxy" and self.directory.recipe.epochs < 1:
+                images = count_images(self.directory, example.input_size)
+                if (note := epochs_note(self.directory, images)) is not None:
+                    observer.note(note)
 
         def tell(record: TrialRecord) -> None:
             observer.trial(record)
             if (note := watch.look(record)) is not None:
                 observer.note(note)
 
-        run_trials(self.directory, self.space, self.study, pipeline, on_trial=tell)
+        run_trials(
+            self.directory,
+            self.space,
+            self.study,
+            pipeline,
+            on_trial=tell,
+            on_batch=replicates.train_due,
+        )
+        replicates.train_due(last=True)
 
     def pick(self, trial: int | None) -> TrialRecord:
         """Return the finished trial with this number, or the one with the highest reward.
@@ -230,18 +243,13 @@ class Session:
         executor: Executor,
         observer: Observer,
     ) -> Iterator[tuple[TrialRecord, CandidateError | None]]:
-        config = self.directory.config
         recipe = self._final_recipe(steps)
         tasks = [
-            TrainTask(
-                notation=record.evaluation.architecture.notation,
-                trainer=config.trainer,
-                data=config.data,
-                max_bad_images=config.max_bad_images,
-                data_seed=config.seed,
-                seed=training_seed(config.seed, record.evaluation.architecture),
-                recipe=recipe,
-                devices=self.devices,
+            TrainTask.of(
+                record.evaluation.architecture,
+                self.directory.config,
+                recipe,
+                self.devices,
                 weights=self._weights(record, steps),
             )
             for record in records
@@ -277,6 +285,7 @@ class Session:
                 search_accuracy=record.evaluation.accuracy,
                 algorithm=self.directory.config.algorithm,
                 seed=self.directory.config.seed,
+                accuracy_noise=noise_of(self.directory.trials(self.study)),
             ),
             observer=observer,
         )
@@ -341,11 +350,15 @@ class Session:
             yield toolchain
         shutil.rmtree(scratch, ignore_errors=True)
 
-    def _executor(self) -> Executor:
+    @cached_property
+    def _jobs(self) -> int:
+        """How many trainings run side by side."""
         from tvm_mnas.devices.core.cores import usable_processes
 
-        config = self.directory.config
         # One training an accelerator, or one a core.
         beside = usable_processes() if self.devices == ("cpu",) else len(self.devices)
-        executor: Executor = EXECUTORS.load(config.executor)(jobs=config.jobs or beside)
+        return self.directory.config.jobs or beside
+
+    def _executor(self) -> Executor:
+        executor: Executor = EXECUTORS.load(self.directory.config.executor)(jobs=self._jobs)
         return executor
