@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("--space", default=SearchConfig().space)
     parser.add_argument("--networks", type=int, default=24)
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--budgets", default="30,60,120,240", help="steps, with commas between")
+    parser.add_argument("--budgets", default="30,60,90,120", help="steps, with commas between")
     parser.add_argument(
         "--factor", type=int, default=10, help="the long training's, of the longest budget"
     )

@@ -31,7 +31,7 @@ from tvm_mnas.space.network_space import NetworkSpace
 from tvm_mnas.training.accuracy import Accuracy
 from tvm_mnas.training.recipe import Recipe
 from tvm_mnas.workflows.search import resume_search, run_search
-from tvm_mnas.workflows.transfer import TransferOptions, Winner, transfer
+from tvm_mnas.workflows.training.transfer import TransferOptions, Winner, transfer
 
 TRIALS = 4
 WIDTHS = (4, 8, 12, 16)

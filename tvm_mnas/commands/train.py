@@ -13,8 +13,8 @@ from tvm_mnas.console import OUTPUT, Column, SearchDisplay, format_ms, print_jso
 from tvm_mnas.errors import ConfigError
 
 if TYPE_CHECKING:
-    from tvm_mnas.workflows.train import TrainingRequest
-    from tvm_mnas.workflows.transfer import Winner
+    from tvm_mnas.workflows.training.request import TrainingRequest
+    from tvm_mnas.workflows.training.transfer import Winner
 
 
 def train(
@@ -57,8 +57,8 @@ def train(
     """Train a network by a whole recipe; with torchrun, on several accelerators."""
     from tvm_mnas.devices.core.cores import usable_processes
     from tvm_mnas.training.accelerators import find_devices
-    from tvm_mnas.workflows.train import create_training, read_request
-    from tvm_mnas.workflows.train import train as run
+    from tvm_mnas.workflows.training.full import train as run
+    from tvm_mnas.workflows.training.request import create_training, read_request
 
     # What needs no torch first: a mistake is told at once.
     request = None
@@ -91,7 +91,7 @@ def train(
                 group=group,
             )
             if export and group.leads:
-                from tvm_mnas.workflows.handover import export_training
+                from tvm_mnas.workflows.training.handover import export_training
 
                 latency = export_training(
                     out,
@@ -148,8 +148,8 @@ def transfer(
     from tvm_mnas.devices.core.cores import usable_processes
     from tvm_mnas.training.accelerators import find_devices
     from tvm_mnas.training.recipe import find_recipe, parse_changes
-    from tvm_mnas.workflows.transfer import TransferOptions
-    from tvm_mnas.workflows.transfer import transfer as run_transfer
+    from tvm_mnas.workflows.training.transfer import TransferOptions
+    from tvm_mnas.workflows.training.transfer import transfer as run_transfer
 
     devices = find_devices(train_device)
     beside = jobs or (usable_processes() if devices == ("cpu",) else len(devices))
@@ -209,7 +209,7 @@ def _request(
 ) -> TrainingRequest:
     from tvm_mnas.training.recipe import find_recipe, parse_changes
     from tvm_mnas.workflows.model_ref import resolve_model
-    from tvm_mnas.workflows.train import TrainingRequest
+    from tvm_mnas.workflows.training.request import TrainingRequest
 
     if model is None or data is None:
         raise ConfigError(

@@ -11,7 +11,8 @@ from tvm_mnas.devices.core.profile import load_profile
 from tvm_mnas.evaluation.manifest import Manifest, Origin
 from tvm_mnas.evaluation.toolchain import ToolchainOptions, open_toolchain
 from tvm_mnas.search.export import export_network
-from tvm_mnas.workflows.train import WEIGHTS, TrainingObserver, read_request
+from tvm_mnas.workflows.training.full import TrainingObserver
+from tvm_mnas.workflows.training.request import WEIGHTS, read_request
 
 
 def export_training(

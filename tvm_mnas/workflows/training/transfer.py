@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from tvm_mnas.devices.core.latency import Latency
 from tvm_mnas.errors import CandidateError, ConfigError, RunError
-from tvm_mnas.evaluation.executor import LocalExecutor
 from tvm_mnas.evaluation.manifest import MANIFEST, read_manifest
 from tvm_mnas.search.result import pick_finalists
 from tvm_mnas.search.run import RunDirectory, TrialRecord
-from tvm_mnas.training.accelerators import device_here
 from tvm_mnas.training.recipe import Recipe
-from tvm_mnas.workflows.handover import export_training
-from tvm_mnas.workflows.train import (
-    TrainingObserver,
+from tvm_mnas.workflows.training.full import TrainingObserver
+from tvm_mnas.workflows.training.handover import export_training
+from tvm_mnas.workflows.training.request import (
     TrainingRequest,
     TrainingResult,
     create_training,
     read_request,
     read_result,
-    train,
 )
+from tvm_mnas.workflows.training.side_by_side import train_all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,15 +59,6 @@ class Winner:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class _Task:
-    """A training for a worker process."""
-
-    directory: Path
-    devices: tuple[str, ...]
-    workers: int
-
-
 def transfer(
     run: Path, out: Path, *, top: int, options: TransferOptions, observer: TrainingObserver
 ) -> tuple[Winner, ...]:
@@ -95,7 +83,13 @@ def transfer(
     places = [out / f"trial-{record.number}" for record in records]
     for record, place in zip(records, places, strict=True):
         _prepare(record, place, directory, options)
-    failures = _train_all(places, options, observer)
+    failures = train_all(
+        places,
+        devices=options.devices,
+        jobs=options.jobs,
+        workers=options.workers,
+        observer=observer,
+    )
     winners = [
         _hand_over(record, place, failures.get(place), directory, options, observer)
         for record, place in zip(records, places, strict=True)
@@ -120,59 +114,6 @@ def _prepare(
         raise RunError(
             f"{place} is of another training: the data, the recipe or the seed differ; name another directory (-o)"
         )
-
-
-def _train_all(
-    places: list[Path], options: TransferOptions, observer: TrainingObserver
-) -> dict[Path, str]:
-    """Train what is not trained yet, and return why trainings failed."""
-    waiting = [place for place in places if read_result(place) is None]
-    steps = sum(_steps(place) for place in waiting)
-    failures: dict[Path, str] = {}
-    with LocalExecutor(jobs=options.jobs) as executor:
-        tasks = [_Task(place, options.devices, options.workers) for place in waiting]
-        outcomes = executor.map(
-            _train_one,
-            tasks,
-            on_progress=lambda done: observer.stage("training", done, max(steps, done)),
-        )
-        for index, outcome in outcomes:
-            if isinstance(outcome.error, CandidateError):
-                failures[waiting[index]] = str(outcome.error)
-            elif outcome.error is not None:
-                raise outcome.error
-    return failures
-
-
-def _steps(place: Path) -> int:
-    return read_request(place).recipe.steps
-
-
-def _train_one(task: _Task, report: Callable[[int], None]) -> None:
-    from tvm_mnas.training.processes import SINGLE
-
-    train(
-        task.directory,
-        device=device_here(task.devices),
-        workers=task.workers,
-        observer=_Reporting(report),
-        group=SINGLE,
-    )
-
-
-@dataclass(frozen=True)
-class _Reporting:
-    """Reports steps to the process that waits."""
-
-    report: Callable[[int], None]
-
-    def stage(self, name: str, done: int, total: int) -> None:
-        """A step was done."""
-        if name == "training":
-            self.report(done)
-
-    def note(self, text: str) -> None:
-        """Nobody reads notes in a worker."""
 
 
 def _hand_over(

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from tvm_mnas.errors import DataError, Interruption, RunError
 from tvm_mnas.training.processes import SINGLE
 from tvm_mnas.training.recipe import Recipe, find_recipe
-from tvm_mnas.workflows.train import TrainingRequest, create_training, read_request, train
+from tvm_mnas.workflows.training.full import train
+from tvm_mnas.workflows.training.request import TrainingRequest, create_training, read_request
 
 NOTATION = "i32_c3_w1:stem8_s22:r1_k3_s11_e1_i8_o8:r1_k3_s22_e3_i8_o16:head32:n10"
 SHORT = Recipe(steps=24, batch_size=16, warmup_steps=4, dropout=0.2, ema_decay=0.9)
