@@ -284,6 +284,9 @@ MISTAKES = {
     "resumed training with other settings": Mistake(
         "train --resume runs --set steps=3", 2, ("keeps its settings", "--resume")
     ),
+    "grid that is resumed": Mistake(
+        "train --resume training --grid", 2, ("the same command is typed again",)
+    ),
     "resumed training that is none": Mistake(
         "train --resume pictures", 1, ("pictures is no training", "tvm-mnas train")
     ),

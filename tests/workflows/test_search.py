@@ -31,6 +31,7 @@ from tvm_mnas.space.network_space import NetworkSpace
 from tvm_mnas.training.accuracy import Accuracy
 from tvm_mnas.training.recipe import Recipe
 from tvm_mnas.workflows.search import resume_search, run_search
+from tvm_mnas.workflows.training.side_by_side import SideBySide
 from tvm_mnas.workflows.training.transfer import TransferOptions, Winner, transfer
 
 TRIALS = 4
@@ -285,7 +286,7 @@ def test_the_winners_are_trained_in_full_exported_and_compared(
         recipe=Recipe(steps=3, batch_size=8),
         records=str(found.directory / "records"),
         schedules_per_kernel=1,
-        jobs=2,
+        how=SideBySide(jobs=2),
     )
     run = found.directory / "whole"
 

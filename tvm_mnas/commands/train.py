@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,8 +14,14 @@ from tvm_mnas.console import OUTPUT, Column, SearchDisplay, format_ms, print_jso
 from tvm_mnas.errors import ConfigError
 
 if TYPE_CHECKING:
-    from tvm_mnas.workflows.training.request import TrainingRequest
+    from tvm_mnas.devices.core.latency import Latency
+    from tvm_mnas.workflows.training.full import TrainingObserver
+    from tvm_mnas.workflows.training.request import TrainingRequest, TrainingResult
+    from tvm_mnas.workflows.training.side_by_side import SideBySide
     from tvm_mnas.workflows.training.transfer import Winner
+
+
+Tensorboard = Annotated[bool, typer.Option("--tensorboard", help="Write a log for TensorBoard.")]
 
 
 def train(
@@ -41,6 +48,11 @@ def train(
         str, typer.Option(help="auto, cpu, cuda or cuda:N; several accelerators: by torchrun.")
     ] = "auto",
     workers: Annotated[int, typer.Option(min=0, help="Decoding processes; 0: one a core.")] = 0,
+    grid: Annotated[
+        bool,
+        typer.Option("--grid", help="Train the paper's 8 settings of rate, decay and batch norm."),
+    ] = False,
+    tensorboard: Tensorboard = False,
     resume: Annotated[
         Path | None, typer.Option(help="Go on with the training in this directory.")
     ] = None,
@@ -55,12 +67,14 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train a network by a whole recipe; with torchrun, on several accelerators."""
-    from tvm_mnas.devices.core.cores import usable_processes
-    from tvm_mnas.training.accelerators import find_devices
-    from tvm_mnas.workflows.training.full import train as run
-    from tvm_mnas.workflows.training.request import create_training, read_request
+    from tvm_mnas.training.log import check_tensorboard
+    from tvm_mnas.workflows.training.request import read_request
 
     # What needs no torch first: a mistake is told at once.
+    if tensorboard:
+        check_tensorboard()
+    if grid and resume is not None:
+        raise ConfigError("a grid goes on when the same command is typed again; leave out --resume")
     request = None
     if resume is None:
         request = _request(model, data, recipe, set_values or [], seed, max_bad_images, weights)
@@ -73,14 +87,68 @@ def train(
     else:
         out = resume
         read_request(out)
+    ending = _Ending(export, device, records, schedules_per_kernel, as_json)
+    if grid:
+        assert request is not None
+        _train_grid(out, request, train_device, workers, tensorboard, ending)
+    else:
+        _train_one(out, request, train_device, workers, tensorboard, ending)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    """What becomes of a trained network."""
+
+    export: bool
+    device: str
+    records: str
+    schedules_per_kernel: int
+    as_json: bool
+
+    def measure(self, out: Path, observer: TrainingObserver) -> Latency | None:
+        """Export the network trained in `out`, if that is wanted, and return its latency."""
+        if not self.export:
+            return None
+        from tvm_mnas.workflows.training.handover import export_training
+
+        return export_training(
+            out,
+            device=self.device,
+            records=self.records,
+            schedules_per_kernel=self.schedules_per_kernel,
+            observer=observer,
+        ).latency
+
+    def line(self, out: Path, result: TrainingResult, latency: Latency | None) -> str:
+        """Return what the network trained in `out` is, in a sentence."""
+        text = (
+            f"{out}: {result.test_top1:.2%} top-1 and {result.test_top5:.2%} top-5 of {result.test_samples} test "
+            f"images after {result.epochs:.3g} epochs"
+        )
+        if latency is None:
+            return text
+        return f"{text}; {format_ms(latency.latency_ms)} on {self.device}: {out}/export/net.so"
+
+
+def _train_one(
+    out: Path,
+    request: TrainingRequest | None,
+    train_device: str,
+    workers: int,
+    tensorboard: bool,
+    ending: _Ending,
+) -> None:
+    from tvm_mnas.devices.core.cores import usable_processes
+    from tvm_mnas.training.accelerators import find_devices
     from tvm_mnas.training.processes import join_processes, leave_processes
+    from tvm_mnas.workflows.training.full import train as run
+    from tvm_mnas.workflows.training.request import create_training
 
     devices = find_devices(train_device)
     group = join_processes()
     if request is not None and group.leads:
         create_training(out, request)
     group.wait()
-    latency = None
     try:
         with SearchDisplay(1) as display:
             result = run(
@@ -89,33 +157,77 @@ def train(
                 workers=workers or usable_processes(),
                 observer=display,
                 group=group,
+                tensorboard=tensorboard,
             )
-            if export and group.leads:
-                from tvm_mnas.workflows.training.handover import export_training
-
-                latency = export_training(
-                    out,
-                    device=device,
-                    records=records,
-                    schedules_per_kernel=schedules_per_kernel,
-                    observer=display,
-                ).latency
+            latency = ending.measure(out, display) if group.leads else None
     finally:
         leave_processes(group)
     if not group.leads:
         return
-    if as_json:
+    if ending.as_json:
         print_json(result.to_json() | {"latency_ms": None if latency is None else latency.latency_ms})  # fmt: skip
         return
-    OUTPUT.print(
-        f"{out}: {result.test_top1:.2%} top-1 and {result.test_top5:.2%} top-5 of {result.test_samples} test images "
-        f"after {result.epochs:.3g} epochs"
-        + (
-            ""
-            if latency is None
-            else f"; {format_ms(latency.latency_ms)} on {device}: {out}/export/net.so"
-        ),
-        markup=False,
+    OUTPUT.print(ending.line(out, result, latency), markup=False)
+
+
+def _train_grid(
+    out: Path,
+    request: TrainingRequest,
+    train_device: str,
+    workers: int,
+    tensorboard: bool,
+    ending: _Ending,
+) -> None:
+    from tvm_mnas.workflows.training.grid import GRID, train_grid
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            "a grid trains its combinations side by side by itself, one on each accelerator; start it without torchrun"
+        )
+    how = _side_by_side(train_device, 0, workers, tensorboard=tensorboard)
+    with SearchDisplay(1) as display:
+        combinations = train_grid(out, request, how=how, observer=display)
+        best = combinations[0]
+        latency = None if best.result is None else ending.measure(best.directory, display)
+    if ending.as_json:
+        print_json(
+            {
+                "schema": 1,
+                "combinations": [one.to_json() for one in combinations],
+                "best": None if best.result is None else best.result.to_json(),
+                "latency_ms": None if latency is None else latency.latency_ms,
+            }
+        )
+        return
+    columns = (
+        *(Column(name, name) for name in GRID),
+        Column("validation", "validation"),
+    )
+    rows: list[dict[str, object]] = [
+        {
+            **{name: f"{value:g}" for name, value in one.changes.items()},
+            "validation": one.failure or f"{one.validation_top1:.2%}",
+        }
+        for one in combinations
+    ]
+    print_table(f"{len(rows)} trainings, the best first", columns, rows, as_json=False)
+    if best.result is not None:
+        OUTPUT.print(ending.line(best.directory, best.result, latency), markup=False)
+
+
+def _side_by_side(train_device: str, jobs: int, workers: int, *, tensorboard: bool) -> SideBySide:
+    """Return how several trainings share this machine; 0 is one an accelerator, or a core."""
+    from tvm_mnas.devices.core.cores import usable_processes
+    from tvm_mnas.training.accelerators import find_devices
+    from tvm_mnas.workflows.training.side_by_side import SideBySide
+
+    devices = find_devices(train_device)
+    beside = jobs or (usable_processes() if devices == ("cpu",) else len(devices))
+    return SideBySide(
+        devices=devices,
+        jobs=beside,
+        workers=workers or max(1, usable_processes() // beside),
+        tensorboard=tensorboard,
     )
 
 
@@ -137,6 +249,7 @@ def transfer(
     jobs: Annotated[
         int, typer.Option(min=0, help="Trainings side by side; 0: one an accelerator, or a core.")
     ] = 0,
+    tensorboard: Tensorboard = False,
     device: Annotated[str | None, typer.Option(help="Another device than the run's.")] = None,
     records: Annotated[str | None, typer.Option(help="Other records than the run's.")] = None,
     schedules_per_kernel: Annotated[
@@ -145,21 +258,18 @@ def transfer(
     as_json: AsJson = False,
 ) -> None:
     """Train the winners of a search in full, and show accuracy beside latency; typed again, it goes on."""
-    from tvm_mnas.devices.core.cores import usable_processes
-    from tvm_mnas.training.accelerators import find_devices
+    from tvm_mnas.training.log import check_tensorboard
     from tvm_mnas.training.recipe import find_recipe, parse_changes
     from tvm_mnas.workflows.training.transfer import TransferOptions
     from tvm_mnas.workflows.training.transfer import transfer as run_transfer
 
-    devices = find_devices(train_device)
-    beside = jobs or (usable_processes() if devices == ("cpu",) else len(devices))
+    if tensorboard:
+        check_tensorboard()
     options = TransferOptions(
         recipe=find_recipe(recipe, parse_changes(set_values or [])),
         data=data,
         seed=seed,
-        devices=devices,
-        jobs=beside,
-        workers=max(1, usable_processes() // beside),
+        how=_side_by_side(train_device, jobs, 0, tensorboard=tensorboard),
         device=device,
         records=records,
         schedules_per_kernel=schedules_per_kernel,

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from tvm_mnas.errors import DataError, Interruption, RunError
@@ -62,8 +63,11 @@ def run(out: Path, heard: Heard | None = None) -> object:
 
 
 def losses(out: Path) -> list[float]:
-    lines = (out / "log.jsonl").read_text().splitlines()
-    return [json.loads(line)["loss"] for line in lines]
+    return [line["loss"] for line in lines_of(out) if "loss" in line]
+
+
+def lines_of(out: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
 
 def test_an_interrupted_training_goes_on_to_the_same_end(tmp_path: Path) -> None:
@@ -110,6 +114,52 @@ def test_the_result_is_that_of_the_average_on_the_test(tmp_path: Path) -> None:
     name = "classifier.weight"
     assert torch.equal(weights[name], checkpoint[f"average.module.{name}"])
     assert not torch.equal(weights[name], checkpoint[f"network.{name}"])
+
+
+def test_a_finished_training_is_not_touched_again(tmp_path: Path) -> None:
+    out = started(tmp_path / "out")
+    first = run(out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert run(out) == first
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def images_in(root: Path) -> Path:
+    """Three classes of twenty images, and ten to be tested with."""
+    for split, count in (("train", 20), ("test", 10)):
+        for label in range(3):
+            (root / split / str(label)).mkdir(parents=True)
+            for number in range(count):
+                image = Image.new("RGB", (8, 8), (80 * label, number, 0))
+                image.save(root / split / str(label) / f"{number}.png")
+    return root
+
+
+def test_the_log_has_the_accuracy_after_each_epoch_and_training_goes_on_as_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = images_in(tmp_path / "images")
+    request = TrainingRequest(
+        notation="i8_c3_w1:stem8_s22:r1_k3_s11_e1_i8_o8:head8:n3",
+        data=f"imagefolder:{images}",
+        # With dropout and without a moving average: what is judged is what is trained.
+        recipe=Recipe(epochs=3, batch_size=8, dropout=0.3),
+    )
+    create_training(tmp_path / "out", request)
+    run(tmp_path / "out")
+    lines = lines_of(tmp_path / "out")
+    judged = [line for line in lines if "validation_top1" in line]
+    plan = request.recipe.plan(48)
+    assert plan.steps == 18
+    assert [line["step"] for line in judged] == [6, 12, 18]
+    assert [line["epoch"] for line in judged] == [1, 2, 3]
+    assert all(0 <= line["validation_top1"] <= line["validation_top5"] <= 1 for line in judged)
+    assert [line["step"] for line in lines if "test_top1" in line] == [18]
+
+    monkeypatch.setattr("tvm_mnas.workflows.training.full._ends_epoch", lambda step, plan: False)
+    create_training(tmp_path / "without", request)
+    run(tmp_path / "without")
+    assert losses(tmp_path / "without") == losses(tmp_path / "out")
 
 
 def test_a_request_comes_back_from_its_file(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 OUT/
   training.json             what is trained, on what, how; a resumed training reads it
   checkpoint.safetensors    the whole state, every ten minutes and when it is interrupted
-  log.jsonl                 a line for every so many steps, and for each evaluation
+  log.jsonl                 a line for every so many steps, and for the accuracy after each epoch
+  tensorboard/              the same for TensorBoard, if that is wanted
   weights.safetensors       the trained weights, with their accuracy in weights.json
   result.json               top-1 and top-5 of the validation and, looked at once, of the test
   export/                   what `tvm-mnas export` writes of the trained network
@@ -12,18 +13,18 @@ OUT/
 from __future__ import annotations
 
 import contextlib
-import json
 import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Protocol, TextIO
+from typing import TYPE_CHECKING, Protocol
 
 from tvm_mnas.errors import Interruption
 from tvm_mnas.evaluation.trainers import write_accuracy
 from tvm_mnas.training.accuracy import Accuracy
+from tvm_mnas.training.log import TrainingLog, open_log
 from tvm_mnas.training.recipe import TrainingPlan
 from tvm_mnas.workflows.training.request import (
     WEIGHTS,
@@ -31,6 +32,7 @@ from tvm_mnas.workflows.training.request import (
     TrainingResult,
     load_splits_of,
     read_request,
+    read_result,
     write_result,
 )
 
@@ -41,7 +43,6 @@ if TYPE_CHECKING:
 
 CHECKPOINT_S = 600.0
 _CHECKPOINT = "checkpoint.safetensors"
-_LOG = "log.jsonl"
 
 
 class TrainingObserver(Protocol):
@@ -61,12 +62,13 @@ def train(
     workers: int,
     observer: TrainingObserver,
     group: ProcessGroup,
+    tensorboard: bool = False,
     checkpoint_s: float = CHECKPOINT_S,
 ) -> TrainingResult:
     """Train, or go on training, what is in the directory `out`, and return its accuracies.
 
     `group` is of the processes that train it together. An interruption ends after the step under way, and is saved.
-    The test split is looked at once, at the end.
+    The test split is looked at once, at the end: a training that is finished is not touched.
 
     Raises:
         ConfigError: if the processes cannot share a batch evenly.
@@ -75,9 +77,12 @@ def train(
         TrainingError: if the training diverges.
     """
     request = read_request(out)
+    finished = read_result(out)
+    if finished is not None and (out / WEIGHTS).is_file():
+        return finished
     splits = load_splits_of(request, workers=workers)
     group.check(request.recipe.batch_size)
-    return _Training(out, request, splits, device, group, observer, checkpoint_s).run()
+    return _Training(out, request, splits, device, group, observer, tensorboard, checkpoint_s).run()
 
 
 @dataclass
@@ -90,6 +95,7 @@ class _Training:
     device: str
     group: ProcessGroup
     observer: TrainingObserver
+    tensorboard: bool
     checkpoint_s: float
     _interrupted: bool = False
     _saved_at: float = field(default_factory=time.monotonic)
@@ -97,7 +103,7 @@ class _Training:
 
     def run(self) -> TrainingResult:
         from tvm_mnas.training.checkpoint import load_checkpoint_into
-        from tvm_mnas.training.loop import run_training, start_training
+        from tvm_mnas.training.loop import start_training
         from tvm_mnas.training.weights import load_start
 
         request = self.request
@@ -118,22 +124,28 @@ class _Training:
             if self.group.leads:
                 self.observer.note(f"goes on after step {state.step} of {plan.steps}")
         started = time.perf_counter()
-        with self._log() as log, self._patient():
+        with self._log(state.step) as log:
             self._told = (time.perf_counter(), state.step)
-            run_training(
-                state,
-                plan,
-                self.splits,
-                seed=request.seed,
-                device=self.device,
-                group=self.group,
-                on_state=lambda now: self._watch(now, plan, log),
-            )
+            with self._patient():
+                self._run(state, plan, log)
             if self.group.leads:
                 self._save(state)
-        return self._finish(state, plan, time.perf_counter() - started)
+            return self._finish(state, plan, time.perf_counter() - started, log)
 
-    def _watch(self, state: TrainingState, plan: TrainingPlan, log: TextIO | None) -> None:
+    def _run(self, state: TrainingState, plan: TrainingPlan, log: TrainingLog | None) -> None:
+        from tvm_mnas.training.loop import run_training
+
+        run_training(
+            state,
+            plan,
+            self.splits,
+            seed=self.request.seed,
+            device=self.device,
+            group=self.group,
+            on_state=lambda now: self._watch(now, plan, log),
+        )
+
+    def _watch(self, state: TrainingState, plan: TrainingPlan, log: TrainingLog | None) -> None:
         if not self.group.leads:
             return
         self.observer.stage("training", state.step, plan.steps)
@@ -142,20 +154,36 @@ class _Training:
             now = time.perf_counter()
             seconds, steps = now - self._told[0], state.step - self._told[1]
             self._told = (now, state.step)
-            line = {
-                "step": state.step,
-                "epoch": round(state.step / plan.steps_per_epoch, 4),
-                "rate": plan.rate_at(state.step - 1),
-                "loss": state.losses[-1],
-                "images_per_s": round(steps * plan.recipe.batch_size / seconds, 1),
-            }
-            log.write(json.dumps(line) + "\n")
-            log.flush()
+            log.steps(
+                state.step,
+                epoch=state.step / plan.steps_per_epoch,
+                rate=plan.rate_at(state.step - 1),
+                loss=state.losses[-1],
+                images_per_s=steps * plan.recipe.batch_size / seconds,
+            )
+        if log is not None and _ends_epoch(state.step, plan):
+            self._evaluate(state, plan, log)
         if self._interrupted:
             self._save(state)
             raise Interruption
         if time.monotonic() - self._saved_at >= self.checkpoint_s:
             self._save(state)
+
+    def _evaluate(self, state: TrainingState, plan: TrainingPlan, log: TrainingLog) -> None:
+        from tvm_mnas.training.loop import evaluate
+
+        splits, began = self.splits, time.perf_counter()
+        score = evaluate(state.best_network, splits.validation, splits.normalization)
+        # It is left for judging, and what is trained may be the same network.
+        state.network.train()
+        self._told = (self._told[0] + time.perf_counter() - began, self._told[1])
+        log.accuracies(
+            state.step,
+            epoch=state.step / plan.steps_per_epoch,
+            split="validation",
+            top1=score.top1,
+            top5=score.top5,
+        )
 
     def _save(self, state: TrainingState) -> None:
         from tvm_mnas.training.checkpoint import save_checkpoint
@@ -164,7 +192,7 @@ class _Training:
         self._saved_at = time.monotonic()
 
     def _finish(
-        self, state: TrainingState, plan: TrainingPlan, duration_s: float
+        self, state: TrainingState, plan: TrainingPlan, duration_s: float, log: TrainingLog | None
     ) -> TrainingResult:
         from tvm_mnas.training.loop import evaluate, to_plain
         from tvm_mnas.training.weights import save_weights
@@ -191,18 +219,22 @@ class _Training:
             test_samples=test.samples,
             epochs=plan.epochs,
         )
-        if self.group.leads:
+        if log is not None:
+            for split, score in (("validation", validation), ("test", test)):
+                log.accuracies(
+                    plan.steps, epoch=plan.epochs, split=split, top1=score.top1, top5=score.top5
+                )
             save_weights(to_plain(network), self.out / WEIGHTS, self.request.candidate)
             write_accuracy(accuracy, self.out / WEIGHTS)
             write_result(self.out, result)
         return result
 
     @contextlib.contextmanager
-    def _log(self) -> Iterator[TextIO | None]:
+    def _log(self, step: int) -> Iterator[TrainingLog | None]:
         if not self.group.leads:
             yield None
             return
-        with (self.out / _LOG).open("a", encoding="utf-8") as log:
+        with open_log(self.out, step=step, tensorboard=self.tensorboard) as log:
             yield log
 
     @contextlib.contextmanager
@@ -218,6 +250,12 @@ class _Training:
 
         with _handled(remember):
             yield
+
+
+def _ends_epoch(step: int, plan: TrainingPlan) -> bool:
+    """Whether an epoch ended with this step, or a hundredth of the training, if that is longer; not at the end."""
+    every = max(plan.steps_per_epoch, plan.steps / 100)
+    return step < plan.steps and step // every > (step - 1) // every
 
 
 @contextlib.contextmanager

@@ -120,6 +120,20 @@ def create_training(out: Path, request: TrainingRequest) -> None:
     atomic_write_text(out / _REQUEST, json.dumps(request.to_json(), indent=2) + "\n")
 
 
+def ensure_training(out: Path, request: TrainingRequest) -> None:
+    """Make the directory `out` of a training, unless it is there already for the same one.
+
+    Raises what `create_training` raises, and RunError where `out` is of another training.
+    """
+    if not out.exists():
+        create_training(out, request)
+    elif read_request(out) != request:
+        raise RunError(
+            f"{out} is of another training: the network, the data, the recipe or the seed differ; name another "
+            f"directory (-o)"
+        )
+
+
 def read_request(out: Path) -> TrainingRequest:
     """Return what is trained in the directory `out`.
 

@@ -13,24 +13,28 @@ from tvm_mnas.workflows.training.full import TrainingObserver, train
 from tvm_mnas.workflows.training.request import read_request, read_result
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SideBySide:
+    """How trainings run beside each other: `jobs` at once on `devices` in turn, each with its decoding `workers`."""
+
+    devices: tuple[str, ...] = ("cpu",)
+    jobs: int = 1
+    workers: int = 1
+    tensorboard: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class _Task:
     """A training for a worker process."""
 
     directory: Path
-    devices: tuple[str, ...]
-    workers: int
+    how: SideBySide
 
 
 def train_all(
-    places: Sequence[Path],
-    *,
-    devices: tuple[str, ...],
-    jobs: int,
-    workers: int,
-    observer: TrainingObserver,
+    places: Sequence[Path], *, how: SideBySide, observer: TrainingObserver
 ) -> dict[Path, str]:
-    """Train what is not trained yet in `places`, `jobs` at once, each with `workers`; return why trainings failed.
+    """Train what is not trained yet in `places`; return why trainings failed.
 
     Raises:
         DataError: the data is missing, or does not fit.
@@ -39,8 +43,8 @@ def train_all(
     waiting = [place for place in places if read_result(place) is None]
     steps = sum(_steps(place) for place in waiting)
     failures: dict[Path, str] = {}
-    with LocalExecutor(jobs=jobs) as executor:
-        tasks = [_Task(place, devices, workers) for place in waiting]
+    with LocalExecutor(jobs=how.jobs) as executor:
+        tasks = [_Task(place, how) for place in waiting]
         outcomes = executor.map(
             _train_one,
             tasks,
@@ -63,8 +67,9 @@ def _train_one(task: _Task, report: Callable[[int], None]) -> None:
 
     train(
         task.directory,
-        device=device_here(task.devices),
-        workers=task.workers,
+        device=device_here(task.how.devices),
+        workers=task.how.workers,
+        tensorboard=task.how.tensorboard,
         observer=_Reporting(report),
         group=SINGLE,
     )

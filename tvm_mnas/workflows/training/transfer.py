@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tvm_mnas.devices.core.latency import Latency
-from tvm_mnas.errors import CandidateError, ConfigError, RunError
+from tvm_mnas.errors import CandidateError, ConfigError
 from tvm_mnas.evaluation.manifest import MANIFEST, read_manifest
 from tvm_mnas.search.result import pick_finalists
 from tvm_mnas.search.run import RunDirectory, TrialRecord
@@ -17,11 +17,10 @@ from tvm_mnas.workflows.training.handover import export_training
 from tvm_mnas.workflows.training.request import (
     TrainingRequest,
     TrainingResult,
-    create_training,
-    read_request,
+    ensure_training,
     read_result,
 )
-from tvm_mnas.workflows.training.side_by_side import train_all
+from tvm_mnas.workflows.training.side_by_side import SideBySide, train_all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,9 +30,7 @@ class TransferOptions:
     recipe: Recipe
     data: str | None = None
     seed: int = 0
-    devices: tuple[str, ...] = ("cpu",)
-    jobs: int = 1
-    workers: int = 1
+    how: SideBySide = field(default_factory=SideBySide)
     device: str | None = None
     records: str | None = None
     schedules_per_kernel: int = 32
@@ -83,13 +80,7 @@ def transfer(
     places = [out / f"trial-{record.number}" for record in records]
     for record, place in zip(records, places, strict=True):
         _prepare(record, place, directory, options)
-    failures = train_all(
-        places,
-        devices=options.devices,
-        jobs=options.jobs,
-        workers=options.workers,
-        observer=observer,
-    )
+    failures = train_all(places, how=options.how, observer=observer)
     winners = [
         _hand_over(record, place, failures.get(place), directory, options, observer)
         for record, place in zip(records, places, strict=True)
@@ -108,12 +99,7 @@ def _prepare(
         seed=options.seed,
         max_bad_images=config.max_bad_images,
     )
-    if not place.exists():
-        create_training(place, request)
-    elif read_request(place) != request:
-        raise RunError(
-            f"{place} is of another training: the data, the recipe or the seed differ; name another directory (-o)"
-        )
+    ensure_training(place, request)
 
 
 def _hand_over(
