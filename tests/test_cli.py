@@ -266,6 +266,10 @@ MISTAKES = {
     "accelerator that is none": Mistake(
         "search --train-device gpu", 2, ("auto, cpu, cuda or cuda:N", "'gpu'")
     ),
+    "plan of a run": Mistake("search --plan --run runs/a", 2, ("has not begun", "--run")),
+    "plan with a trainer of one's own": Mistake(
+        "search --plan --trainer json:loads", 2, ("not 'json:loads'", "leave out --plan")
+    ),
     "training without data": Mistake("train mnasnet", 2, ("needs a model and its data",)),
     "training without a directory": Mistake(
         "train mnasnet --data embedded", 2, ("none is named", "-o DIR")

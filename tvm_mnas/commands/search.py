@@ -16,7 +16,15 @@ from tvm_mnas import __version__
 from tvm_mnas.commands.options import ALLOW_UNTUNED, DEFAULTS, AsJson, RecipeValues
 from tvm_mnas.commands.report import print_pareto_front
 from tvm_mnas.config import SearchConfig, parse_untuned_share, read_settings
-from tvm_mnas.console import MESSAGES, OUTPUT, SearchDisplay, format_ms, print_json
+from tvm_mnas.console import (
+    MESSAGES,
+    OUTPUT,
+    Column,
+    SearchDisplay,
+    format_ms,
+    print_json,
+    print_table,
+)
 from tvm_mnas.errors import (
     ConfigError,
     HostError,
@@ -31,6 +39,8 @@ from tvm_mnas.errors import (
 if TYPE_CHECKING:
     from tvm_mnas.search.result import SearchResult
     from tvm_mnas.search.run import RunDirectory
+    from tvm_mnas.training.recipe import Recipe
+    from tvm_mnas.workflows.search import CheckedInputs
 
 
 def search(
@@ -103,6 +113,10 @@ def search(
     resume: Annotated[
         Path | None, typer.Option(help="Go on with this run, after anything.")
     ] = None,
+    plan: Annotated[
+        bool,
+        typer.Option("--plan", help="Measure a little, and tell what the search would take."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Search; with no options a small one, on this machine's CPU with embedded data, in minutes."""
@@ -141,7 +155,13 @@ def search(
         if alpha is not None or beta is not None:
             raise ConfigError("--hard sets alpha and beta itself; leave out --alpha and --beta")
         flags |= {"alpha": 0.0, "beta": -1.0}
-    if resume is None:
+    if plan:
+        if resume is not None or run is not None:
+            raise ConfigError(
+                "a plan is of a search that has not begun; leave out --resume and --run"
+            )
+        _plan(flags, config, set_values or [], as_json=as_json)
+    elif resume is None:
         _search(_start_run(flags, config, run, set_values or []), {}, as_json=as_json)
     else:
         if set_values:
@@ -152,10 +172,22 @@ def search(
 def _start_run(
     flags: dict[str, Any], config: Path | None, run: Path | None, changes: list[str]
 ) -> RunDirectory:
-    from tvm_mnas.evaluation.trainers import recipe_of
     from tvm_mnas.search.run import RunDirectory
+    from tvm_mnas.workflows.search import default_run
+
+    resolved, chosen, inputs = _resolve(flags, config, changes)
+    if run is None:
+        run = default_run(inputs.space.name)
+    return RunDirectory.create(run, resolved, chosen)
+
+
+def _resolve(
+    flags: dict[str, Any], config: Path | None, changes: list[str]
+) -> tuple[SearchConfig, Recipe, CheckedInputs]:
+    """Return what is asked for, after a look whether everything that it names is there."""
+    from tvm_mnas.evaluation.trainers import recipe_of
     from tvm_mnas.training.recipe import parse_changes
-    from tvm_mnas.workflows.search import check_inputs, default_run
+    from tvm_mnas.workflows.search import check_inputs
 
     settings = (read_settings(config) if config is not None else {}) | flags
     resolved = SearchConfig.from_mapping(
@@ -170,9 +202,24 @@ def _start_run(
     inputs = check_inputs(resolved)
     for note in inputs.notes:
         MESSAGES.print(note, markup=False)
-    if run is None:
-        run = default_run(inputs.space.name)
-    return RunDirectory.create(run, resolved, chosen)
+    return resolved, chosen, inputs
+
+
+def _plan(flags: dict[str, Any], config: Path | None, changes: list[str], *, as_json: bool) -> None:
+    from tvm_mnas.report.text import plan_lines, plan_rows
+    from tvm_mnas.workflows.plan import plan_search
+
+    resolved, recipe, inputs = _resolve(flags, config, changes)
+    with SearchDisplay(1) as display:
+        plan = plan_search(resolved, recipe, inputs.space, observer=display)
+    if as_json:
+        print_json(plan.to_json())
+        return
+    columns = (Column("what", "what", number=False), Column("how much", "how_much"))
+    title = f"{resolved.trials} trials of {inputs.space.name} on {resolved.device}, recipe {resolved.recipe}"
+    print_table(title, columns, plan_rows(plan), as_json=False)
+    for line in plan_lines(plan):
+        OUTPUT.print(line, markup=False)
 
 
 def _resume_run(

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 
+from tvm_mnas.devices.core.cores import usable_processes
 from tvm_mnas.errors import TrainingError, TvmMnasError
 from tvm_mnas.processes import ask_to_be_killed
 from tvm_mnas.training.accelerators import WORKER_VARIABLE
@@ -61,6 +62,11 @@ class Executor(Protocol):
     ) -> Iterator[tuple[int, TaskOutcome[_Result]]]:
         """Yield `(index, outcome)` of `function(task, report)` for each task, as each is done, in any order."""
         ...
+
+
+def parallel_trainings(jobs: int, devices: Sequence[str]) -> int:
+    """Return how many trainings run side by side on `devices`: `jobs`, or if that is 0 one on each, one a core."""
+    return jobs or (usable_processes() if tuple(devices) == ("cpu",) else len(devices))
 
 
 class LocalExecutor:

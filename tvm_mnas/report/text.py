@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tvm_mnas.report.rows import LatencyForecast
     from tvm_mnas.search.result import SearchResult
     from tvm_mnas.workflows.bench import BenchResult
+    from tvm_mnas.workflows.plan import SearchPlan
     from tvm_mnas.workflows.tune import Forecast, TuneResult
 
 
@@ -131,6 +132,54 @@ def search_lines(result: SearchResult) -> list[str]:
         f"{latency.device_key} (spread {latency.spread:.1%}{flag})",
         f"      {result.export}/net.so",
     ]
+    return lines
+
+
+def plan_rows(plan: SearchPlan) -> list[dict[str, object]]:
+    """Return what a search would take, a row for each figure."""
+    training, device = plan.training, plan.device
+    known = "" if device.all_known else " or more, by the candidates looked at"
+    figures = {
+        "images a second, one training": f"{training.images_per_s:,.0f}",
+        f"training a candidate ({plan.steps:,} steps, {plan.epochs:.2f} epochs)": format_duration(
+            plan.steps * training.step_s
+        ),
+        f"evaluating it ({training.validation_images:,} images)": format_duration(
+            training.validation_images / training.evaluated_per_s
+        ),
+        "trainings: candidates, again, finalists": (
+            f"{plan.trials:,} + {plan.replicates} + {plan.finalists} x {plan.final_factor:g}"
+        ),
+        f"{plan.places[:-1]}-hours in all": f"{plan.training_s / 3600:,.2f}",
+        "kernels to tune": f"{device.lacking:,} of {device.kernels:,}{known}",
+        f"tuning ({device.schedules:,} schedules, {device.schedule_s:.2g} s each)": format_duration(
+            device.tuning_s
+        ),
+        "compiling and measuring a candidate": format_duration(device.candidate_s),
+        "device-hours in all": f"{plan.device_s / 3600:,.2f}",
+    }
+    return [{"what": what, "how_much": how_much} for what, how_much in figures.items()]
+
+
+def plan_lines(plan: SearchPlan) -> list[str]:
+    """Return the time that a search would take, what most of it goes to, and what more accelerators would change."""
+    share = plan.training_s / plan.at_once / plan.total_s(plan.at_once)
+    if plan.bottleneck == "training":
+        most = f"{share:.0%} of it training"
+    else:
+        most = f"{1 - share:.0%} of it at the device"
+    others = ", ".join(
+        f"with {count} {format_duration(plan.total_s(count))}" for count in (1, 8, 64)
+    )
+    lines = [
+        f"about {format_duration(plan.total_s(plan.at_once))} with the {plan.at_once} {plan.places} here, {most}; "
+        f"{others}"
+    ]
+    if plan.epochs < 1:
+        lines.append(
+            f"a candidate would see {plan.epochs:.2f} epochs, so that its accuracy is rough; "
+            f"--train-epochs 1 is one"
+        )
     return lines
 
 

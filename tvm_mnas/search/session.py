@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from tvm_mnas.errors import CandidateError, ConfigError, RunError
-from tvm_mnas.evaluation.executor import Executor
+from tvm_mnas.evaluation.executor import Executor, parallel_trainings
 from tvm_mnas.evaluation.manifest import MANIFEST, Manifest, Origin, read_manifest
 from tvm_mnas.evaluation.pipeline import CandidatePipeline
 from tvm_mnas.evaluation.results import Observer
@@ -36,7 +36,7 @@ from tvm_mnas.training.recipe import Recipe
 if TYPE_CHECKING:
     import optuna
 
-_FINAL_FACTOR = 4
+FINAL_FACTOR = 4
 """So many times as long as candidates are finalists trained, unless the run says how long."""
 MIN_POPULATION = 8
 MAX_POPULATION = 64
@@ -304,7 +304,7 @@ class Session:
         if chosen:
             return recipe.lasting(steps=chosen)
         return recipe.lasting(
-            steps=_FINAL_FACTOR * recipe.steps, epochs=_FINAL_FACTOR * recipe.epochs
+            steps=FINAL_FACTOR * recipe.steps, epochs=FINAL_FACTOR * recipe.epochs
         )
 
     @cached_property
@@ -353,11 +353,7 @@ class Session:
     @cached_property
     def _jobs(self) -> int:
         """How many trainings run side by side."""
-        from tvm_mnas.devices.core.cores import usable_processes
-
-        # One training an accelerator, or one a core.
-        beside = usable_processes() if self.devices == ("cpu",) else len(self.devices)
-        return self.directory.config.jobs or beside
+        return parallel_trainings(self.directory.config.jobs, self.devices)
 
     def _executor(self) -> Executor:
         executor: Executor = EXECUTORS.load(self.directory.config.executor)(jobs=self._jobs)
