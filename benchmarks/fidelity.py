@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 from calm import time_in_rounds
 from candidates import draw
 
-from tvm_mnas.evaluation.ranks import spearman
+from tvm_mnas.evaluation.ranking import spearman
 
 if TYPE_CHECKING:
     from tvm_mnas.compiler.core.kernel import Kernel, LoweredNetwork

@@ -24,8 +24,7 @@ from candidates import draw
 
 from tvm_mnas.config import SearchConfig
 from tvm_mnas.evaluation.executor import LocalExecutor
-from tvm_mnas.evaluation.noise import accuracy_noise
-from tvm_mnas.evaluation.ranks import spearman
+from tvm_mnas.evaluation.ranking import accuracy_noise, spearman
 from tvm_mnas.evaluation.trainers import TrainTask, run_training
 from tvm_mnas.space.files import load_space
 from tvm_mnas.training.recipe import find_recipe

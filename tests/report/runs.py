@@ -14,7 +14,7 @@ from tvm_mnas.evaluation.manifest import (
     Origin,
     TensorSpec,
 )
-from tvm_mnas.evaluation.noise import AccuracyNoise
+from tvm_mnas.evaluation.ranking import AccuracyNoise
 from tvm_mnas.evaluation.results import Effort, Evaluation, Failure
 from tvm_mnas.search.reward import Reward
 from tvm_mnas.search.run import TrialRecord

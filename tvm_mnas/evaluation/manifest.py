@@ -17,7 +17,7 @@ from typing import Any, ClassVar, TypeVar, cast, get_args, get_origin, get_type_
 from tvm_mnas.devices.core.latency import Latency
 from tvm_mnas.errors import RunError, TvmMnasError
 from tvm_mnas.evaluation.agreement import Agreement
-from tvm_mnas.evaluation.noise import AccuracyNoise
+from tvm_mnas.evaluation.ranking import AccuracyNoise
 from tvm_mnas.training.accuracy import Accuracy
 
 SCHEMA_VERSION = 2

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from tvm_mnas.errors import DataError
-from tvm_mnas.evaluation.ranks import spearman
+from tvm_mnas.evaluation.ranking import spearman
 
 _LEAST_NETWORKS = 4
 

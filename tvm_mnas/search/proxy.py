@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tvm_mnas.evaluation.noise import ENOUGH, AccuracyNoise, accuracy_noise
 from tvm_mnas.evaluation.pipeline import CandidatePipeline
+from tvm_mnas.evaluation.ranking import ENOUGH, AccuracyNoise, accuracy_noise
 from tvm_mnas.evaluation.trainers import load_splits
 from tvm_mnas.files import atomic_write_text
 from tvm_mnas.search.run import RunDirectory, TrialRecord

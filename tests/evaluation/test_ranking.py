@@ -1,17 +1,32 @@
-"""What two trainings of a candidate tell of an accuracy: by hand, and against drawn accuracies whose truth is known."""
+"""Rank correlation against a library's; what two trainings of a candidate tell of an accuracy, by hand and in truth."""
 
 from __future__ import annotations
 
 import math
+import random
 import statistics
 
 import numpy as np
 import pytest
-from scipy.stats import chi2
+from scipy.stats import chi2, rankdata, spearmanr
 
 from tvm_mnas.errors import RunError
-from tvm_mnas.evaluation.noise import AccuracyNoise, accuracy_noise
-from tvm_mnas.evaluation.ranks import spearman
+from tvm_mnas.evaluation.ranking import AccuracyNoise, accuracy_noise, ranks, spearman
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_it_is_that_of_scipy_with_equal_values_too(seed: int) -> None:
+    generator = random.Random(seed)
+    first = [float(generator.randrange(6)) for _ in range(12)]
+    second = [value + generator.randrange(4) for value in first]
+    assert ranks(first).tolist() == (rankdata(first) - 1).tolist()
+    assert spearman(first, second) == pytest.approx(spearmanr(first, second).statistic)
+
+
+@pytest.mark.parametrize("values", [[], [1.0], [1.0, 1.0]])
+def test_equal_values_have_no_order(values: list[float]) -> None:
+    assert spearman(values, list(range(len(values)))) is None
+    assert spearman(list(range(len(values))), values) is None
 
 
 def test_the_noise_is_worked_out_by_hand() -> None:

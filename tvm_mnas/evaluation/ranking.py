@@ -1,4 +1,6 @@
-"""How much the accuracy of a short training means: its noise over seeds beside the spread between candidates.
+"""How alike two orders are, and how much of an order by accuracy is noise.
+
+The accuracy of a short training has a noise over seeds, beside the spread between candidates.
 
 Candidates that were trained twice, with two seeds, tell the noise; all of them tell the spread.
 
@@ -16,6 +18,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from tvm_mnas.errors import RunError
 
 LEAST_PAIRS = 3
@@ -23,6 +28,23 @@ LEAST_PAIRS = 3
 ENOUGH = 0.7
 """A rank correlation below this is too low to choose a network by."""
 _NORMAL_95 = 1.6449
+
+
+def ranks(values: Sequence[float]) -> npt.NDArray[np.float64]:
+    """Return each value's rank, the smallest 0; equal values share the mean of theirs."""
+    array = np.asarray(values, dtype=np.float64)
+    below = (array[None, :] < array[:, None]).sum(axis=1)
+    equal = (array[None, :] == array[:, None]).sum(axis=1)
+    result: npt.NDArray[np.float64] = below + (equal - 1) / 2
+    return result
+
+
+def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Return Spearman's rank correlation, None where one side is all equal: there is no order to compare."""
+    one, two = ranks(first), ranks(second)
+    if len(one) < 2 or np.ptp(one) == 0 or np.ptp(two) == 0:
+        return None
+    return float(np.corrcoef(one, two)[0, 1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
