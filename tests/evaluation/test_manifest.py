@@ -32,6 +32,14 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "manifest.json") == manifest
 
 
+def test_a_network_that_no_search_found_has_no_trial() -> None:
+    manifest = Manifest.from_json(stored())
+    alone = replace(
+        manifest, origin=replace(manifest.origin, trial=None, trials=None, algorithm=None)
+    )
+    assert Manifest.from_json(json.loads(json.dumps(alone.to_json()))) == alone
+
+
 def test_the_name_that_version_0_1_gave_the_schedules_is_read() -> None:
     values = stored()
     values["artifact"]["tuning_trials"] = values["artifact"].pop("schedules_measured")

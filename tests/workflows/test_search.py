@@ -308,6 +308,8 @@ def test_the_winners_are_trained_in_full_exported_and_compared(
         manifest = read_manifest(place / "export" / "manifest.json")
         assert manifest.test.top1 == winner.result.test_top1
         assert manifest.latency == winner.latency
+        assert (manifest.origin.run, manifest.origin.trial) == (run.name, winner.trial)
+        assert manifest.origin.search_reward == chosen[winner.trial].reward
         assert (place / "export" / "net.so").is_file()
     tops = [winner.result.test_top1 for winner in winners if winner.result is not None]
     assert tops == sorted(tops, reverse=True)

@@ -32,16 +32,17 @@ _Part = TypeVar("_Part")
 class Origin:
     """The search that found the network: its run, the trial, and what that trial had in the search.
 
-    `trials` is how many the run had in all, `search_accuracy` that of the short training, None where it is not known;
-    `accuracy_noise` says how much such an accuracy means, None where too few candidates were trained twice.
+    For a network that no search found, `run` is the directory of its training, and `trial`, `trials` and `algorithm`
+    are None. `trials` is how many the run had in all, `search_accuracy` that of the short training, None where it is
+    not known; `accuracy_noise` says how much such an accuracy means, None where too few candidates were trained twice.
     """
 
     run: str
-    trial: int
-    trials: int
+    trial: int | None
+    trials: int | None
     search_reward: float | None
     search_accuracy: Accuracy | None
-    algorithm: str
+    algorithm: str | None
     seed: int
     accuracy_noise: AccuracyNoise | None = None
 

@@ -22,10 +22,11 @@ def export_training(
     records: str,
     schedules_per_kernel: int,
     observer: TrainingObserver,
+    origin: Origin | None = None,
 ) -> Manifest:
     """Tune, compile, check and measure the network trained in `out`, into its `export/`; return the manifest.
 
-    An export of before is replaced: it was of other weights.
+    `origin` is the search that found the network, if one did. An export of before is replaced: it was of other weights.
 
     Raises:
         RunError: if the training is not done.
@@ -62,13 +63,14 @@ def export_training(
             target,
             config=config,
             toolchain=toolchain,
-            origin=Origin(
+            origin=origin
+            or Origin(
                 run=out.name,
-                trial=0,
-                trials=0,
+                trial=None,
+                trials=None,
                 search_reward=None,
                 search_accuracy=None,
-                algorithm="none",
+                algorithm=None,
                 seed=request.seed,
             ),
             observer=observer,

@@ -8,7 +8,9 @@ from typing import Any
 
 from tvm_mnas.devices.core.latency import Latency
 from tvm_mnas.errors import CandidateError, ConfigError
-from tvm_mnas.evaluation.manifest import MANIFEST, read_manifest
+from tvm_mnas.evaluation.manifest import MANIFEST, Origin, read_manifest
+from tvm_mnas.evaluation.ranking import AccuracyNoise
+from tvm_mnas.search.proxy import noise_of
 from tvm_mnas.search.result import pick_finalists
 from tvm_mnas.search.run import RunDirectory, TrialRecord
 from tvm_mnas.training.recipe import Recipe
@@ -72,7 +74,8 @@ def transfer(
     if top < 1:
         raise ConfigError(f"a transfer trains 1 candidate or more, not {top}; add --top 12")
     directory = RunDirectory.open(run)
-    records = pick_finalists(directory.finished_trials(), top)
+    trials = directory.finished_trials()
+    records = pick_finalists(trials, top)
     if not records:
         raise ConfigError(
             f"a transfer needs a trial that succeeded, and {run} has none; `tvm-mnas report {run}` lists the reasons"
@@ -82,7 +85,9 @@ def transfer(
         _prepare(record, place, directory, options)
     failures = train_all(places, how=options.how, observer=observer)
     winners = [
-        _hand_over(record, place, failures.get(place), directory, options, observer)
+        _hand_over(
+            record, place, failures.get(place), directory, noise_of(trials), options, observer
+        )
         for record, place in zip(records, places, strict=True)
     ]
     return tuple(sorted(winners, key=lambda one: -(one.result.test_top1 if one.result else -1)))
@@ -107,10 +112,21 @@ def _hand_over(
     place: Path,
     failure: str | None,
     directory: RunDirectory,
+    noise: AccuracyNoise | None,
     options: TransferOptions,
     observer: TrainingObserver,
 ) -> Winner:
     config = directory.config
+    origin = Origin(
+        run=directory.path.resolve().name,
+        trial=record.number,
+        trials=config.trials,
+        search_reward=record.reward,
+        search_accuracy=record.evaluation.accuracy,
+        algorithm=config.algorithm,
+        seed=config.seed,
+        accuracy_noise=noise,
+    )
     latency = None
     if failure is None:
         manifest = place / "export" / MANIFEST
@@ -122,6 +138,7 @@ def _hand_over(
                     records=options.records or config.records,
                     schedules_per_kernel=options.schedules_per_kernel,
                     observer=observer,
+                    origin=origin,
                 )
             latency = read_manifest(manifest).latency
         except CandidateError as error:
