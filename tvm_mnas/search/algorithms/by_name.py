@@ -28,15 +28,16 @@ class AlgorithmRequest:
     """What an algorithm is to sample, and from what.
 
     `reward` is `None` for a study whose one objective is the reward; otherwise the study has two, accuracy to
-    maximize and latency in milliseconds to minimize. `batch_size` candidates are asked for at a time, `population` is
-    what a population-based algorithm should keep, `checkpoint` a file that a learning one may write. `settings` is
-    PPO's.
+    maximize and latency in milliseconds to minimize. `batch_size` candidates are asked for at a time, `lag` batches
+    ahead of what was learned; `population` is what a population-based algorithm should keep, `checkpoint` a file that
+    a learning one may write. `settings` is PPO's.
     """
 
     decisions: Sequence[Decision]
     reward: Reward | None
     seed: int
     batch_size: int = 16
+    lag: int = 0
     population: int = 64
     checkpoint: Path | None = None
     settings: PPOSettings | None = None
@@ -72,6 +73,7 @@ def make_ppo(request: AlgorithmRequest) -> BaseSampler:
         reward=request.reward,
         seed=request.seed,
         batch_size=request.batch_size,
+        lag=request.lag,
         settings=request.settings,
         checkpoint=request.checkpoint,
     )
@@ -84,6 +86,7 @@ def make_evolution(request: AlgorithmRequest) -> BaseSampler:
         reward=request.reward,
         seed=request.seed,
         batch_size=request.batch_size,
+        lag=request.lag,
         population=request.population,
         tournament=max(1, request.population // 4),
     )

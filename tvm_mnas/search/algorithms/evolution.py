@@ -10,7 +10,6 @@ good, not the same.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from optuna.study import Study
 
@@ -18,9 +17,6 @@ from tvm_mnas.errors import ConfigError
 from tvm_mnas.search.algorithms.sampler import BatchSampler, Observation
 from tvm_mnas.search.reward import Reward
 from tvm_mnas.space.space import Decision
-
-if TYPE_CHECKING:
-    pass
 
 
 class UniformSampler(BatchSampler):
@@ -57,10 +53,11 @@ class RegularizedEvolutionSampler(BatchSampler):
         reward: Reward | None = None,
         seed: int,
         batch_size: int = 16,
+        lag: int = 0,
         population: int = 64,
         tournament: int = 16,
     ) -> None:
-        super().__init__(decisions, reward=reward, seed=seed, batch_size=batch_size)
+        super().__init__(decisions, reward=reward, seed=seed, batch_size=batch_size, lag=lag)
         if not 1 <= tournament <= population:
             raise ConfigError(
                 f"a tournament must be between 1 and the population's {population}, not {tournament}"

@@ -6,8 +6,9 @@ whole batch,
     mean over tokens of  min(r A, clip(r, 1 - eps, 1 + eps) A)  +  entropy_weight * H
 
 (Schulman et al. 2017, equations 7 and 9), where r is the probability of the token under the current
-weights over that under the weights before the update, A the sequence's advantage and H the entropy
-of the softmax the token came from. The reward of a sequence belongs to each of its tokens.
+weights over that under the weights that it was sampled with, A the sequence's advantage and H the entropy
+of the softmax the token came from. The reward of a sequence belongs to each of its tokens. Sequences of
+batch k were sampled after update k - `lag`, so that many policies of before are kept.
 
 State is saved as safetensors, in one atomic step, and read back bit for bit.
 """
@@ -88,11 +89,19 @@ def clipped_objective(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
 
 
 class PPO:
-    """The controller under training: weights, Adam's moments, baseline, number of updates."""
+    """The controller under training: weights, Adam's moments, baseline, number of updates.
 
-    def __init__(self, choices: Sequence[int], *, settings: PPOSettings, seed: int) -> None:
+    A batch is learned `lag` updates after the policy that it was sampled with.
+    """
+
+    def __init__(
+        self, choices: Sequence[int], *, settings: PPOSettings, seed: int, lag: int = 0
+    ) -> None:
         self.settings = settings
+        self.lag = lag
         self.controller = Controller(choices, hidden_size=settings.hidden_size, seed=seed)
+        # The weights before the last updates, the newest first.
+        self._earlier: list[dict[str, Tensor]] = []
         self._optimizer = torch.optim.Adam(
             self.controller.parameters(), lr=settings.learning_rate, foreach=False
         )
@@ -101,6 +110,19 @@ class PPO:
         self._moments = torch.zeros(3, dtype=torch.float64)
         self.updates_done = 0
 
+    def policy(self, updates: int) -> Controller:
+        """Return the controller as it was after so many updates: the newest, or one of the `lag` before it."""
+        age = self.updates_done - updates
+        if age == 0:
+            return self.controller
+        if not 0 < age <= len(self._earlier):
+            raise ValueError(
+                f"policies of the last {self.lag} updates are kept, not that of {age} before"
+            )
+        earlier = Controller(self.controller.choices, hidden_size=self.settings.hidden_size, seed=0)
+        earlier.load_state_dict(self._earlier[age - 1])
+        return earlier
+
     def update(
         self, sequences: Sequence[Sequence[int]], rewards: Sequence[float]
     ) -> UpdateReport | None:
@@ -108,6 +130,13 @@ class PPO:
 
         An empty batch (every candidate failed) counts as an update and returns `None`.
         """
+        sampled_with = self.policy(max(0, self.updates_done - self.lag))
+        if self.lag:
+            before = {
+                name: tensor.detach().clone()
+                for name, tensor in self.controller.state_dict().items()
+            }
+            self._earlier = [before, *self._earlier][: self.lag]
         self.updates_done += 1
         if not sequences:
             return None
@@ -115,14 +144,15 @@ class PPO:
             return self._update(
                 torch.tensor([list(sequence) for sequence in sequences], dtype=torch.long),
                 torch.tensor(rewards, dtype=torch.float64),
+                sampled_with,
             )
 
-    def _update(self, tokens: Tensor, rewards: Tensor) -> UpdateReport:
+    def _update(self, tokens: Tensor, rewards: Tensor, sampled_with: Controller) -> UpdateReport:
         settings = self.settings
         mean, deviation = self._baseline(rewards)
         advantage = ((rewards - mean) / deviation)[:, None]
         with torch.no_grad():
-            old, _ = self.controller.log_prob_and_entropy(tokens)
+            old, _ = sampled_with.log_prob_and_entropy(tokens)
         for _ in range(settings.epochs):
             log_prob, entropy = self.controller.log_prob_and_entropy(tokens)
             objective = clipped_objective((log_prob - old).exp(), advantage, settings.clip)
@@ -159,6 +189,8 @@ class PPO:
     def tensors(self) -> dict[str, Tensor]:
         """Return everything that the next update depends on, by name."""
         tensors = {"moments": self._moments}
+        for age, weights in enumerate(self._earlier, start=1):
+            tensors |= {f"earlier.{age}.{name}": tensor for name, tensor in weights.items()}
         for name, parameter in self.controller.named_parameters():
             tensors[f"controller.{name}"] = parameter.detach()
             state = self._optimizer.state.get(parameter)
@@ -181,6 +213,11 @@ class PPO:
                 expected[f"adam.{name}.step"] = torch.zeros((), dtype=torch.float32)
                 expected[f"adam.{name}.exp_avg"] = tensor.detach()
                 expected[f"adam.{name}.exp_avg_sq"] = tensor.detach()
+        kept = range(1, min(self.lag, updates_done) + 1)
+        for age in kept:
+            expected |= {
+                f"earlier.{age}.{name}": tensor.detach() for name, tensor in parameters.items()
+            }
         if _kinds(expected) != _kinds(tensors):
             raise RunError("the controller's checkpoint has the tensors of another search")
         with torch.no_grad():
@@ -193,6 +230,9 @@ class PPO:
                     key: tensors[f"adam.{name}.{key}"].clone() for key in _ADAM_KEYS
                 }
         self._moments = tensors["moments"].clone()
+        self._earlier = [
+            {name: tensors[f"earlier.{age}.{name}"].clone() for name in parameters} for age in kept
+        ]
         self.updates_done = updates_done
 
     def save(self, path: Path, *, metadata: Mapping[str, str]) -> None:

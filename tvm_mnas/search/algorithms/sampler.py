@@ -22,6 +22,11 @@ This holds where a batch is asked only after the batch before it is finished, as
 earlier (`n_jobs`, several processes), a trial is sampled from the newest controller whose batches are complete: a
 good search too, but what was newest is not repeatable.
 
+**Lag.** With a lag of L, trials of batch k are sampled from the controller after the batches up to k - L - 1, whichever
+else are complete by then, so that L batches more may be asked before one is finished, and who is slow holds nobody up.
+The sequence of trials depends on seed and results alone, as without. An update takes the ratio of probabilities to
+those that its trials were sampled with.
+
 **Failures.** A candidate that failed by its own fault (it trains to NaN, does not compile, exceeds a limit)
 teaches the worst reward that there is evidence for: the lowest of its batch's other trials, else the lowest so
 far. Such a trial ends as failed with the user attribute `CANDIDATE_FAULT`. Any other that failed (a device was
@@ -53,6 +58,7 @@ from tvm_mnas.search.reward import Reward
 from tvm_mnas.space.space import Decision
 
 if TYPE_CHECKING:
+    from tvm_mnas.search.algorithms.controller import Controller
     from tvm_mnas.search.algorithms.ppo import PPO, PPOSettings, UpdateReport
 
 _LOGGER = logging.getLogger(__name__)
@@ -109,15 +115,19 @@ class BatchSampler(BaseSampler):
         reward: Reward | None = None,
         seed: int,
         batch_size: int,
+        lag: int = 0,
     ) -> None:
         if not decisions:
             raise ConfigError("a sampler needs one or more decisions, and there is none")
         if batch_size < 1:
             raise ConfigError(f"a batch must have at least 1 trial, not {batch_size}")
+        if lag < 0:
+            raise ConfigError(f"a sampler lags by 0 batches or more, not {lag}")
         self.decisions = tuple(decisions)
         self.reward = reward
         self.seed = seed
         self.batch_size = batch_size
+        self.lag = lag
         self._distributions = distributions_of(decisions)
         self._lock = threading.RLock()
         self._study_name: str | None = None
@@ -127,9 +137,10 @@ class BatchSampler(BaseSampler):
 
     @abstractmethod
     def propose(self, number: int, history: Sequence[Observation | None]) -> tuple[int, ...]:
-        """Return the tokens of trial `number`, given the trials of the complete batches before it.
+        """Return the tokens of trial `number`, given the trials that it is to follow from.
 
-        `history[n]` is what trial n taught, `None` for nothing; it holds whole batches.
+        `history[n]` is what trial n taught, `None` for nothing; it holds whole batches, those up to `lag` before
+        its own left out.
         """
 
     def forget(self) -> None:
@@ -174,7 +185,11 @@ class BatchSampler(BaseSampler):
     ) -> dict[str, Any]:
         """Return a choice for every decision (called by Optuna)."""
         with self._lock:
-            tokens = self.propose(trial.number, self.history(study))
+            history = self.history(study)
+            if self.lag:
+                batch = trial.number // self.batch_size
+                history = history[: max(0, batch - self.lag) * self.batch_size]
+            tokens = self.propose(trial.number, history)
         return {
             decision.name: decision.choices[token]
             for decision, token in zip(self.decisions, tokens, strict=True)
@@ -259,7 +274,7 @@ class BatchSampler(BaseSampler):
 
     def _warn_of_waiting(self, batch: Sequence[FrozenTrial], trials: int) -> None:
         waiting = next(trial.number for trial in batch if not trial.state.is_finished())
-        late = trials - waiting > (_BATCHES_TO_WAIT + 1) * self.batch_size
+        late = trials - waiting > (_BATCHES_TO_WAIT + 1 + self.lag) * self.batch_size
         if late and waiting != self._warned_of:
             self._warned_of = waiting
             _LOGGER.warning(
@@ -285,13 +300,15 @@ class PPOSampler(BatchSampler):
         reward: Reward | None = None,
         seed: int,
         batch_size: int = 16,
+        lag: int = 0,
         settings: PPOSettings | None = None,
         checkpoint: Path | None = None,
     ) -> None:
-        super().__init__(decisions, reward=reward, seed=seed, batch_size=batch_size)
+        super().__init__(decisions, reward=reward, seed=seed, batch_size=batch_size, lag=lag)
         self._settings = settings
         self._checkpoint = checkpoint
         self._ppo: PPO | None = None
+        self._sampling: tuple[tuple[int, int], Controller] | None = None
         self._digest = ""
         self.last_update: UpdateReport | None = None
 
@@ -303,7 +320,7 @@ class PPOSampler(BatchSampler):
 
             self._settings = self._settings or PPOSettings()
             choices = [len(decision.choices) for decision in self.decisions]
-            self._ppo = PPO(choices, settings=self._settings, seed=self.seed)
+            self._ppo = PPO(choices, settings=self._settings, seed=self.seed, lag=self.lag)
             self._digest = ""
         return self._ppo
 
@@ -319,20 +336,28 @@ class PPOSampler(BatchSampler):
             return self.ppo.updates_done
 
     def propose(self, number: int, history: Sequence[Observation | None]) -> tuple[int, ...]:
-        """Return tokens sampled from the controller that has learned from all of `history`."""
+        """Return tokens sampled from the controller that has learned from all of `history`, and from no more."""
         self._learn(history)
-        return self.ppo.controller.sample(self.trial_rng(number))
+        return self._policy(len(history) // self.batch_size).sample(self.trial_rng(number))
+
+    def _policy(self, updates: int) -> Controller:
+        # For a whole batch it is the same one.
+        if self._sampling is None or self._sampling[0] != (updates, self.ppo.updates_done):
+            self._sampling = (updates, self.ppo.updates_done), self.ppo.policy(updates)
+        return self._sampling[1]
 
     def forget(self) -> None:
         """Start from an untrained controller."""
         self._ppo = None
+        self._sampling = None
         self.last_update = None
 
     def _learn(self, history: Sequence[Observation | None]) -> None:
         batches = len(history) // self.batch_size
         if self.ppo.updates_done == 0 and batches:
-            self._restore(history)
-        if self.ppo.updates_done == batches:
+            # It may have learned from more than this trial follows from.
+            self._restore(self._history)
+        if self.ppo.updates_done >= batches:
             return
         for index in range(self.ppo.updates_done, batches):
             batch = history[index * self.batch_size : (index + 1) * self.batch_size]
@@ -387,6 +412,7 @@ class PPOSampler(BatchSampler):
             self.seed,
             self.batch_size,
             None if self.reward is None else asdict(self.reward),
+            *([self.lag] if self.lag else []),
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
