@@ -28,9 +28,11 @@ class SearchConfig:
     """Everything that decides a search's result, apart from the machine and its clock.
 
     `target_latency_ms`, `alpha` and `beta` are T and the exponents of equations 2 and 3 of the paper. A batch is
-    the number of candidates between two updates of the controller. `recipe` says how candidates are trained; of its
-    values `train_steps`, `train_epochs`, `train_batch` and `learning_rate` may be others, 0 leaves them. `finalists`
-    are retrained for `final_steps` (0: four times as long as candidates) before one of them is named the best.
+    the number of candidates between two updates of the controller; candidates are sampled from the policy that ended
+    `lag` batches before their own, so that `lag` + 1 batches are in flight. `recipe` says how candidates are trained;
+    of its values `train_steps`, `train_epochs`, `train_batch` and `learning_rate` may be others, 0 leaves them.
+    `finalists` are retrained for `final_steps` (0: four times as long as candidates) before one of them is named the
+    best.
     Every `replicates`-th candidate is trained a second time, with another seed, to tell how much an accuracy means;
     0 leaves that out.
     `max_untuned_share` (0..1) of a network's run time may be in kernels without
@@ -51,6 +53,7 @@ class SearchConfig:
     executor: str = "local"
     trials: int = 28
     batch: int = 4
+    lag: int = 0
     seed: int = 0
     recipe: str = "embedded"
     train_steps: int = 0
@@ -70,7 +73,7 @@ class SearchConfig:
         for field in fields(self):
             _check_type(field.name, str(field.type), getattr(self, field.name))
         _at_least(self, 1, "trials", "batch", "schedules_per_kernel", "finalists")
-        _at_least(self, 0, "seed", "jobs", "max_bad_images", "final_steps", "replicates")
+        _at_least(self, 0, "seed", "jobs", "max_bad_images", "final_steps", "replicates", "lag")
         _at_least(self, 0, "train_steps", "train_epochs", "train_batch", "learning_rate")
         if not self.target_latency_ms > 0:
             raise ConfigError(f"target_latency_ms must be above 0, not {self.target_latency_ms}")

@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
@@ -18,12 +18,13 @@ from optuna.trial import TrialState
 from tvm_mnas.config import SearchConfig
 from tvm_mnas.devices.core.latency import Latency
 from tvm_mnas.errors import DeviceLostError, RunError, TrainingError, TvmMnasError
-from tvm_mnas.evaluation.results import Effort, Evaluation, Failure
+from tvm_mnas.evaluation.results import CandidateSource, Effort, Evaluation, Failure
 from tvm_mnas.search.algorithms.by_name import AlgorithmRequest, make_sampler
 from tvm_mnas.search.algorithms.sampler import CANDIDATE_FAULT
 from tvm_mnas.search.loop import run_trials
 from tvm_mnas.search.run import RunDirectory, TrialRecord
 from tvm_mnas.space.architecture import Architecture
+from tvm_mnas.space.candidate import Candidate
 from tvm_mnas.space.files import load_space
 from tvm_mnas.space.space import SearchSpace
 from tvm_mnas.testing import SyntheticEvaluator
@@ -101,9 +102,30 @@ class Synthetic:
         )
 
 
-def new_run(path: Path, *, space: str, algorithm: str, trials: int, batch: int = 4) -> RunDirectory:
+class Streaming(Synthetic):
+    """Takes a few candidates at a time while others are under way, and finishes any of those."""
+
+    def stream(self, source: CandidateSource) -> Iterator[tuple[Candidate, Evaluation]]:
+        order = random.Random(len(self.calls))
+        flying = source.take(3)
+        while flying:
+            candidate = flying.pop(order.randrange(len(flying)))
+            self.calls.append(candidate.id)
+            time.sleep(self._delay_s)
+            yield candidate, self._evaluate(cast(Architecture, candidate))
+            flying += source.take(order.randrange(4) if flying else None)
+
+
+def new_run(
+    path: Path, *, space: str, algorithm: str, trials: int, batch: int = 4, lag: int = 0
+) -> RunDirectory:
     config = SearchConfig(
-        space=space, algorithm=algorithm, trials=trials, batch=batch, target_latency_ms=80.0
+        space=space,
+        algorithm=algorithm,
+        trials=trials,
+        batch=batch,
+        lag=lag,
+        target_latency_ms=80.0,
     )
     return RunDirectory.create(path, config)
 
@@ -126,6 +148,7 @@ def go_on(
                 reward=run.reward,
                 seed=config.seed,
                 batch_size=config.batch,
+                lag=config.lag,
                 checkpoint=run.controller,
             ),
         )
@@ -233,13 +256,20 @@ class Fuse:
         self._left, self._before = writes, before
 
 
-def crash_until_finished(path: Path, fuse: Fuse, rng: random.Random, *, longest: int) -> int:
+def crash_until_finished(
+    path: Path,
+    fuse: Fuse,
+    rng: random.Random,
+    *,
+    longest: int,
+    evaluator: Callable[[SearchSpace], Synthetic] = Synthetic,
+) -> int:
     """Go on with the run until it is finished; return how often that crashed."""
     crashes = 0
     while True:
         fuse.light(rng.randint(1, longest), before=rng.random() < 0.5)
         try:
-            go_on(path)
+            go_on(path, evaluator)
         except Crash:
             crashes += 1
         else:
@@ -261,6 +291,59 @@ def test_a_search_that_crashed_at_any_write_ends_as_without(
     assert crashes >= 5
     assert_complete(run.path, 20)
     assert_equal_runs(run.path, expected)
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "evolution"])
+@pytest.mark.parametrize("lag", [1, 3])
+def test_with_batches_in_flight_neither_order_nor_crashes_matter(
+    algorithm: str, lag: int, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight architectures in 26 trials: many meet one that is under way for an earlier trial."""
+    runs = [
+        new_run(tmp_path / name, space=tiny, algorithm=algorithm, trials=26, lag=lag).path
+        for name in ("batches", "stream", "crashed")
+    ]
+    in_batches = go_on(runs[0])
+    streamed = go_on(runs[1], Streaming)
+    assert sorted(set(streamed.calls)) == sorted(set(in_batches.calls))
+    assert_equal_runs(runs[1], runs[0])
+    rng = random.Random(f"{algorithm}/{lag}")
+    crashes = crash_until_finished(runs[2], Fuse(monkeypatch), rng, longest=70, evaluator=Streaming)
+    assert crashes >= 3
+    assert_complete(runs[2], 26)
+    assert_equal_runs(runs[2], runs[0])
+
+
+@pytest.mark.parametrize("lag", [0, 1, 2])
+def test_so_many_batches_are_in_flight_and_no_more(lag: int, tmp_path: Path) -> None:
+    path = new_run(tmp_path / "run", space="mnasnet", algorithm="ppo", trials=20, lag=lag).path
+    flying: list[int] = []
+
+    class Holding(Synthetic):
+        def stream(self, source: CandidateSource) -> Iterator[tuple[Candidate, Evaluation]]:
+            held: list[Candidate] = []
+            while True:
+                held += source.take()
+                if not held:
+                    return
+                flying.append(len(held))
+                # The newest first: the oldest batch is the last to be complete.
+                candidate = held.pop()
+                yield candidate, self._evaluate(cast(Architecture, candidate))
+
+    go_on(path, lambda space: Holding(space, failure_rate=0.0))
+    assert max(flying) == min(20, (lag + 1) * 4)
+    assert_complete(path, 20)
+
+
+def test_a_candidate_that_a_stream_leaves_out_is_told(tmp_path: Path) -> None:
+    class Forgetful(Synthetic):
+        def stream(self, source: CandidateSource) -> Iterator[tuple[Candidate, Evaluation]]:
+            yield from ((c, self._evaluate(cast(Architecture, c))) for c in source.take()[1:])
+
+    path = new_run(tmp_path / "run", space="mnasnet", algorithm="random", trials=8).path
+    with pytest.raises(RunError, match="was left out"):
+        go_on(path, Forgetful)
 
 
 def fail_within_a_batch(path: Path) -> None:

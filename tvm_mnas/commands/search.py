@@ -73,6 +73,10 @@ def search(
     executor: Annotated[str | None, typer.Option(help="local, or package.module:object.")] = None,
     trials: Annotated[int | None, typer.Option(help="Candidates to sample in all.")] = None,
     batch: Annotated[int | None, typer.Option(help="Candidates per controller update.")] = None,
+    lag: Annotated[
+        int | None,
+        typer.Option(help="Batches in flight beside the first; 0: each ends before the next."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="The seed of every random choice.")] = None,
     recipe: Annotated[
         str | None,
@@ -135,6 +139,7 @@ def search(
         "executor": executor,
         "trials": trials,
         "batch": batch,
+        "lag": lag,
         "seed": seed,
         "recipe": recipe,
         "train_steps": train_steps,

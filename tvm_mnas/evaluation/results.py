@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from tvm_mnas.devices.core.latency import Latency
 from tvm_mnas.errors import TvmMnasError
@@ -202,6 +202,30 @@ class Observer(Protocol):
 
     def note(self, text: str) -> None:
         """Something worth a line happened."""
+
+
+class CandidateSource(Protocol):
+    """Where an evaluator takes its candidates from while a search goes on."""
+
+    def take(self, most: int | None = None) -> list[Candidate]:
+        """Return the candidates that wait, `most` of them at most.
+
+        None waits: there may be some after the next evaluation, or if nothing is under way, there are no more.
+        """
+        ...
+
+
+@runtime_checkable
+class StreamEvaluator(Protocol):
+    """Turns candidates into evaluations as they come, without waiting for a batch."""
+
+    def stream(self, source: CandidateSource) -> Iterator[tuple[Candidate, Evaluation]]:
+        """Yield each candidate of `source` with its evaluation, as each is done, in any order, until there are no more.
+
+        Raises:
+            DeviceError: if the device stays lost; the candidates not yet yielded are then unevaluated.
+        """
+        ...
 
 
 class Evaluator(Protocol):

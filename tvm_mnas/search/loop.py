@@ -1,19 +1,20 @@
 """The sample-evaluate-update loop (paper, "Search Algorithm"), as ask and tell on an Optuna study.
 
-Trials go in batches by number: a batch is asked, its new architectures are evaluated, each trial is told as soon
-as its evaluation is there, and the sampler learns once the batch is full. A candidate that fails gets a second
-attempt first: what fails twice is its own fault, and teaches the sampler as such. All state is in the study, so going
-on after a `kill -9` is the same as starting: trials that were running are taken up again under their own numbers.
+Trials go in batches by number. Trial n is asked once all batches are finished that the sampler lets it follow from:
+those up to `lag` before its own, so that up to `lag` + 1 batches are in flight. Each trial is told as soon as its
+evaluation is there. A candidate that fails gets a second attempt first: what fails twice is its own fault, and teaches
+the sampler as such. All state is in the study, so going on after a `kill -9` is the same as starting: trials that were
+running are taken up again under their own numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tvm_mnas.errors import RunError
-from tvm_mnas.evaluation.results import Evaluation, Evaluator
+from tvm_mnas.evaluation.results import CandidateSource, Evaluation, Evaluator, StreamEvaluator
 from tvm_mnas.search.run import (
     EVALUATION_ATTRIBUTE,
     REPEATS_ATTRIBUTE,
@@ -25,7 +26,6 @@ from tvm_mnas.search.run import (
 
 if TYPE_CHECKING:
     import optuna
-    from optuna.distributions import CategoricalDistribution
 
     from tvm_mnas.space.candidate import Candidate
     from tvm_mnas.space.catalogue import Space
@@ -51,77 +51,130 @@ def run_trials(
     """Bring `study` to the number of finished trials that the run's configuration asks for.
 
     Each architecture is evaluated once, or twice if it fails; a trial that meets it again gets the same evaluation.
-    `on_trial` is called for each trial that finishes here, `on_batch` after each batch.
+    `on_trial` is called for each trial that finishes here, `on_batch` whenever a batch and all before it are finished.
 
     Raises:
         DeviceError: if the device stays lost; what was finished is kept.
         RunError: if the study holds something that cannot be read, or is of another space.
     """
-    from tvm_mnas.search.algorithms.sampler import PPOSampler, distributions_of
+    from tvm_mnas.search.algorithms.sampler import PPOSampler
 
     _check_space(run, space, study)
-    distributions = distributions_of(space.decisions)
-    known: dict[str, _Known] = {}
-    for trial in study.get_trials(deepcopy=False):
-        evaluation = read_evaluation(trial, run.path)
-        if evaluation is not None:
-            known.setdefault(evaluation.architecture.id, _Known(trial.number, evaluation))
-    config = run.config
-    for first in range(0, config.trials, config.batch):
-        numbers = range(first, min(first + config.batch, config.trials))
-        pending = _pending_trials(study, numbers, space, distributions)
-        batch = _Batch(run, study, pending, known, on_trial)
-        batch.tell_known()
-        fresh = batch.unknown()
-        failed: dict[str, Evaluation] = {}
-        for index, evaluation in evaluator.evaluate(fresh):
-            if evaluation.failure is None:
-                batch.learn(fresh[index], evaluation)
-            else:
-                failed[fresh[index].id] = evaluation
-        again = [candidate for candidate in fresh if candidate.id in failed]
-        for index, evaluation in evaluator.evaluate(again) if again else ():
-            effort = failed[again[index].id].effort.plus(evaluation.effort)
-            batch.learn(again[index], replace(evaluation, effort=effort))
-        if left := batch.unknown():
-            raise RunError(
-                f"an evaluator evaluates every candidate that it is given, and {left[0].id} was left "
-                f"out; `tvm-mnas search --resume {run.path}` tries it again"
-            )
-        on_batch()
+    flight = _Flight(run, space, study, on_trial, on_batch)
+    flight.ask()
+    for candidate, evaluation in _stream(evaluator, flight):
+        flight.land(candidate, evaluation)
+        flight.ask()
+    if left := flight.unfinished():
+        raise RunError(
+            f"an evaluator evaluates every candidate that it is given, and {left} was left "
+            f"out; `tvm-mnas search --resume {run.path}` tries it again"
+        )
     if isinstance(study.sampler, PPOSampler):
         # The last batch teaches too: whoever extends the search starts from there.
         study.sampler.catch_up(study)
 
 
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """The trials of one batch that are not finished yet, each with its architecture."""
+def _stream(
+    evaluator: Evaluator, source: CandidateSource
+) -> Iterator[tuple[Candidate, Evaluation]]:
+    if isinstance(evaluator, StreamEvaluator):
+        yield from evaluator.stream(source)
+        return
+    while candidates := source.take():
+        for index, evaluation in evaluator.evaluate(candidates):
+            yield candidates[index], evaluation
 
-    run: RunDirectory
-    study: optuna.Study
-    pending: list[tuple[optuna.Trial, Candidate]]
-    known: dict[str, _Known]
-    on_trial: Callable[[TrialRecord], None]
 
-    def unknown(self) -> list[Candidate]:
-        """The architectures to evaluate, each once, in the order of their trials."""
-        fresh = {a.id: a for _, a in self.pending if a.id not in self.known}
-        return list(fresh.values())
+class _Flight:
+    """The trials that are asked and not finished yet, and the candidates that wait to be evaluated for them."""
 
-    def tell_known(self) -> None:
-        """Finish the trials whose architecture was evaluated before."""
-        for trial, architecture in self.pending:
-            if architecture.id in self.known:
-                self._finish(trial, self.known[architecture.id])
+    def __init__(
+        self,
+        run: RunDirectory,
+        space: Space,
+        study: optuna.Study,
+        on_trial: Callable[[TrialRecord], None],
+        on_batch: Callable[[], None],
+    ) -> None:
+        from tvm_mnas.search.algorithms.sampler import distributions_of
 
-    def learn(self, architecture: Candidate, evaluation: Evaluation) -> None:
-        """Finish every trial of this architecture with `evaluation`."""
-        twins = [trial for trial, other in self.pending if other.id == architecture.id]
-        entry = _Known(twins[0].number, evaluation)
-        self.known[architecture.id] = entry
-        for trial in twins:
+        self._run, self._space, self._study = run, space, study
+        self._on_trial, self._on_batch = on_trial, on_batch
+        self._distributions = distributions_of(space.decisions)
+        self._existing = study.get_trials(deepcopy=False)
+        self._known: dict[str, _Known] = {}
+        for trial in self._existing:
+            evaluation = read_evaluation(trial, run.path)
+            if evaluation is not None:
+                entry = _Known(trial.number, evaluation)
+                self._known.setdefault(evaluation.architecture.id, entry)
+        self._asked = 0
+        self._batches = 0
+        self._finished: set[int] = set()
+        self._flying: dict[str, list[optuna.Trial]] = {}
+        self._failed: dict[str, Evaluation] = {}
+        self._waiting: list[Candidate] = []
+
+    def take(self, most: int | None = None) -> list[Candidate]:
+        """Return the candidates that wait, `most` of them at most; none means that the next result may bring some."""
+        count = len(self._waiting) if most is None else most
+        taken, self._waiting = self._waiting[:count], self._waiting[count:]
+        return taken
+
+    def ask(self) -> None:
+        """Ask for every trial that may be asked now; those whose architecture is known are finished at once."""
+        config = self._run.config
+        while self._asked < min(config.trials, (self._batches + 1 + config.lag) * config.batch):
+            number = self._asked
+            self._asked += 1
+            if number < len(self._existing) and self._existing[number].state.is_finished():
+                self._count(number)
+                continue
+            trial, candidate = self._ask(number)
+            entry = self._known.get(candidate.id)
+            if entry is not None:
+                self._finish(trial, entry)
+            elif candidate.id in self._flying:
+                self._flying[candidate.id].append(trial)
+            else:
+                self._flying[candidate.id] = [trial]
+                self._waiting.append(candidate)
+
+    def land(self, candidate: Candidate, evaluation: Evaluation) -> None:
+        """Finish every trial of `candidate`, or have it evaluated a second time if that failed."""
+        first = self._failed.pop(candidate.id, None)
+        if first is not None:
+            evaluation = replace(evaluation, effort=first.effort.plus(evaluation.effort))
+        elif evaluation.failure is not None:
+            self._failed[candidate.id] = evaluation
+            self._waiting.append(candidate)
+            return
+        trials = self._flying.pop(candidate.id)
+        entry = _Known(trials[0].number, evaluation)
+        self._known[candidate.id] = entry
+        for trial in trials:
             self._finish(trial, entry)
+
+    def unfinished(self) -> str | None:
+        """Return the id of a candidate that was asked for and not evaluated, if there is one."""
+        return next(iter(self._flying), None)
+
+    def _ask(self, number: int) -> tuple[optuna.Trial, Candidate]:
+        import optuna
+
+        if number < len(self._existing):
+            # A process that was killed left it; its parameters are stored, or are sampled again alike.
+            trial = optuna.Trial(self._study, self._existing[number]._trial_id)
+            for name, distribution in self._distributions.items():
+                trial.suggest_categorical(name, distribution.choices)
+        else:
+            trial = self._study.ask(fixed_distributions=dict(self._distributions))
+        tokens = [
+            decision.choices.index(trial.params[decision.name])
+            for decision in self._space.decisions
+        ]
+        return trial, self._space.decode(tokens)
 
     def _finish(self, trial: optuna.Trial, entry: _Known) -> None:
         import optuna
@@ -136,11 +189,25 @@ class _Batch:
         objectives = evaluation.objectives
         if objectives is None:
             trial.set_user_attr(CANDIDATE_FAULT, True)
-            self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
         else:
-            self.study.tell(trial, objectives)
-        reward = None if objectives is None else self.run.reward(*objectives)
-        self.on_trial(TrialRecord(trial.number, evaluation, reward, repeats))
+            self._study.tell(trial, objectives)
+        reward = None if objectives is None else self._run.reward(*objectives)
+        self._on_trial(TrialRecord(trial.number, evaluation, reward, repeats))
+        self._count(trial.number, here=True)
+
+    def _count(self, number: int, *, here: bool = False) -> None:
+        """Take note that a trial is finished, and of the batches that are so, with all before them."""
+        self._finished.add(number)
+        batch = self._run.config.batch
+        while True:
+            numbers = range(self._batches * batch, (self._batches + 1) * batch)
+            if not all(one in self._finished for one in numbers):
+                return
+            self._finished.difference_update(numbers)
+            self._batches += 1
+            if here:
+                self._on_batch()
 
 
 def _check_space(run: RunDirectory, space: Space, study: optuna.Study) -> None:
@@ -154,31 +221,3 @@ def _check_space(run: RunDirectory, space: Space, study: optuna.Study) -> None:
             f"changed since ({stored} is now {space.fingerprint}); restore it, or start a new search "
             f"with `tvm-mnas search`"
         )
-
-
-def _pending_trials(
-    study: optuna.Study,
-    numbers: range,
-    space: Space,
-    distributions: dict[str, CategoricalDistribution],
-) -> list[tuple[optuna.Trial, Candidate]]:
-    import optuna
-
-    existing = study.get_trials(deepcopy=False)
-    pending: list[tuple[optuna.Trial, Candidate]] = []
-    for number in numbers:
-        state = existing[number].state if number < len(existing) else None
-        if state is not None and state.is_finished():
-            continue
-        if state is optuna.trial.TrialState.RUNNING:
-            # A process that was killed left it; its parameters are stored, or are sampled again alike.
-            trial = optuna.Trial(study, existing[number]._trial_id)
-            for name, distribution in distributions.items():
-                trial.suggest_categorical(name, distribution.choices)
-        else:
-            trial = study.ask(fixed_distributions=dict(distributions))
-        tokens = [
-            decision.choices.index(trial.params[decision.name]) for decision in space.decisions
-        ]
-        pending.append((trial, space.decode(tokens)))
-    return pending

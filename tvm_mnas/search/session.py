@@ -79,6 +79,7 @@ class Session:
                 reward=self.directory.reward,
                 seed=config.seed,
                 batch_size=config.batch,
+                lag=config.lag,
                 # Until a population is full, evolution is random search: a short one gets a small population.
                 population=max(MIN_POPULATION, min(MAX_POPULATION, config.trials // 4)),
                 checkpoint=self.directory.controller,
