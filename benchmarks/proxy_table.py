@@ -23,7 +23,7 @@ from pathlib import Path
 from candidates import draw
 
 from tvm_mnas.config import SearchConfig
-from tvm_mnas.evaluation.executor import LocalExecutor
+from tvm_mnas.evaluation.executor import LocalExecutor, run_all
 from tvm_mnas.evaluation.ranking import accuracy_noise, spearman
 from tvm_mnas.evaluation.trainers import TrainTask, run_training
 from tvm_mnas.space.files import load_space
@@ -84,7 +84,7 @@ def train_all(
         for network, steps, seed in due
     ]
     with LocalExecutor(jobs=jobs) as executor:
-        for index, outcome in executor.map(run_training, tasks):
+        for index, outcome in run_all(executor, run_training, tasks):
             if outcome.result is None:
                 raise outcome.error or RuntimeError("a training returned nothing")
             found = Trained(*due[index], outcome.result.top1, outcome.result.duration_s)

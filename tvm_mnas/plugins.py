@@ -115,7 +115,12 @@ ALGORITHMS = Registry(
     },
 )
 EXECUTORS = Registry(
-    "executor", "tvm_mnas.executors", {"local": "tvm_mnas.evaluation.executor:LocalExecutor"}
+    "executor",
+    "tvm_mnas.executors",
+    {
+        "local": "tvm_mnas.evaluation.executor:LocalExecutor",
+        "inline": "tvm_mnas.evaluation.executor:InlineExecutor",
+    },
 )
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tvm_mnas.errors import ConfigError, DataError, TrainingError
-from tvm_mnas.evaluation.executor import LocalExecutor
+from tvm_mnas.evaluation.executor import LocalExecutor, run_all
 from tvm_mnas.evaluation.trainers import (
     TrainTask,
     read_accuracy,
@@ -125,7 +125,7 @@ def test_a_task_crosses_to_a_worker_process() -> None:
     task = task_for("careful")
     assert pickle.loads(pickle.dumps(task)) == task
     with LocalExecutor(jobs=1) as executor:
-        outcomes = dict(executor.map(run_training, [task, task_for("clumsy")]))
+        outcomes = dict(run_all(executor, run_training, [task, task_for("clumsy")]))
     assert outcomes[0].result == run_training(task, silent)
     assert isinstance(outcomes[1].error, TrainingError)
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from tvm_mnas.config import SearchConfig
-from tvm_mnas.errors import ConfigError, DataError, TvmMnasError
-from tvm_mnas.evaluation.executor import TaskOutcome
+from tvm_mnas.errors import ConfigError, DataError
 from tvm_mnas.evaluation.trainers import TrainTask
 from tvm_mnas.report.text import plan_lines, plan_rows
 from tvm_mnas.space.catalogue import find_space
@@ -52,32 +50,6 @@ class Silent:
 
     def note(self, text: str) -> None:
         pass
-
-
-class Inline:
-    """Stands for the executor: runs each task here."""
-
-    def __init__(self, *, jobs: int) -> None:
-        pass
-
-    def __enter__(self) -> Inline:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
-    def map(
-        self,
-        function: Callable[[TrainTask, Callable[[int], None]], Any],
-        tasks: Sequence[TrainTask],
-        *,
-        on_progress: Callable[[int], None] = lambda done: None,
-    ) -> Iterator[tuple[int, TaskOutcome[Any]]]:
-        for index, task in enumerate(tasks):
-            try:
-                yield index, TaskOutcome(function(task, on_progress), None)
-            except TvmMnasError as error:
-                yield index, TaskOutcome(None, error)
 
 
 def test_the_sums_are_worked_out_by_hand() -> None:
@@ -130,7 +102,7 @@ def test_a_few_steps_and_images_are_timed() -> None:
 
 
 def config(**changes: Any) -> SearchConfig:
-    return SearchConfig(executor=f"{__file__}:Inline", jobs=2, **changes)
+    return SearchConfig(executor="inline", jobs=2, **changes)
 
 
 def test_a_plan_has_the_means_of_trainings_side_by_side_and_the_device(

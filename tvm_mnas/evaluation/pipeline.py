@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from tvm_mnas.config import SearchConfig
 from tvm_mnas.errors import CandidateError
 from tvm_mnas.evaluation.agreement import torch_judge
-from tvm_mnas.evaluation.executor import Executor
+from tvm_mnas.evaluation.executor import Executor, run_all
 from tvm_mnas.evaluation.results import Effort, Evaluation, Failure, Observer
 from tvm_mnas.evaluation.toolchain import Toolchain
 from tvm_mnas.evaluation.trainers import TrainTask, run_training
@@ -132,7 +132,8 @@ class CandidatePipeline:
             for architecture in architectures
         ]
         total = sum(task.steps for task in tasks)
-        outcomes = self.executor.map(
+        outcomes = run_all(
+            self.executor,
             run_training,
             tasks,
             on_progress=lambda done: self.observer.stage(stage, done, total),

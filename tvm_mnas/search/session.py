@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from tvm_mnas.errors import CandidateError, ConfigError, RunError
-from tvm_mnas.evaluation.executor import Executor, parallel_trainings
+from tvm_mnas.evaluation.executor import Executor, parallel_trainings, run_all
 from tvm_mnas.evaluation.manifest import MANIFEST, Manifest, Origin, read_manifest
 from tvm_mnas.evaluation.pipeline import CandidatePipeline
 from tvm_mnas.evaluation.results import Observer
@@ -256,8 +256,11 @@ class Session:
             for record in records
         ]
         total = sum(task.steps for task in tasks)
-        outcomes = executor.map(
-            run_training, tasks, on_progress=lambda done: observer.stage("finalists", done, total)
+        outcomes = run_all(
+            executor,
+            run_training,
+            tasks,
+            on_progress=lambda done: observer.stage("finalists", done, total),
         )
         for index, outcome in outcomes:
             if outcome.error is not None and not isinstance(outcome.error, CandidateError):

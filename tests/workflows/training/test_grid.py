@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.workflows.training.test_full import NOTATION, Heard
-from tvm_mnas.errors import RunError
+from tvm_mnas.errors import RunError, TrainingError
+from tvm_mnas.evaluation.executor import InlineExecutor
 from tvm_mnas.training.recipe import Recipe
 from tvm_mnas.workflows.training import side_by_side
 from tvm_mnas.workflows.training.grid import Combination, train_grid
@@ -19,29 +21,18 @@ REQUEST = TrainingRequest(
 )
 
 
-class Here:
-    """Stands for the executor: trains in this process."""
+class Here(InlineExecutor):
+    """Trains in this process; two combinations diverge."""
 
-    def __init__(self, *, jobs: int) -> None:
-        self.jobs = jobs
+    def submit(self, function: Any, task: Any, on_end: Any) -> Any:
+        name = task.directory.name
 
-    def __enter__(self) -> Here:
-        return self
+        def run(task: Any, report: Any) -> Any:
+            if "learning_rate=0.256" in name and "2e-05" in name:
+                raise TrainingError("the training diverged")
+            return function(task, report)
 
-    def __exit__(self, *error: object) -> None:
-        pass
-
-    def map(self, function, tasks, *, on_progress):  # type: ignore[no-untyped-def]
-        from tvm_mnas.errors import TrainingError
-        from tvm_mnas.evaluation.executor import TaskOutcome
-
-        for index, task in enumerate(tasks):
-            try:
-                if "learning_rate=0.256" in task.directory.name and "2e-05" in task.directory.name:
-                    raise TrainingError("the training diverged")
-                yield index, TaskOutcome(function(task, lambda steps: None), None)
-            except TrainingError as error:
-                yield index, TaskOutcome(None, error)
+        return super().submit(run, task, on_end)
 
 
 def go(out: Path, request: TrainingRequest = REQUEST) -> tuple[Combination, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tvm_mnas.errors import CandidateError
-from tvm_mnas.evaluation.executor import LocalExecutor
+from tvm_mnas.evaluation.executor import LocalExecutor, run_all
 from tvm_mnas.training.accelerators import device_here
 from tvm_mnas.workflows.training.full import TrainingObserver, train
 from tvm_mnas.workflows.training.request import read_request, read_result
@@ -45,7 +45,8 @@ def train_all(
     failures: dict[Path, str] = {}
     with LocalExecutor(jobs=how.jobs) as executor:
         tasks = [_Task(place, how) for place in waiting]
-        outcomes = executor.map(
+        outcomes = run_all(
+            executor,
             _train_one,
             tasks,
             on_progress=lambda done: observer.stage("training", done, max(steps, done)),
