@@ -89,7 +89,7 @@ class Registry:
 
 
 TRAINERS = Registry(
-    "trainer", "tvm_mnas.trainers", {"proxy": "tvm_mnas.evaluation.proxy_trainer:train_by_proxy"}
+    "trainer", "tvm_mnas.trainers", {"proxy": "tvm_mnas.evaluation.trainers:train_by_proxy"}
 )
 DATA_SOURCES = Registry(
     "data source",

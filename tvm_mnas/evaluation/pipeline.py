@@ -1,7 +1,8 @@
 """The real evaluator: train, tune what is new, compile, check, measure.
 
-The stages of a batch follow each other, they do not overlap: while a network or a kernel is timed on this
-machine, nothing is trained. (Kernels are built while others are timed, on different cores.)
+Where the device is this machine, the stages of a batch follow each other: while a network or a kernel is timed here,
+nothing is trained. (Kernels are built while others are timed, on different cores.) With any other device they overlap
+(streaming.py).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from tvm_mnas.config import SearchConfig
 from tvm_mnas.errors import CandidateError
 from tvm_mnas.evaluation.agreement import torch_judge
 from tvm_mnas.evaluation.executor import Executor, run_all
-from tvm_mnas.evaluation.results import Effort, Evaluation, Failure, Observer
+from tvm_mnas.evaluation.results import CandidateSource, Effort, Evaluation, Failure, Observer
 from tvm_mnas.evaluation.toolchain import Toolchain
 from tvm_mnas.evaluation.trainers import TrainTask, run_training
 from tvm_mnas.models.cost import Cost
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class _Candidate:
-    """What has become of one candidate so far."""
+class Underway:
+    """What has become of one candidate so far; `index` is its place in the order in which it came."""
 
     index: int
     architecture: Candidate
@@ -44,7 +45,13 @@ class _Candidate:
     counted: Cost | None = None
     lowered: LoweredNetwork | None = None
 
+    def train(self, accuracy: Accuracy) -> None:
+        """Take note of its training's end."""
+        self.accuracy = accuracy
+        self.effort = replace(self.effort, training_s=accuracy.duration_s)
+
     def failed(self, stage: str, error: CandidateError) -> tuple[int, Evaluation]:
+        """Return what is known of it after `stage` failed."""
         failure = Failure.of(stage, error)
         return self.index, Evaluation.failed(self.architecture, failure, self.effort, self.accuracy)
 
@@ -61,28 +68,43 @@ class CandidatePipeline:
     artifacts: Path
     observer: Observer
 
+    def stream(self, source: CandidateSource) -> Iterator[tuple[Candidate, Evaluation]]:
+        """Yield the candidates of `source` with their evaluations, as each is done.
+
+        Raises:
+            DeviceError: if the device stays lost; the candidates not yet yielded are then unevaluated.
+        """
+        from tvm_mnas.evaluation.streaming import Stream
+
+        if not self.toolchain.profile.is_local:
+            yield from Stream(self, source).run()
+            return
+        while candidates := source.take():
+            for index, evaluation in self.evaluate(candidates):
+                yield candidates[index], evaluation
+
     def evaluate(self, architectures: Sequence[Candidate]) -> Iterator[tuple[int, Evaluation]]:
         """Yield `(index, evaluation)` of each architecture as soon as it is known.
 
         Raises:
             DeviceError: if the device stays lost; the candidates not yet yielded are then unevaluated.
         """
-        candidates = [_Candidate(index, item) for index, item in enumerate(architectures)]
-        trained: list[_Candidate] = []
+        candidates = [Underway(index, item) for index, item in enumerate(architectures)]
+        trained: list[Underway] = []
         for candidate, error in self._train(candidates):
             if error is None:
                 trained.append(candidate)
             else:
                 yield candidate.failed("training", error)
-        lowered: list[_Candidate] = []
+        lowered: list[Underway] = []
         for candidate in sorted(trained, key=lambda item: item.index):
             try:
-                self._lower(candidate)
+                self.lower(candidate)
             except CandidateError as error:
                 yield candidate.failed("lowering", error)
             else:
                 lowered.append(candidate)
-        self._tune(lowered)
+        self.tune(lowered)
         for done, candidate in enumerate(lowered):
             self.observer.stage("measuring", done, len(lowered))
             yield self._measure(candidate)
@@ -105,23 +127,22 @@ class CandidatePipeline:
             CandidateError: if it cannot be lowered or compiled.
             DeviceError: if the device stays lost, and kernels have to be tuned since their records are gone.
         """
-        candidate = _Candidate(0, architecture)
-        self._lower(candidate)
+        candidate = Underway(0, architecture)
+        self.lower(candidate)
         assert candidate.lowered is not None
-        self._tune([candidate])
+        self.tune([candidate])
         return self.toolchain.compile(candidate.lowered, self.artifacts / f"{architecture.id}.so")
 
     def _train(
-        self, candidates: Sequence[_Candidate]
-    ) -> Iterator[tuple[_Candidate, CandidateError | None]]:
+        self, candidates: Sequence[Underway]
+    ) -> Iterator[tuple[Underway, CandidateError | None]]:
         architectures = [candidate.architecture for candidate in candidates]
         for index, accuracy in self._accuracies(architectures, "training", again=False):
             candidate = candidates[index]
             if isinstance(accuracy, CandidateError):
                 yield candidate, accuracy
                 continue
-            candidate.accuracy = accuracy
-            candidate.effort = replace(candidate.effort, training_s=accuracy.duration_s)
+            candidate.train(accuracy)
             yield candidate, None
 
     def _accuracies(
@@ -147,7 +168,12 @@ class CandidatePipeline:
             assert outcome.result is not None
             yield index, outcome.result
 
-    def _lower(self, candidate: _Candidate) -> None:
+    def lower(self, candidate: Underway) -> None:
+        """Build a candidate's network and lower it to the device's kernels.
+
+        Raises:
+            CandidateError: if that cannot be.
+        """
         from tvm_mnas.models.candidates import build_candidate, candidate_cost
 
         started = time.perf_counter()
@@ -164,9 +190,14 @@ class CandidatePipeline:
             compiling_s=time.perf_counter() - started,
         )
 
-    def _tune(self, candidates: Sequence[_Candidate]) -> None:
+    def tune(self, candidates: Sequence[Underway]) -> None:
+        """Tune the kernels of lowered candidates that have no records, each once.
+
+        Raises:
+            DeviceError: if the device stays lost.
+        """
         networks = [item.lowered for item in candidates if item.lowered is not None]
-        owners: dict[str, _Candidate] = {}
+        owners: dict[str, Underway] = {}
         for candidate in candidates:
             assert candidate.lowered is not None
             for kernel in self.toolchain.missing(candidate.lowered):
@@ -188,33 +219,56 @@ class CandidatePipeline:
                 tuning_s=owner.effort.tuning_s + report.duration_s / len(owners),
             )
 
-    def _measure(self, candidate: _Candidate) -> tuple[int, Evaluation]:
-        assert candidate.lowered is not None and candidate.network is not None
-        assert candidate.accuracy is not None
-        shape = candidate.architecture.image_shape
-        path = self.artifacts / f"{candidate.architecture.id}.so"
+    def _measure(self, candidate: Underway) -> tuple[int, Evaluation]:
         stage = "compiling"
-        started = time.perf_counter()
+        artifact: CompiledArtifact | None = None
         try:
-            kernels_us = self.toolchain.kernels_us(candidate.lowered)
-            artifact = self.toolchain.compile(candidate.lowered, path)
-            compiled = time.perf_counter()
+            artifact = self.build(candidate)
             stage = "measuring"
-            judge = torch_judge(candidate.network, batch_size=shape[0])
-            self.toolchain.check_network(artifact, judge, seed=self.config.seed)
-            latency = self.toolchain.measure(artifact)
+            return candidate.index, self.time(candidate, artifact)
         except CandidateError as error:
             return candidate.failed(stage, error)
         finally:
+            if artifact is not None:
+                artifact.path.unlink(missing_ok=True)
+
+    def build(self, candidate: Underway) -> CompiledArtifact:
+        """Compile a candidate that was lowered and tuned; the file is the caller's to remove.
+
+        Raises:
+            CandidateError: if it cannot be compiled.
+        """
+        assert candidate.lowered is not None
+        started = time.perf_counter()
+        kernels_us = self.toolchain.kernels_us(candidate.lowered)
+        path = self.artifacts / f"{candidate.architecture.id}.so"
+        try:
+            artifact = self.toolchain.compile(candidate.lowered, path)
+        except CandidateError:
             path.unlink(missing_ok=True)
-        effort = replace(
+            raise
+        candidate.effort = replace(
             candidate.effort,
-            compiling_s=candidate.effort.compiling_s + compiled - started,
-            measuring_s=time.perf_counter() - compiled,
+            compiling_s=candidate.effort.compiling_s + time.perf_counter() - started,
             kernel_calls=candidate.lowered.kernel_calls,
             kernels_us=kernels_us,
             moved_bytes=candidate.lowered.moved_bytes,
         )
-        return candidate.index, Evaluation.success(
+        return artifact
+
+    def time(self, candidate: Underway, artifact: CompiledArtifact) -> Evaluation:
+        """Check and measure a candidate on a device, and return what is known of it now.
+
+        Raises:
+            CandidateError: if its outputs are wrong, or it cannot be measured.
+            DeviceError: if the device stays lost.
+        """
+        assert candidate.network is not None and candidate.accuracy is not None
+        started = time.perf_counter()
+        judge = torch_judge(candidate.network, batch_size=candidate.architecture.image_shape[0])
+        self.toolchain.check_network(artifact, judge, seed=self.config.seed)
+        latency = self.toolchain.measure(artifact)
+        effort = replace(candidate.effort, measuring_s=time.perf_counter() - started)
+        return Evaluation.success(
             candidate.architecture, candidate.accuracy, latency, effort, candidate.counted
         )

@@ -199,6 +199,29 @@ def run_training(task: TrainTask, report: Callable[[int], None]) -> Accuracy:
     return accuracy
 
 
+def train_by_proxy(task: TrainTask, report: Callable[[int], None]) -> Accuracy:
+    """Train the network of `task` by its recipe and return its accuracy on the validation split.
+
+    Raises:
+        TrainingError: the training diverged.
+        DataError: the data is missing or does not fit.
+    """
+    from tvm_mnas.training.loop import train_candidate
+    from tvm_mnas.training.weights import save_weights
+
+    trained = train_candidate(
+        task.candidate,
+        task.splits(),
+        task.recipe,
+        seed=task.seed,
+        device=task.device,
+        on_step=lambda done, total: report(done),
+    )
+    if task.weights is not None:
+        save_weights(trained.network, task.weights, task.candidate)
+    return trained.accuracy
+
+
 def training_seed(seed: int, candidate: Candidate, *, again: bool = False) -> int:
     """Return the seed of a candidate's training, or of its second one: it follows from the run's and the candidate."""
     text = f"{seed}:{candidate.id}" + (":again" if again else "")
