@@ -286,3 +286,23 @@ def test_an_empty_run_has_empty_tables() -> None:
     assert count_trials([]) == Counts(0, 0, 0, 0)
     assert all(row.total_s == 0 for row in effort_rows([]))
     assert effort_summary([]).kernels_reused_percent is None
+
+
+def test_the_devices_of_a_farm_are_counted_in_one_row() -> None:
+    records = make_run(12)
+    named = [
+        replace(
+            record,
+            evaluation=replace(
+                record.evaluation,
+                latency=replace(record.evaluation.latency, device_name=f"board:{number % 2 + 1}"),
+            ),
+        )
+        if record.evaluation.latency is not None
+        else record
+        for number, record in enumerate(records)
+    ]
+    (row,) = provenance_rows(named)
+    assert set(row.by_device) == {"board:1", "board:2"}
+    assert sum(row.by_device.values()) == row.latencies
+    assert provenance_rows(records)[0].by_device == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -311,6 +312,8 @@ def test_the_winners_are_trained_in_full_exported_and_compared(
         assert (manifest.origin.run, manifest.origin.trial) == (run.name, winner.trial)
         assert manifest.origin.search_reward == chosen[winner.trial].reward
         assert (place / "export" / "net.so").is_file()
+        printed = json.loads(json.dumps(winner.to_json()))
+        assert printed["latency"]["latency_ms"] == winner.latency.latency_ms
     tops = [winner.result.test_top1 for winner in winners if winner.result is not None]
     assert tops == sorted(tops, reverse=True)
     # Typed again, it trains and measures nothing again.

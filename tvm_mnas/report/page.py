@@ -350,6 +350,9 @@ def _provenance(row: ProvenanceRow) -> Pairs:
         ("reference kernel", show_range(row.reference_ms, " ms")),
         ("measured", first if first == last else f"{first} to {last}"),
     ]
+    if len(row.by_device) > 1:
+        each = ", ".join(f"{name} ({count:,})" for name, count in row.by_device.items())
+        values.insert(1, ("devices of the farm", each))
     if row.emulated:
         values.insert(1, ("device kind", Text(EMULATED, "flag")))
     return make_pairs(values)

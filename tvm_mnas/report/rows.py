@@ -7,8 +7,8 @@ first. `SCHEMA_VERSION` is that of the rows in a `--json` document. Imports neit
 from __future__ import annotations
 
 import statistics
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
@@ -115,7 +115,8 @@ class ProvenanceRow:
 
     `schedules_per_kernel` are measured schedules per tuned kernel, `tuned_share_percent` the part of the run time
     that is spent in tuned kernels, `reference_ms` what the device's reference kernel took right after each latency;
-    they are None where no latency of the row knows. `unstable` counts the latencies after which the device had changed.
+    they are None where no latency of the row knows. `unstable` counts the latencies after which the device had changed,
+    `by_device` those of each device of the farm, as far as it is known.
     """
 
     device: str
@@ -134,6 +135,7 @@ class ProvenanceRow:
     schedules_per_kernel: Range | None
     tuned_share_percent: Range | None
     measured_at: tuple[str, str]
+    by_device: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -338,6 +340,7 @@ def _provenance(latencies: Sequence[Latency]) -> ProvenanceRow:
     shares = [100.0 * c.tuned_share for c in coverages if c.tuned_share is not None]
     counts = [len(latency.samples_ms) for latency in latencies]
     moments = sorted(latency.measured_at for latency in latencies)
+    named = Counter(x.device_name for x in latencies if x.device_name is not None)
     return ProvenanceRow(
         device=first.device_key,
         fingerprint=first.fingerprint,
@@ -355,6 +358,7 @@ def _provenance(latencies: Sequence[Latency]) -> ProvenanceRow:
         schedules_per_kernel=_range(per_kernel),
         tuned_share_percent=_range(shares),
         measured_at=(moments[0], moments[-1]),
+        by_device=dict(sorted(named.items())),
     )
 
 

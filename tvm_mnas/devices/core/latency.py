@@ -17,7 +17,10 @@ from tvm_mnas.devices.core.state import DeviceState, state_warnings
 from tvm_mnas.errors import MeasurementError
 
 _RELATIVE_TOLERANCE = 1e-9
-_OPTIONAL = ("state_before", "state_after", "max_temperature_c", "reference_ms", "reference_change")
+_OPTIONAL = (
+    *("state_before", "state_after", "max_temperature_c"),
+    *("reference_ms", "reference_change", "device_name"),
+)
 """What is left out of a file where it is not known."""
 _RENAMED = {"trials": "schedules"}
 _WARNINGS_ONCE = "doubts"
@@ -68,8 +71,8 @@ class Latency:
     `state_before` and `state_after` are the device's clocks and heat around it, `max_temperature_c` the bound that the
     profile sets to the latter. `reference_ms` is what the device took for its reference kernel right after the samples,
     `reference_change` how much longer that is than the device's level, as a part of it: 0.2 is a fifth longer. The
-    level is what it took when this process first met the device, until a change lasts. `None` is what nobody looked
-    at, or an older version wrote.
+    level is what it took when this process first met the device, until a change lasts. `device_name` is the one of
+    the farm's devices that it was. `None` is what nobody looked at, or an older version wrote.
     """
 
     samples_ms: tuple[float, ...]
@@ -88,6 +91,7 @@ class Latency:
     max_temperature_c: float | None = None
     reference_ms: float | None = None
     reference_change: float | None = None
+    device_name: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.samples_ms, tuple) or not self.samples_ms:
@@ -108,6 +112,8 @@ class Latency:
         for name in ("state_before", "state_after"):
             if not isinstance(getattr(self, name), DeviceState | None):
                 raise MeasurementError(f"{name} must be a state, not {getattr(self, name)!r}")
+        if self.device_name is not None and not isinstance(self.device_name, str):
+            raise MeasurementError(f"device_name must be a text, not {self.device_name!r}")
         for name, least in (
             ("max_temperature_c", 0.0),
             ("reference_ms", 0.0),

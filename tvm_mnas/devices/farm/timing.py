@@ -199,6 +199,7 @@ def _measure(
         max_temperature_c=farm.profile.max_temperature_c,
         reference_ms=None if best.reference is None else 1e3 * best.reference.time_s,
         reference_change=None if best.reference is None else best.reference.change,
+        device_name=lease.name,
     )
     if latency.noisy and when_noisy == "raise":
         raise MeasurementError(

@@ -54,7 +54,7 @@ class Winner:
         """Return plain JSON values."""
         return asdict(self) | {
             "result": None if self.result is None else self.result.to_json(),
-            "latency": None if self.latency is None else self.latency.to_json(),
+            "latency": None if self.latency is None else self.latency.to_dict(),
         }
 
 
