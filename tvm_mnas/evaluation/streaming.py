@@ -13,10 +13,10 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from tvm_mnas.errors import CandidateError
-from tvm_mnas.evaluation.executor import TaskOutcome
+from tvm_mnas.evaluation.executor import Executor, TaskOutcome
 from tvm_mnas.evaluation.pipeline import CandidatePipeline, Underway
 from tvm_mnas.evaluation.results import CandidateSource, Evaluation
 from tvm_mnas.evaluation.trainers import TrainTask, run_training
@@ -26,7 +26,11 @@ if TYPE_CHECKING:
     from tvm_mnas.space.candidate import Candidate
     from tvm_mnas.training.accuracy import Accuracy
 
+Job = Callable[[], Callable[[], None]]
+"""What one of the workers does; it returns what is to be called where the stream waits."""
+
 _POLL_S = 0.05
+_LOOK_S = 0.005
 _JOIN_S = 5.0
 _URGENT, _LATER = 0, 1
 
@@ -42,14 +46,40 @@ class _Flying:
     failure: tuple[str, CandidateError] | None = None
 
 
+class Workers(Protocol):
+    """Some that take jobs, the urgent ones first, each doing one at a time."""
+
+    def put(self, priority: int, work: Job) -> None:
+        """Have `work` called; what it returns is called in turn where the stream waits."""
+        ...
+
+    def end(self) -> None:
+        """Take no more jobs, and end."""
+        ...
+
+
+class Engine(Protocol):
+    """What does the jobs of a stream: threads, or in a simulation nobody, on a clock of its own."""
+
+    def workers(self, name: str, count: int) -> Workers:
+        """Return `count` new workers."""
+        ...
+
+    def wait(self, executor: Executor, *, training: bool) -> None:
+        """Wait for something to end, a job or if any is under way a `training`, and call what it left to be called."""
+        ...
+
+
 class Stream:
     """The candidates of `source` on their way through `pipeline`."""
 
-    def __init__(self, pipeline: CandidatePipeline, source: CandidateSource) -> None:
+    def __init__(
+        self, pipeline: CandidatePipeline, source: CandidateSource, *, engine: Engine | None = None
+    ) -> None:
         self._pipeline, self._source = pipeline, source
-        self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._compiler = _Workers("compile", 1, self._events)
-        self._devices = _Workers("measure", pipeline.toolchain.farm.capacity, self._events)
+        self._engine = engine or ThreadEngine()
+        self._compiler = self._engine.workers("compile", 1)
+        self._devices = self._engine.workers("measure", pipeline.toolchain.farm.capacity)
         self._flying: list[_Flying] = []
         self._ended: deque[tuple[Candidate, Evaluation]] = deque()
         self._count = 0
@@ -65,7 +95,9 @@ class Stream:
                     self._begin(candidate)
                 if not self._flying:
                     return
-                self._wait()
+                training = any(not one.trained for one in self._flying)
+                self._engine.wait(self._pipeline.executor, training=training)
+                self._show()
                 while self._ended:
                     yield self._ended.popleft()
         finally:
@@ -81,26 +113,11 @@ class Stream:
         pipeline.executor.submit(run_training, task, partial(self._trained, flying))
         self._compiler.put(_LATER, partial(self._prepare, flying))
 
-    def _wait(self) -> None:
-        """Hear of one thing that ended, or of some, and show what is on its way."""
-        training = [one for one in self._flying if not one.trained]
-        if training:
-            self._pipeline.executor.poll(_POLL_S)
-        try:
-            # Trainings are heard of by polling alone.
-            heard = self._events.get(timeout=None if not training else _POLL_S / 10)
-            while True:
-                heard()
-                heard = self._events.get_nowait()
-        except queue.Empty:
-            pass
-        self._show()
-
     def _show(self) -> None:
-        training = [one for one in self._flying if not one.trained]
+        training = sum(not one.trained for one in self._flying)
         preparing = sum(not one.prepared for one in self._flying)
         self._pipeline.observer.stage(
-            f"{len(training)} training, {preparing} waiting for kernels",
+            f"{training} training, {preparing} waiting for kernels",
             self._count - len(self._flying),
             self._count,
         )
@@ -169,20 +186,42 @@ class Stream:
             self._ended.append((flying.candidate.architecture, evaluation))
 
 
+class ThreadEngine:
+    """Does jobs in threads."""
+
+    def __init__(self) -> None:
+        self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+
+    def workers(self, name: str, count: int) -> Workers:
+        """Return `count` threads."""
+        return _Threads(name, count, self._events)
+
+    def wait(self, executor: Executor, *, training: bool) -> None:
+        """Wait for a job to end, or look now and then whether a training has."""
+        if training:
+            executor.poll(_POLL_S)
+        try:
+            self._events.get(timeout=_LOOK_S if training else None)()
+            while True:
+                self._events.get_nowait()()
+        except queue.Empty:
+            pass
+
+
 @dataclass(order=True)
-class _Job:
+class _Queued:
     priority: int
     number: int
-    work: Callable[[], Callable[[], None]] | None = field(compare=False)
+    work: Job | None = field(compare=False)
 
 
-class _Workers:
-    """Threads that take jobs, the urgent ones first; what a job returns goes to `events`, as does what it raises."""
+class _Threads:
+    """Threads that take jobs; what a job returns goes to `events`, as does what it raises."""
 
     def __init__(
         self, name: str, count: int, events: queue.SimpleQueue[Callable[[], None]]
     ) -> None:
-        self._jobs: queue.PriorityQueue[_Job] = queue.PriorityQueue()
+        self._jobs: queue.PriorityQueue[_Queued] = queue.PriorityQueue()
         self._events = events
         self._put = 0
         self._threads = [
@@ -192,15 +231,15 @@ class _Workers:
         for thread in self._threads:
             thread.start()
 
-    def put(self, priority: int, work: Callable[[], Callable[[], None]]) -> None:
+    def put(self, priority: int, work: Job) -> None:
         """Have `work` called in one of the threads."""
         self._put += 1
-        self._jobs.put(_Job(priority, self._put, work))
+        self._jobs.put(_Queued(priority, self._put, work))
 
     def end(self) -> None:
         """End the threads after what they are at, and wait for that a moment: a device that hangs has its deadline."""
         for number in range(len(self._threads)):
-            self._jobs.put(_Job(-1, -number, None))
+            self._jobs.put(_Queued(-1, -number, None))
         for thread in self._threads:
             thread.join(_JOIN_S)
 
