@@ -383,7 +383,8 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     print(
-        "| accelerators | devices | batch | lag | hours | accelerators at work | devices | compiler and tuner | bottleneck | lost |"
+        "| accelerators | devices | batch | lag | hours | accelerators at work | devices | compiler and tuner "
+        "| bottleneck | lost |"
     )
     print("| ---: | ---: | ---: | --- | ---: | ---: | ---: | ---: | --- | ---: |")
     for accelerators, devices in itertools.product(arguments.accelerators, arguments.devices):
@@ -408,7 +409,8 @@ def main() -> None:
             )
             print(
                 f"| {accelerators} | {devices} | {batch} | {lag} | {found.makespan_s / 3600:.1f} "
-                f"| {found.accelerators:.1%} | {found.devices:.1%} | {found.compiler:.1%} | {found.bottleneck} | {found.lost} |",
+                f"| {found.accelerators:.1%} | {found.devices:.1%} | {found.compiler:.1%} "
+                f"| {found.bottleneck} | {found.lost} |",
                 flush=True,
             )
 

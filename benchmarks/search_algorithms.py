@@ -2,6 +2,7 @@
 
     python benchmarks/search_algorithms.py                      # the README's table, a few minutes
     python benchmarks/search_algorithms.py --algorithms ppo,random --samples 500 --json
+    python benchmarks/search_algorithms.py --algorithms ppo,evolution --lags 0,1,2,3,4    # what a lag costs
 
 Every algorithm is an Optuna sampler in a study whose one objective is the reward (soft constraint,
 80 ms), asked in batches as `tvm-mnas search` asks. Seed s is both the sampler's seed and the
@@ -25,6 +26,7 @@ from itertools import repeat
 
 TARGET_LATENCY_MS = 80.0
 GOAL = 0.02
+LAGGING = ("ppo", "evolution")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +52,12 @@ def search(
     samples: int,
     batch: int,
     noise: float,
+    lag: int = 0,
 ) -> Run:
-    """Search the landscape of `seed` with `algorithm` and return how it went."""
+    """Search the landscape of `seed` with `algorithm` and return how it went.
+
+    A sampler that lags passes over what it is told too early, so that batches may be asked one after the other here.
+    """
     import optuna
 
     from tvm_mnas.search.algorithms.by_name import AlgorithmRequest, make_sampler
@@ -69,7 +75,7 @@ def search(
     optimum = exact.optimum(reward).reward
     sampler = make_sampler(
         algorithm,
-        AlgorithmRequest(decisions=decisions, reward=None, seed=seed, batch_size=batch),
+        AlgorithmRequest(decisions=decisions, reward=None, seed=seed, batch_size=batch, lag=lag),
     )
     study = optuna.create_study(direction="maximize", sampler=sampler)
     distributions: dict[str, optuna.distributions.BaseDistribution] = {
@@ -91,7 +97,7 @@ def search(
     marks = [max(1, samples // 20), max(1, samples // 4), samples]
     early, middle, end = (1.0 - best[mark - 1] / optimum for mark in marks)
     return Run(
-        algorithm=algorithm,
+        algorithm=f"{algorithm}, lag {lag}" if lag else algorithm,
         seed=seed,
         samples=samples,
         gaps=(early, middle, end),
@@ -142,14 +148,18 @@ def main() -> int:
     parser.add_argument("--noise", type=float, default=0.0, help="std deviation of the accuracy")
     parser.add_argument("--reward", choices=("soft", "hard"), default="soft")
     parser.add_argument("--algorithms", default="ppo,evolution,nsga2,tpe,random")
+    parser.add_argument(
+        "--lags", default="0", help="of the algorithms that have one: ppo, evolution"
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--json", action="store_true", help="print the runs as JSON")
     arguments = parser.parse_args()
     algorithms = arguments.algorithms.split(",")
     tasks = [
-        (algorithm, seed)
+        (algorithm, lag, seed)
         # The slowest first, so that no core waits at the end.
         for algorithm in sorted(algorithms, key=lambda name: name not in ("tpe", "ppo"))
+        for lag in (map(int, arguments.lags.split(",")) if algorithm in LAGGING else (0,))
         for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     ]
     # One thread each: the runs share the cores among themselves.
@@ -177,8 +187,8 @@ def main() -> int:
     return 0 if holds else 1
 
 
-def _search(task: tuple[str, int], arguments: argparse.Namespace) -> Run:
-    algorithm, seed = task
+def _search(task: tuple[str, int, int], arguments: argparse.Namespace) -> Run:
+    algorithm, lag, seed = task
     return search(
         algorithm,
         seed,
@@ -187,6 +197,7 @@ def _search(task: tuple[str, int], arguments: argparse.Namespace) -> Run:
         samples=arguments.samples,
         batch=arguments.batch,
         noise=arguments.noise,
+        lag=lag,
     )
 
 
