@@ -60,8 +60,8 @@ def search(
     """
     import optuna
 
+    from tvm_mnas.search.algorithms.batches import distributions_of
     from tvm_mnas.search.algorithms.by_name import AlgorithmRequest, make_sampler
-    from tvm_mnas.search.algorithms.sampler import distributions_of
     from tvm_mnas.search.reward import Reward
     from tvm_mnas.space.files import load_space
     from tvm_mnas.testing import SyntheticEvaluator

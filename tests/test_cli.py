@@ -266,6 +266,17 @@ MISTAKES = {
     "accelerator that is none": Mistake(
         "search --train-device gpu", 2, ("auto, cpu, cuda or cuda:N", "'gpu'")
     ),
+    "storage that is no URL": Mistake(
+        "search --storage studies", 2, ("'studies' is none", "postgresql://")
+    ),
+    "storage with a password": Mistake(
+        "search --storage postgresql://me:secret@db/a", 2, ("leave it out of --storage",)
+    ),
+    "storage that is not there": Mistake(
+        "search --storage postgresql://me@127.0.0.1:1/a",
+        1,
+        ("cannot reach the database", "is it up?"),
+    ),
     "plan of a run": Mistake("search --plan --run runs/a", 2, ("has not begun", "--run")),
     "plan with a trainer of one's own": Mistake(
         "search --plan --trainer json:loads", 2, ("not 'json:loads'", "leave out --plan")

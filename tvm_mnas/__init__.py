@@ -40,7 +40,7 @@ _EXPORTS = {
     # Samplers for an Optuna study of one's own
     "PPOSampler": "tvm_mnas.search.algorithms.sampler",
     "RegularizedEvolutionSampler": "tvm_mnas.search.algorithms.evolution",
-    "distributions_of": "tvm_mnas.search.algorithms.sampler",
+    "distributions_of": "tvm_mnas.search.algorithms.batches",
 }
 
 __all__ = [

@@ -6,13 +6,13 @@ from tvm_mnas.evaluation.executor import Executor as Executor
 from tvm_mnas.evaluation.results import Evaluation as Evaluation
 from tvm_mnas.evaluation.trainers import Trainer as Trainer
 from tvm_mnas.evaluation.trainers import TrainTask as TrainTask
+from tvm_mnas.search.algorithms.batches import distributions_of as distributions_of
 from tvm_mnas.search.algorithms.by_name import Algorithm as Algorithm
 from tvm_mnas.search.algorithms.by_name import AlgorithmRequest as AlgorithmRequest
 from tvm_mnas.search.algorithms.evolution import (
     RegularizedEvolutionSampler as RegularizedEvolutionSampler,
 )
 from tvm_mnas.search.algorithms.sampler import PPOSampler as PPOSampler
-from tvm_mnas.search.algorithms.sampler import distributions_of as distributions_of
 from tvm_mnas.search.result import FrontPoint as FrontPoint
 from tvm_mnas.search.result import SearchResult as SearchResult
 from tvm_mnas.search.reward import Reward as Reward

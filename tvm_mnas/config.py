@@ -20,6 +20,7 @@ import tomli_w
 from tvm_mnas.errors import ConfigError
 from tvm_mnas.plugins import ALGORITHMS, DATA_SOURCES, EXECUTORS, TRAINERS
 
+_MAY_BE_EMPTY = ("storage", "study")
 _SHARE = re.compile(r"(?P<number>\d+(?:\.\d*)?|\.\d+)\s*(?P<percent>%?)")
 
 
@@ -37,7 +38,8 @@ class SearchConfig:
     0 leaves that out.
     `max_untuned_share` (0..1) of a network's run time may be in kernels without
     a tuning record; 0 refuses a network with any. Up to `max_bad_images` of each split that cannot be decoded are
-    passed over. `space`, `data`, `algorithm`, `trainer` and `executor` may name parts
+    passed over. `storage` is the URL of a database that keeps the study under the name `study`; empty, the run's
+    directory does. `space`, `data`, `algorithm`, `trainer` and `executor` may name parts
     of one's own (`plugins.py`). Raises `ConfigError` where a value breaks a rule.
     """
 
@@ -68,6 +70,8 @@ class SearchConfig:
     final_steps: int = 0
     jobs: int = 0
     records: str = "tuning_logs"
+    storage: str = ""
+    study: str = ""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -100,6 +104,7 @@ class SearchConfig:
             trainer=_located(self.trainer, directory),
             executor=_located(self.executor, directory),
             recipe=_located(self.recipe, directory),
+            storage=_located_database(self.storage, directory),
         )
 
     def to_toml(self) -> str:
@@ -181,6 +186,13 @@ def _located(part: str, directory: Path) -> str:
     return f"{os.path.normpath(directory / file)}{colon}{name}"
 
 
+def _located_database(url: str, directory: Path) -> str:
+    scheme, slashes, path = url.partition(":///")
+    if scheme != "sqlite" or not slashes or path.startswith("/"):
+        return url
+    return f"{scheme}:///{os.path.normpath(directory / path)}"
+
+
 def _located_data(spec: str, directory: Path) -> str:
     kind, colon, location = spec.partition(":")
     if kind in DATA_SOURCES.shipped and location:
@@ -190,7 +202,7 @@ def _located_data(spec: str, directory: Path) -> str:
 
 def _check_type(name: str, kind: str, value: object) -> None:
     legal = {
-        "str": isinstance(value, str) and bool(value),
+        "str": isinstance(value, str) and (bool(value) or name in _MAY_BE_EMPTY),
         "int": isinstance(value, int) and not isinstance(value, bool),
         "float": isinstance(value, int | float)
         and not isinstance(value, bool)

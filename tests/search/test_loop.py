@@ -19,8 +19,8 @@ from tvm_mnas.config import SearchConfig
 from tvm_mnas.devices.core.latency import Latency
 from tvm_mnas.errors import DeviceLostError, RunError, TrainingError, TvmMnasError
 from tvm_mnas.evaluation.results import CandidateSource, Effort, Evaluation, Failure
+from tvm_mnas.search.algorithms.batches import CANDIDATE_FAULT
 from tvm_mnas.search.algorithms.by_name import AlgorithmRequest, make_sampler
-from tvm_mnas.search.algorithms.sampler import CANDIDATE_FAULT
 from tvm_mnas.search.loop import run_trials
 from tvm_mnas.search.run import RunDirectory, TrialRecord
 from tvm_mnas.space.architecture import Architecture

@@ -110,6 +110,10 @@ def search(
     records: Annotated[
         str | None, typer.Option(help="Where tuning records are kept, from run to run.")
     ] = None,
+    storage: Annotated[
+        str | None, typer.Option(help="A database that keeps the study, by its URL.")
+    ] = None,
+    study: Annotated[str | None, typer.Option(help="The study's name there.")] = None,
     config: Annotated[
         Path | None, typer.Option(help="A TOML file with any of these settings; flags win.")
     ] = None,
@@ -154,6 +158,8 @@ def search(
         "final_steps": final_steps,
         "jobs": jobs,
         "records": records,
+        "storage": storage,
+        "study": study,
     }
     flags = {name: value for name, value in given.items() if value is not None}
     if hard:

@@ -17,7 +17,7 @@ from tvm_mnas.config import SearchConfig
 from tvm_mnas.errors import CandidateError
 from tvm_mnas.evaluation.agreement import torch_judge
 from tvm_mnas.evaluation.executor import Executor, run_all
-from tvm_mnas.evaluation.results import CandidateSource, Effort, Evaluation, Failure, Observer
+from tvm_mnas.evaluation.results import Effort, Evaluation, Failure, Observer
 from tvm_mnas.evaluation.toolchain import Toolchain
 from tvm_mnas.evaluation.trainers import TrainTask, run_training
 from tvm_mnas.models.cost import Cost
@@ -67,21 +67,6 @@ class CandidatePipeline:
     executor: Executor
     artifacts: Path
     observer: Observer
-
-    def stream(self, source: CandidateSource) -> Iterator[tuple[Candidate, Evaluation]]:
-        """Yield the candidates of `source` with their evaluations, as each is done.
-
-        Raises:
-            DeviceError: if the device stays lost; the candidates not yet yielded are then unevaluated.
-        """
-        from tvm_mnas.evaluation.streaming import Stream
-
-        if not self.toolchain.profile.is_local:
-            yield from Stream(self, source).run()
-            return
-        while candidates := source.take():
-            for index, evaluation in self.evaluate(candidates):
-                yield candidates[index], evaluation
 
     def evaluate(self, architectures: Sequence[Candidate]) -> Iterator[tuple[int, Evaluation]]:
         """Yield `(index, evaluation)` of each architecture as soon as it is known.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -44,6 +44,25 @@ class _Flying:
     accuracy: Accuracy | None = None
     prepared: bool = False
     failure: tuple[str, CandidateError] | None = None
+
+
+@dataclass(frozen=True)
+class StreamingPipeline:
+    """What `pipeline` does, with stages that overlap: for a device that is not this machine."""
+
+    pipeline: CandidatePipeline
+
+    def evaluate(self, architectures: Sequence[Candidate]) -> Iterator[tuple[int, Evaluation]]:
+        """Yield `(index, evaluation)` of each architecture, one stage of all after the other."""
+        return self.pipeline.evaluate(architectures)
+
+    def stream(self, source: CandidateSource) -> Iterator[tuple[Candidate, Evaluation]]:
+        """Yield the candidates of `source` with their evaluations, as each is done.
+
+        Raises:
+            DeviceError: if the device stays lost; the candidates not yet yielded are then unevaluated.
+        """
+        return Stream(self.pipeline, source).run()
 
 
 class Workers(Protocol):

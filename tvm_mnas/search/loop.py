@@ -97,7 +97,7 @@ class _Flight:
         on_trial: Callable[[TrialRecord], None],
         on_batch: Callable[[], None],
     ) -> None:
-        from tvm_mnas.search.algorithms.sampler import distributions_of
+        from tvm_mnas.search.algorithms.batches import distributions_of
 
         self._run, self._space, self._study = run, space, study
         self._on_trial, self._on_batch = on_trial, on_batch
@@ -179,7 +179,7 @@ class _Flight:
     def _finish(self, trial: optuna.Trial, entry: _Known) -> None:
         import optuna
 
-        from tvm_mnas.search.algorithms.sampler import CANDIDATE_FAULT
+        from tvm_mnas.search.algorithms.batches import CANDIDATE_FAULT
 
         evaluation = entry.evaluation
         repeats = entry.number if entry.number != trial.number else None

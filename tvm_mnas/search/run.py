@@ -4,7 +4,7 @@
       config.toml             what was asked for, resolved
       recipe.toml             how candidates are trained, resolved
       data.json               how many images the data had when the search began
-      study.journal           every trial with its evaluation: an Optuna journal, appended to
+      study.journal           every trial with its evaluation: an Optuna journal, appended to; or in a database
       controller.safetensors  the controller after the last update; a cache, rebuilt from the study if absent
       run.lock                held while a process works on the run
       logs/                   of tracker, device server and builders
@@ -18,7 +18,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
+import secrets
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -34,12 +36,15 @@ from tvm_mnas.evaluation.trainers import recipe_of
 from tvm_mnas.files import atomic_write_text
 from tvm_mnas.search.journal import damaged_journal, repair_journal
 from tvm_mnas.search.reward import Reward
+from tvm_mnas.search.storage import check_study, database_storage, journal_storage, leased
 from tvm_mnas.training.accuracy import Accuracy
 from tvm_mnas.training.recipe import Recipe, recipe_from
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.storages import BaseStorage
 
+_LOGGER = logging.getLogger(__name__)
 _RECIPE = "recipe.toml"
 STUDY_NAME = "tvm-mnas"
 _RENAMED = {"trials_per_kernel": "schedules_per_kernel"}
@@ -83,10 +88,14 @@ class RunDirectory:
         """Create `path` with `config` in it, and with `recipe`, by default the one that the configuration names.
 
         Raises:
-            RunError: if `path` exists already, or cannot be made.
+            RunError: if `path` exists already, or cannot be made, or the study in a database exists.
         """
         if recipe is None:
             recipe = recipe_of(config)
+        if config.storage:
+            name = config.study or f"{path.name}-{secrets.token_hex(4)}"
+            check_study(config.storage, new=name)
+            config = replace(config, study=name)
         try:
             path.mkdir(parents=True)
         except FileExistsError as error:
@@ -207,7 +216,11 @@ class RunDirectory:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.journal.with_name(self.journal.name + ".lock"))
             repair_journal(self.journal)
-            yield
+            if not self.config.storage:
+                yield
+                return
+            with leased(self.study(), where=f"the study {self.study_name}"):
+                yield
 
     def study(self, sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study:
         """Return the run's Optuna study with two objectives: accuracy (max) and latency in ms (min).
@@ -219,21 +232,19 @@ class RunDirectory:
             RunError: if the journal cannot be read.
         """
         import optuna
-        from optuna.storages import JournalStorage
-        from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
-        path = str(self.journal)
         try:
-            # Optuna's usual lock is a symbolic link, which not every file system has.
-            storage = JournalStorage(JournalFileBackend(path, JournalFileOpenLock(path)))
-            if STUDY_NAME in optuna.get_all_study_names(storage):
-                study = optuna.load_study(study_name=STUDY_NAME, storage=storage, sampler=sampler)
-            elif self.journal.stat().st_size:
+            storage = self._storage
+            if self.study_name in optuna.get_all_study_names(storage):
+                study = optuna.load_study(
+                    study_name=self.study_name, storage=storage, sampler=sampler
+                )
+            elif not self.config.storage and self.journal.stat().st_size:
                 raise ValueError("it holds no study of a search")
             else:
                 study = optuna.create_study(
                     storage=storage,
-                    study_name=STUDY_NAME,
+                    study_name=self.study_name,
                     directions=["maximize", "minimize"],
                     sampler=sampler,
                 )
@@ -243,13 +254,41 @@ class RunDirectory:
                     study.set_metric_names(["accuracy", "latency_ms"])
         except Exception as error:
             raise_if_foreign(error)
+            if isinstance(error, TvmMnasError):
+                raise
+            if self.config.storage:
+                raise RunError(
+                    f"cannot read the study {self.study_name} in {self.config.storage}: {type(error).__name__}: {error}"
+                ) from error
             # A journal can be damaged in any way, and Optuna has no error of its own for that.
             raise damaged_journal(self.journal, f"{type(error).__name__}: {error}") from error
         return study
 
     def finished_trials(self) -> tuple[TrialRecord, ...]:
         """Return the finished trials, read from disk; see `trials`. Writes nothing."""
-        return self.trials(self.study()) if self.journal.is_file() else ()
+        return self.trials(self.study()) if self._begun() else ()
+
+    def _begun(self) -> bool:
+        """Whether there is a study to read."""
+        if not self.config.storage:
+            return self.journal.is_file()
+        import optuna
+
+        return self.study_name in optuna.get_all_study_names(self._storage)
+
+    @property
+    def study_name(self) -> str:
+        """The study's in its storage: in a database there are others."""
+        return self.config.study or STUDY_NAME
+
+    @property
+    def _storage(self) -> BaseStorage:
+        # A journal is read anew, since it may be another file by now.
+        return self._database if self.config.storage else journal_storage(self.journal)
+
+    @cached_property
+    def _database(self) -> BaseStorage:
+        return database_storage(self.config.storage, on_wait=_LOGGER.warning)
 
     def trials(self, study: optuna.Study) -> tuple[TrialRecord, ...]:
         """Return the finished trials of `study` in the order of their numbers.

@@ -19,6 +19,7 @@ from tvm_mnas.evaluation.executor import Executor, parallel_trainings, run_all
 from tvm_mnas.evaluation.manifest import MANIFEST, Manifest, Origin, read_manifest
 from tvm_mnas.evaluation.pipeline import CandidatePipeline
 from tvm_mnas.evaluation.results import Observer
+from tvm_mnas.evaluation.streaming import StreamingPipeline
 from tvm_mnas.evaluation.toolchain import Toolchain, ToolchainOptions, open_toolchain
 from tvm_mnas.evaluation.trainers import TrainTask, run_training
 from tvm_mnas.plugins import EXECUTORS
@@ -138,11 +139,13 @@ class Session:
             if (note := watch.look(record)) is not None:
                 observer.note(note)
 
+        # A training beside a measurement on this machine would be in its time.
+        beside = not pipeline.toolchain.profile.is_local
         run_trials(
             self.directory,
             self.space,
             self.study,
-            pipeline,
+            StreamingPipeline(pipeline) if beside else pipeline,
             on_trial=tell,
             on_batch=replicates.train_due,
         )

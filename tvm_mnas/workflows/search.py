@@ -17,6 +17,7 @@ from tvm_mnas.search.algorithms.by_name import Algorithm
 from tvm_mnas.search.result import SearchResult
 from tvm_mnas.search.run import RunDirectory, TrialRecord
 from tvm_mnas.search.session import SearchObserver, Session
+from tvm_mnas.search.storage import check_study
 from tvm_mnas.space.catalogue import Space, find_space
 from tvm_mnas.training.accelerators import check_device
 from tvm_mnas.training.data.sources import check_data
@@ -67,6 +68,8 @@ def run_search(
     final_steps: int = _DEFAULTS.final_steps,
     jobs: int = _DEFAULTS.jobs,
     records: str = _DEFAULTS.records,
+    storage: str = _DEFAULTS.storage,
+    study: str = _DEFAULTS.study,
     run: str | Path | None = None,
     observer: SearchObserver | None = None,
 ) -> SearchResult:
@@ -121,6 +124,8 @@ def run_search(
         final_steps=final_steps,
         jobs=jobs,
         records=records,
+        storage=storage,
+        study=study,
     ).located(Path.cwd())
     # Before there is a directory: the same call with the mistake mended is to find none.
     inputs = check_inputs(config)
@@ -158,12 +163,15 @@ def check_inputs(config: SearchConfig) -> CheckedInputs:
     Raises:
         SpaceError, ProfileError, DataError: if the space, the device or the data is not.
         RecordsError: if the records are to be kept in a file.
+        ConfigError, RunError: if the database of the study cannot be used.
         TrackerError: if the tracker of the device does not answer.
     """
     space = find_space(config.space)
     profile = read_profile(config.device)
     check_device(config.train_device)
     notes = check_data(config.data)
+    if config.storage:
+        check_study(config.storage)
     records = Path(config.records)
     if records.exists() and not records.is_dir():
         raise RecordsError(

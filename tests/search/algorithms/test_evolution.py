@@ -12,9 +12,9 @@ import pytest
 
 from tvm_mnas.errors import ConfigError
 from tvm_mnas.plugins import ALGORITHMS
+from tvm_mnas.search.algorithms.batches import BatchSampler, Observation, distributions_of
 from tvm_mnas.search.algorithms.by_name import AlgorithmRequest, make_sampler
 from tvm_mnas.search.algorithms.evolution import RegularizedEvolutionSampler, UniformSampler
-from tvm_mnas.search.algorithms.sampler import BatchSampler, Observation, distributions_of
 from tvm_mnas.search.reward import Reward
 from tvm_mnas.space.space import Decision
 

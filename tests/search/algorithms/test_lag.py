@@ -26,15 +26,15 @@ from tests.search.algorithms.test_sampler import (
     weights,
 )
 from tvm_mnas.errors import CandidateError, ConfigError
-from tvm_mnas.search.algorithms.evolution import RegularizedEvolutionSampler
-from tvm_mnas.search.algorithms.ppo import PPO
-from tvm_mnas.search.algorithms.sampler import (
+from tvm_mnas.search.algorithms.batches import (
     CANDIDATE_FAULT,
     BatchSampler,
-    PPOSampler,
     distributions_of,
     tokens_of,
 )
+from tvm_mnas.search.algorithms.evolution import RegularizedEvolutionSampler
+from tvm_mnas.search.algorithms.ppo import PPO
+from tvm_mnas.search.algorithms.sampler import PPOSampler
 
 TRIALS = 30
 Make = Callable[[int, Path | None], BatchSampler]

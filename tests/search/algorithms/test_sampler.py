@@ -16,15 +16,15 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from tvm_mnas.errors import CandidateError, ConfigError
-from tvm_mnas.search.algorithms.evolution import RegularizedEvolutionSampler, UniformSampler
-from tvm_mnas.search.algorithms.ppo import PPOSettings
-from tvm_mnas.search.algorithms.sampler import (
+from tvm_mnas.search.algorithms.batches import (
     CANDIDATE_FAULT,
     BatchSampler,
-    PPOSampler,
     distributions_of,
     tokens_of,
 )
+from tvm_mnas.search.algorithms.evolution import RegularizedEvolutionSampler, UniformSampler
+from tvm_mnas.search.algorithms.ppo import PPOSettings
+from tvm_mnas.search.algorithms.sampler import PPOSampler
 from tvm_mnas.search.reward import Reward
 from tvm_mnas.space.files import load_space
 from tvm_mnas.space.space import Decision

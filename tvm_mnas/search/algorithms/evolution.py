@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from optuna.study import Study
 
 from tvm_mnas.errors import ConfigError
-from tvm_mnas.search.algorithms.sampler import BatchSampler, Observation
+from tvm_mnas.search.algorithms.batches import BatchSampler, Observation
 from tvm_mnas.search.reward import Reward
 from tvm_mnas.space.space import Decision
 
