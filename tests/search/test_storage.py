@@ -21,8 +21,16 @@ from tests.search.test_loop import Streaming, Synthetic, assert_complete, go_on,
 from tvm_mnas.config import SearchConfig
 from tvm_mnas.errors import ConfigError, RunError
 from tvm_mnas.search import storage
+from tvm_mnas.search.algorithms.batches import distributions_of
 from tvm_mnas.search.run import RunDirectory
-from tvm_mnas.search.storage import DRIVER, check_storage, database_storage, leased
+from tvm_mnas.search.storage import (
+    DRIVER,
+    check_storage,
+    database_storage,
+    leased,
+    share_distributions,
+)
+from tvm_mnas.space.files import load_space
 
 PROGRAMS = find_programs()
 needs_postgres = pytest.mark.skipif(PROGRAMS is None, reason="no PostgreSQL, and no pgserver")
@@ -302,3 +310,20 @@ def test_a_trial_that_was_told_is_not_told_again_after_a_lost_answer(
     assert backend.get_n_trials(study._study_id) == 1
     study.tell(trial, 1.0)
     assert [t.state for t in study.get_trials()] == [TrialState.COMPLETE]
+
+
+def test_finished_trials_share_their_distributions_and_are_the_same_trials(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run")
+    go_on(run.path)
+    before = run.study().get_trials()
+    study = run.study()
+    distributions = distributions_of(load_space("quickstart").decisions)
+    share_distributions(study.get_trials(deepcopy=False), distributions)
+    trials = study.get_trials(deepcopy=False)
+    assert trials == before
+    assert len({id(trial.distributions) for trial in trials}) == 1
+    # One with other parameters, as somebody may put into the queue, keeps its own.
+    study = optuna.create_study()
+    study.add_trial(optuna.trial.create_trial(value=1.0))
+    share_distributions(study.get_trials(deepcopy=False), distributions)
+    assert study.trials[0].distributions == {}

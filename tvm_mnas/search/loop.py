@@ -10,7 +10,7 @@ running are taken up again under their own numbers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tvm_mnas.errors import RunError
@@ -23,20 +23,13 @@ from tvm_mnas.search.run import (
     TrialRecord,
     read_evaluation,
 )
+from tvm_mnas.search.storage import share_distributions
 
 if TYPE_CHECKING:
     import optuna
 
     from tvm_mnas.space.candidate import Candidate
     from tvm_mnas.space.catalogue import Space
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """An architecture met before: the trial that met it first, and what was found."""
-
-    number: int
-    evaluation: Evaluation
 
 
 def run_trials(
@@ -103,12 +96,13 @@ class _Flight:
         self._on_trial, self._on_batch = on_trial, on_batch
         self._distributions = distributions_of(space.decisions)
         self._existing = study.get_trials(deepcopy=False)
-        self._known: dict[str, _Known] = {}
+        # Numbers alone: the evaluations of a long search are large, and in the study.
+        self._known: dict[str, int] = {}
         for trial in self._existing:
             evaluation = read_evaluation(trial, run.path)
             if evaluation is not None:
-                entry = _Known(trial.number, evaluation)
-                self._known.setdefault(evaluation.architecture.id, entry)
+                self._known.setdefault(evaluation.architecture.id, trial.number)
+        share_distributions(self._existing, self._distributions)
         self._asked = 0
         self._batches = 0
         self._finished: set[int] = set()
@@ -132,9 +126,9 @@ class _Flight:
                 self._count(number)
                 continue
             trial, candidate = self._ask(number)
-            entry = self._known.get(candidate.id)
-            if entry is not None:
-                self._finish(trial, entry)
+            known = self._known.get(candidate.id)
+            if known is not None:
+                self._finish(trial, known, self._evaluation_of(known))
             elif candidate.id in self._flying:
                 self._flying[candidate.id].append(trial)
             else:
@@ -151,10 +145,10 @@ class _Flight:
             self._waiting.append(candidate)
             return
         trials = self._flying.pop(candidate.id)
-        entry = _Known(trials[0].number, evaluation)
-        self._known[candidate.id] = entry
+        first_number = trials[0].number
+        self._known[candidate.id] = first_number
         for trial in trials:
-            self._finish(trial, entry)
+            self._finish(trial, first_number, evaluation)
 
     def unfinished(self) -> str | None:
         """Return the id of a candidate that was asked for and not evaluated, if there is one."""
@@ -176,13 +170,18 @@ class _Flight:
         ]
         return trial, self._space.decode(tokens)
 
-    def _finish(self, trial: optuna.Trial, entry: _Known) -> None:
+    def _evaluation_of(self, number: int) -> Evaluation:
+        trial = self._study.get_trials(deepcopy=False)[number]
+        evaluation = read_evaluation(trial, self._run.path)
+        assert evaluation is not None
+        return evaluation
+
+    def _finish(self, trial: optuna.Trial, first: int, evaluation: Evaluation) -> None:
         import optuna
 
         from tvm_mnas.search.algorithms.batches import CANDIDATE_FAULT
 
-        evaluation = entry.evaluation
-        repeats = entry.number if entry.number != trial.number else None
+        repeats = first if first != trial.number else None
         trial.set_user_attr(EVALUATION_ATTRIBUTE, evaluation.to_json())
         if repeats is not None:
             trial.set_user_attr(REPEATS_ATTRIBUTE, repeats)
@@ -207,6 +206,8 @@ class _Flight:
             self._finished.difference_update(numbers)
             self._batches += 1
             if here:
+                trials = self._study.get_trials(deepcopy=False)
+                share_distributions((trials[one] for one in numbers), self._distributions)
                 self._on_batch()
 
 

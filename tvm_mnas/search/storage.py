@@ -17,7 +17,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -26,7 +26,9 @@ from tvm_mnas.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
     from optuna import Study
+    from optuna.distributions import BaseDistribution
     from optuna.storages import BaseStorage
+    from optuna.trial import FrozenTrial
 
 DRIVER = "driver"
 RENEWED_S = 10.0
@@ -193,6 +195,20 @@ def _reason(error: BaseException) -> str:
     return (
         str(getattr(cause, "orig", None) or cause).strip() or type(cause).__name__
     ).splitlines()[0]
+
+
+def share_distributions(
+    trials: Iterable[FrozenTrial], distributions: Mapping[str, BaseDistribution]
+) -> None:
+    """Have `trials` hold these `distributions`, and not equal ones of their own, which a storage reads for each anew.
+
+    They are most of the memory of a long study.
+    """
+    shared = dict(distributions)
+    for trial in trials:
+        if trial.distributions == shared:
+            trial.params = {name: trial.params[name] for name in shared}
+            trial.distributions = shared
 
 
 @contextlib.contextmanager
