@@ -95,12 +95,15 @@ class _Halves(nn.Module):
 
 
 def test_a_narrowed_tensor_is_taken_from_where_it_starts() -> None:
+    torch.manual_seed(0)
     network, images = _Halves().eval(), torch.randn(1, 3, 4, 4)
     with torch.no_grad():
         module = import_by_export(network, (1, 3, 4, 4))
         expected = network(images)
     machine = relax.VirtualMachine(tvm.compile(module, target="llvm"), tvm.cpu())
-    assert np.allclose(machine["main"](tvm.runtime.tensor(images.numpy())).numpy(), expected)
+    found = machine["main"](tvm.runtime.tensor(images.numpy())).numpy()
+    # A sum of products near one has float32's rounding also where it is near zero.
+    assert np.allclose(found, expected, atol=1e-6)
 
 
 def test_a_first_try_that_fails_leaves_nothing_on_stderr(
