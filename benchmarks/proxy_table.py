@@ -85,9 +85,8 @@ def train_all(
     ]
     with LocalExecutor(jobs=jobs) as executor:
         for index, outcome in run_all(executor, run_training, tasks):
-            if outcome.result is None:
-                raise outcome.error or RuntimeError("a training returned nothing")
-            found = Trained(*due[index], outcome.result.top1, outcome.result.duration_s)
+            accuracy = outcome.get()
+            found = Trained(*due[index], accuracy.top1, accuracy.duration_s)
             done.append(found)
             if results is not None:
                 with results.open("a", encoding="utf-8") as file:

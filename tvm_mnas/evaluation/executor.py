@@ -40,6 +40,13 @@ class TaskOutcome(Generic[_Result]):
     result: _Result | None
     error: TvmMnasError | None
 
+    def get(self) -> _Result:
+        """Return the result, or raise the error."""
+        if self.error is not None:
+            raise self.error
+        assert self.result is not None
+        return self.result
+
 
 class Submitted(Protocol):
     """A task that an executor was given."""

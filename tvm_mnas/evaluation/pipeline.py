@@ -147,11 +147,8 @@ class CandidatePipeline:
         for index, outcome in outcomes:
             if isinstance(outcome.error, CandidateError):
                 yield index, outcome.error
-                continue
-            if outcome.error is not None:
-                raise outcome.error
-            assert outcome.result is not None
-            yield index, outcome.result
+            else:
+                yield index, outcome.get()
 
     def lower(self, candidate: Underway) -> None:
         """Build a candidate's network and lower it to the device's kernels.

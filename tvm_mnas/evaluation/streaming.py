@@ -145,10 +145,8 @@ class Stream:
         flying.trained = True
         if isinstance(outcome.error, CandidateError):
             flying.failure = "training", outcome.error
-        elif outcome.error is not None:
-            raise outcome.error
         else:
-            flying.accuracy = outcome.result
+            flying.accuracy = outcome.get()
         self._go_on(flying)
 
     def _prepare(self, flying: _Flying) -> Callable[[], None]:

@@ -30,6 +30,7 @@ from tvm_mnas.space.catalogue import Space
 from tvm_mnas.space.space import SearchSpace
 from tvm_mnas.training.accelerators import find_devices
 from tvm_mnas.training.recipe import Recipe
+from tvm_mnas.workflows.tune import make_forecast
 
 if TYPE_CHECKING:
     from tvm_mnas.compiler.core.kernel import LoweredNetwork
@@ -206,10 +207,7 @@ def _training_pace(
             on_progress=lambda done: observer.stage("training a few steps", done, total),
         )
         for _, outcome in outcomes:
-            if outcome.result is None:
-                assert outcome.error is not None
-                raise outcome.error
-            paces.append(outcome.result)
+            paces.append(outcome.get())
     return replace(
         paces[0],
         step_s=statistics.fmean(pace.step_s for pace in paces),
@@ -275,7 +273,6 @@ def _device_pace(
 ) -> DevicePace:
     from tvm_mnas.compiler.core.kernel import distinct_kernels
     from tvm_mnas.compiler.records.layered import store_name
-    from tvm_mnas.compiler.tuning.forecast import count_planned, seconds_per_schedule
     from tvm_mnas.devices.core.profile import load_profile
 
     profile = load_profile(config.device)
@@ -293,16 +290,18 @@ def _device_pace(
             observer.stage("counting kernels", done, len(sources))
             networks.append(_lower(toolchain, candidate, config.seed))
         kernels = distinct_kernels(networks)
-        store = toolchain.store
-        lacking = store.missing(kernels, schedules_per_kernel=config.schedules_per_kernel)
-        schedules = count_planned(kernels, store, schedules=config.schedules_per_kernel)
-    pace = seconds_per_schedule(options.records / store_name(profile.key, profile.target))
+        forecast = make_forecast(
+            kernels,
+            toolchain.store,
+            directory=options.records / store_name(profile.key, profile.target),
+            schedules_per_kernel=config.schedules_per_kernel,
+        )
     return DevicePace(
-        kernels=len(kernels),
-        lacking=len(lacking),
+        kernels=forecast.kernels,
+        lacking=forecast.lacking,
         all_known=all_known,
-        schedules=schedules,
-        schedule_s=pace or 0.0,
+        schedules=forecast.schedules,
+        schedule_s=forecast.seconds_per_schedule or 0.0,
         candidate_s=measured_s,
     )
 
