@@ -19,7 +19,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 from tvm_mnas.devices.core.cores import usable_processes
 from tvm_mnas.errors import TrainingError, TvmMnasError
@@ -44,8 +44,8 @@ class TaskOutcome(Generic[_Result]):
         """Return the result, or raise the error."""
         if self.error is not None:
             raise self.error
-        assert self.result is not None
-        return self.result
+        # None is a result too, of a function that returns it.
+        return cast(_Result, self.result)
 
 
 class Submitted(Protocol):

@@ -36,7 +36,7 @@ from tvm_mnas.evaluation.trainers import recipe_of
 from tvm_mnas.files import atomic_write_text
 from tvm_mnas.search.journal import damaged_journal, repair_journal
 from tvm_mnas.search.reward import Reward
-from tvm_mnas.search.storage import check_study, database_storage, journal_storage, leased
+from tvm_mnas.search.storage import check_new_study, database_storage, journal_storage, leased
 from tvm_mnas.training.accuracy import Accuracy
 from tvm_mnas.training.recipe import Recipe, recipe_from
 
@@ -94,7 +94,7 @@ class RunDirectory:
             recipe = recipe_of(config)
         if config.storage:
             name = config.study or f"{path.name}-{secrets.token_hex(4)}"
-            check_study(config.storage, new=name)
+            check_new_study(config.storage, name)
             config = replace(config, study=name)
         try:
             path.mkdir(parents=True)

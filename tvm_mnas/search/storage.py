@@ -100,8 +100,8 @@ def database_storage(
     return _CachedStorage(backend)
 
 
-def check_study(url: str, *, new: str = "") -> None:
-    """Look whether the database at `url` can be used, and has no study called `new` yet.
+def check_new_study(url: str, name: str) -> None:
+    """Look whether the database at `url` can be used, and has no study called `name` yet.
 
     Raises:
         ConfigError: if the URL is of no database, or has a password.
@@ -110,9 +110,9 @@ def check_study(url: str, *, new: str = "") -> None:
     import optuna
 
     storage = database_storage(url)
-    if new and new in optuna.get_all_study_names(storage):
+    if name in optuna.get_all_study_names(storage):
         raise RunError(
-            f"a new search needs a study of its own, and {url} has one called {new}; name another with --study, or go "
+            f"a new search needs a study of its own, and {url} has one called {name}; name another with --study, or go "
             f"on with its run: `tvm-mnas search --resume RUN`"
         )
 

@@ -17,7 +17,7 @@ from tvm_mnas.search.algorithms.by_name import Algorithm
 from tvm_mnas.search.result import SearchResult
 from tvm_mnas.search.run import RunDirectory, TrialRecord
 from tvm_mnas.search.session import SearchObserver, Session
-from tvm_mnas.search.storage import check_study
+from tvm_mnas.search.storage import check_storage
 from tvm_mnas.space.catalogue import Space, find_space
 from tvm_mnas.training.accelerators import check_device
 from tvm_mnas.training.data.sources import check_data
@@ -163,7 +163,7 @@ def check_inputs(config: SearchConfig) -> CheckedInputs:
     Raises:
         SpaceError, ProfileError, DataError: if the space, the device or the data is not.
         RecordsError: if the records are to be kept in a file.
-        ConfigError, RunError: if the database of the study cannot be used.
+        ConfigError: if the study is to be kept where no database can be.
         TrackerError: if the tracker of the device does not answer.
     """
     space = find_space(config.space)
@@ -171,7 +171,8 @@ def check_inputs(config: SearchConfig) -> CheckedInputs:
     check_device(config.train_device)
     notes = check_data(config.data)
     if config.storage:
-        check_study(config.storage)
+        # Whether it is up is found out where the study is opened, before anything else is.
+        check_storage(config.storage)
     records = Path(config.records)
     if records.exists() and not records.is_dir():
         raise RecordsError(
