@@ -33,7 +33,7 @@ from tvm_mnas.compiler.build.artifact import CompiledArtifact
 from tvm_mnas.compiler.core.kernel import LoweredNetwork
 from tvm_mnas.config import SearchConfig
 from tvm_mnas.devices.core.latency import Latency
-from tvm_mnas.evaluation.executor import Executor, TaskOutcome
+from tvm_mnas.evaluation.executors.protocol import Executor, TaskOutcome
 from tvm_mnas.evaluation.pipeline import CandidatePipeline
 from tvm_mnas.evaluation.results import CandidateSource
 from tvm_mnas.evaluation.streaming import Job, Stream, Workers

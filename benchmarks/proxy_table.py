@@ -23,7 +23,8 @@ from pathlib import Path
 from candidates import draw
 
 from tvm_mnas.config import SearchConfig
-from tvm_mnas.evaluation.executor import LocalExecutor, run_all
+from tvm_mnas.evaluation.executors.local import LocalExecutor
+from tvm_mnas.evaluation.executors.protocol import run_all
 from tvm_mnas.evaluation.ranking import accuracy_noise, spearman
 from tvm_mnas.evaluation.trainers import TrainTask, run_training
 from tvm_mnas.space.files import load_space

@@ -36,7 +36,7 @@ _EXPORTS = {
     "ImageSet": "tvm_mnas.training.data.images",
     "Algorithm": "tvm_mnas.search.algorithms.by_name",
     "AlgorithmRequest": "tvm_mnas.search.algorithms.by_name",
-    "Executor": "tvm_mnas.evaluation.executor",
+    "Executor": "tvm_mnas.evaluation.executors.protocol",
     # Samplers for an Optuna study of one's own
     "PPOSampler": "tvm_mnas.search.algorithms.sampler",
     "RegularizedEvolutionSampler": "tvm_mnas.search.algorithms.evolution",

@@ -2,7 +2,7 @@
 from tvm_mnas.config import SearchConfig as SearchConfig
 from tvm_mnas.devices.core.latency import Latency as Latency
 from tvm_mnas.devices.core.profile import DeviceProfile as DeviceProfile
-from tvm_mnas.evaluation.executor import Executor as Executor
+from tvm_mnas.evaluation.executors.protocol import Executor as Executor
 from tvm_mnas.evaluation.results import Evaluation as Evaluation
 from tvm_mnas.evaluation.trainers import Trainer as Trainer
 from tvm_mnas.evaluation.trainers import TrainTask as TrainTask

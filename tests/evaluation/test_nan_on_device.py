@@ -12,7 +12,7 @@ import torch
 from tests.report.runs import make_accuracy
 from tvm_mnas.config import SearchConfig
 from tvm_mnas.devices.core.profile import load_profile
-from tvm_mnas.evaluation.executor import InlineExecutor
+from tvm_mnas.evaluation.executors.inline import InlineExecutor
 from tvm_mnas.evaluation.pipeline import CandidatePipeline
 from tvm_mnas.evaluation.toolchain import ToolchainOptions, open_toolchain
 from tvm_mnas.models import candidates

@@ -27,7 +27,7 @@ from tvm_mnas.errors import (
     TrainingError,
     TvmMnasError,
 )
-from tvm_mnas.evaluation.executor import TaskOutcome
+from tvm_mnas.evaluation.executors.protocol import TaskOutcome
 from tvm_mnas.evaluation.pipeline import CandidatePipeline
 from tvm_mnas.evaluation.results import Evaluation, StreamEvaluator
 from tvm_mnas.evaluation.streaming import StreamingPipeline

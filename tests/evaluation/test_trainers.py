@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from tvm_mnas.errors import ConfigError, DataError, TrainingError
-from tvm_mnas.evaluation.executor import LocalExecutor, run_all
+from tvm_mnas.evaluation.executors.local import LocalExecutor
+from tvm_mnas.evaluation.executors.protocol import run_all
 from tvm_mnas.evaluation.trainers import (
     TrainTask,
     read_accuracy,

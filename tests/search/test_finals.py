@@ -26,7 +26,7 @@ from tvm_mnas.devices.farm.farm import Farm
 from tvm_mnas.devices.farm.lease import Lease
 from tvm_mnas.devices.farm.reference import Reference, ReferenceWatch
 from tvm_mnas.errors import CandidateError, MeasurementError
-from tvm_mnas.evaluation.executor import InlineExecutor
+from tvm_mnas.evaluation.executors.inline import InlineExecutor
 from tvm_mnas.evaluation.pipeline import CandidatePipeline
 from tvm_mnas.evaluation.toolchain import Toolchain
 from tvm_mnas.evaluation.trainers import TrainTask

@@ -218,7 +218,7 @@ def _train_grid(
 def _side_by_side(train_device: str, jobs: int, workers: int, *, tensorboard: bool) -> SideBySide:
     """Return how several trainings share this machine; 0 is one an accelerator, or a core."""
     from tvm_mnas.devices.core.cores import usable_processes
-    from tvm_mnas.evaluation.executor import parallel_trainings
+    from tvm_mnas.evaluation.executors.protocol import parallel_trainings
     from tvm_mnas.training.accelerators import find_devices
     from tvm_mnas.workflows.training.side_by_side import SideBySide
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from tvm_mnas.config import SearchConfig
 from tvm_mnas.errors import CandidateError
 from tvm_mnas.evaluation.agreement import torch_judge
-from tvm_mnas.evaluation.executor import Executor, run_all
+from tvm_mnas.evaluation.executors.protocol import Executor, run_all
 from tvm_mnas.evaluation.results import Effort, Evaluation, Failure, Observer
 from tvm_mnas.evaluation.toolchain import Toolchain
 from tvm_mnas.evaluation.trainers import TrainTask, run_training

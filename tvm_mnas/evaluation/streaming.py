@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from tvm_mnas.errors import CandidateError
-from tvm_mnas.evaluation.executor import Executor, TaskOutcome
+from tvm_mnas.evaluation.executors.protocol import Executor, TaskOutcome
 from tvm_mnas.evaluation.pipeline import CandidatePipeline, Underway
 from tvm_mnas.evaluation.results import CandidateSource, Evaluation
 from tvm_mnas.evaluation.trainers import TrainTask, run_training

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from tvm_mnas.errors import CandidateError, ConfigError, RunError
-from tvm_mnas.evaluation.executor import Executor, parallel_trainings, run_all
+from tvm_mnas.evaluation.executors.protocol import Executor, parallel_trainings, run_all
 from tvm_mnas.evaluation.manifest import MANIFEST, Manifest, Origin, read_manifest
 from tvm_mnas.evaluation.pipeline import CandidatePipeline
 from tvm_mnas.evaluation.results import Observer

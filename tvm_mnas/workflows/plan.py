@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from tvm_mnas.config import SearchConfig
 from tvm_mnas.errors import ConfigError
-from tvm_mnas.evaluation.executor import Executor, parallel_trainings, run_all
+from tvm_mnas.evaluation.executors.protocol import Executor, parallel_trainings, run_all
 from tvm_mnas.evaluation.results import Observer
 from tvm_mnas.evaluation.toolchain import Toolchain, ToolchainOptions, open_scratch_toolchain
 from tvm_mnas.evaluation.trainers import TrainTask

@@ -9,7 +9,7 @@ import pytest
 
 from tests.workflows.training.test_full import NOTATION, Heard
 from tvm_mnas.errors import RunError, TrainingError
-from tvm_mnas.evaluation.executor import InlineExecutor
+from tvm_mnas.evaluation.executors.inline import InlineExecutor
 from tvm_mnas.training.recipe import Recipe
 from tvm_mnas.workflows.training import side_by_side
 from tvm_mnas.workflows.training.grid import Combination, train_grid

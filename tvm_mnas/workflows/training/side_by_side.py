@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tvm_mnas.errors import CandidateError
-from tvm_mnas.evaluation.executor import LocalExecutor, run_all
+from tvm_mnas.evaluation.executors.local import LocalExecutor
+from tvm_mnas.evaluation.executors.protocol import run_all
 from tvm_mnas.training.accelerators import device_here
 from tvm_mnas.workflows.training.full import TrainingObserver, train
 from tvm_mnas.workflows.training.request import read_request, read_result

@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 
 from tvm_mnas.errors import DataError, TrainingError
-from tvm_mnas.evaluation.executor import InlineExecutor, LocalExecutor, TaskOutcome, run_all
+from tvm_mnas.evaluation.executors.inline import InlineExecutor
+from tvm_mnas.evaluation.executors.local import LocalExecutor
+from tvm_mnas.evaluation.executors.protocol import TaskOutcome, run_all
 from tvm_mnas.training.accelerators import WORKER_VARIABLE
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 Report = Callable[[int], None]
 
 
@@ -245,8 +247,9 @@ def test_no_worker_outlives_the_context(tmp_path: Path) -> None:
 PARENT = """
 import sys
 from pathlib import Path
-from tests.evaluation.test_executor import tell_process
-from tvm_mnas.evaluation.executor import LocalExecutor, run_all
+from tests.evaluation.executors.test_local import tell_process
+from tvm_mnas.evaluation.executors.local import LocalExecutor
+from tvm_mnas.evaluation.executors.protocol import run_all
 if __name__ == "__main__":
     with LocalExecutor(jobs=2) as executor:
         list(run_all(executor, tell_process, [Path(sys.argv[1])] * 2))

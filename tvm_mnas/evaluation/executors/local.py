@@ -1,9 +1,6 @@
 """Runs trainings side by side in processes of their own, one per core or accelerator.
 
 A process that dies takes nothing with it but its own task; the processes end with ours, however that ends.
-
-An executor of one's own, for a cluster say, has three methods: `submit` begins a task or puts it in a queue, `poll`
-waits for something to end, and a context manager ends everything. All of them are called from one thread.
 """
 
 from __future__ import annotations
@@ -13,122 +10,22 @@ import multiprocessing
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from functools import partial
 from types import TracebackType
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, TypeVar
 
-from tvm_mnas.devices.core.cores import usable_processes
 from tvm_mnas.errors import TrainingError, TvmMnasError
+from tvm_mnas.evaluation.executors.protocol import TaskOutcome
 from tvm_mnas.processes import ask_to_be_killed
 from tvm_mnas.training.accelerators import WORKER_VARIABLE
 
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
 
-_POLL_S = 0.25
 _ATTEMPTS = 2
-
-
-@dataclass(frozen=True, slots=True)
-class TaskOutcome(Generic[_Result]):
-    """What became of one task: a result or an error."""
-
-    result: _Result | None
-    error: TvmMnasError | None
-
-    def get(self) -> _Result:
-        """Return the result, or raise the error."""
-        if self.error is not None:
-            raise self.error
-        # None is a result too, of a function that returns it.
-        return cast(_Result, self.result)
-
-
-class Submitted(Protocol):
-    """A task that an executor was given."""
-
-    @property
-    def steps(self) -> int:
-        """How many steps of it are done, by its last report."""
-        ...
-
-
-class Executor(Protocol):
-    """Runs trainings somewhere; a context manager. The factory that `--executor` names is called with `jobs=N`."""
-
-    def __enter__(self) -> Executor:
-        """Return the executor, ready for tasks."""
-        ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """End everything that the executor started."""
-        ...
-
-    def submit(
-        self,
-        function: Callable[[_Task, Callable[[int], None]], _Result],
-        task: _Task,
-        on_end: Callable[[TaskOutcome[_Result]], None],
-    ) -> Submitted:
-        """Have `function(task, report)` called, as soon as there is room; return at once.
-
-        `function` is importable by name, and calls `report(steps)` with the steps that it has done. `on_end` gets the
-        outcome, within a `poll`.
-        """
-        ...
-
-    def poll(self, timeout_s: float) -> None:
-        """Wait for a task to end, for `timeout_s` at most, and call `on_end` of each that has ended.
-
-        Raises what a task raised that is no error of tvm-mnas.
-        """
-        ...
-
-
-def parallel_trainings(jobs: int, devices: Sequence[str]) -> int:
-    """Return how many trainings run side by side on `devices`: `jobs`, or if that is 0 one on each, one a core."""
-    return jobs or (usable_processes() if tuple(devices) == ("cpu",) else len(devices))
-
-
-def run_all(
-    executor: Executor,
-    function: Callable[[_Task, Callable[[int], None]], _Result],
-    tasks: Sequence[_Task],
-    *,
-    on_progress: Callable[[int], None] = lambda steps: None,
-) -> Iterator[tuple[int, TaskOutcome[_Result]]]:
-    """Yield `(index, outcome)` of `function(task, report)` for each task, as each is done, in any order.
-
-    `on_progress` is called now and then with the sum of the steps of all tasks. Other tasks that end meanwhile are
-    told to who submitted them.
-    """
-    ended: deque[tuple[int, TaskOutcome[_Result]]] = deque()
-    submitted = [
-        executor.submit(function, task, partial(_note, ended, index))
-        for index, task in enumerate(tasks)
-    ]
-    left = len(tasks)
-    while left:
-        executor.poll(_POLL_S)
-        on_progress(sum(one.steps for one in submitted))
-        while ended:
-            left -= 1
-            yield ended.popleft()
-
-
-def _note(
-    ended: deque[tuple[int, TaskOutcome[_Result]]], index: int, outcome: TaskOutcome[_Result]
-) -> None:
-    ended.append((index, outcome))
 
 
 @dataclass(eq=False)
@@ -265,59 +162,6 @@ class LocalExecutor:
         pool.shutdown(wait=False, cancel_futures=True)
         for process in processes:
             process.kill()
-
-
-@dataclass(eq=False)
-class _Inline:
-    """A task of an `InlineExecutor`."""
-
-    function: Callable[..., Any]
-    task: Any
-    on_end: Callable[[TaskOutcome[Any]], None]
-    steps: int = 0
-
-    def report(self, steps: int) -> None:
-        self.steps = steps
-
-
-class InlineExecutor:
-    """Runs each task in this process, one after the other, whatever `jobs` says: for a look at it with a debugger."""
-
-    def __init__(self, *, jobs: int = 1) -> None:
-        self._queue: deque[_Inline] = deque()
-
-    def __enter__(self) -> InlineExecutor:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._queue.clear()
-
-    def submit(
-        self,
-        function: Callable[[_Task, Callable[[int], None]], _Result],
-        task: _Task,
-        on_end: Callable[[TaskOutcome[_Result]], None],
-    ) -> _Inline:
-        """Put `function(task, report)` in the queue; see `Executor`."""
-        submitted = _Inline(function, task, on_end)
-        self._queue.append(submitted)
-        return submitted
-
-    def poll(self, timeout_s: float) -> None:
-        """Call the next function of the queue, however long it takes; see `Executor`."""
-        if not self._queue:
-            return
-        next_one = self._queue.popleft()
-        try:
-            outcome = TaskOutcome(next_one.function(next_one.task, next_one.report), None)
-        except TvmMnasError as error:
-            outcome = TaskOutcome(None, error)
-        next_one.on_end(outcome)
 
 
 class _Worker:
