@@ -12,7 +12,7 @@ A part is named in one of three ways, and what ships with tvm-mnas comes through
 | `DATA_SOURCES` | `--data`      | `tvm_mnas.data_sources`   | `training.data.sources.DataSource`                     |
 | `SPACES`       | `--space`     | `tvm_mnas.spaces`         | `space.network_space.NetworkSpace` or `SearchSpace`    |
 | `ALGORITHMS`   | `--algorithm` | `tvm_mnas.algorithms`     | `search.algorithms.Algorithm`                          |
-| `EXECUTORS`    | `--executor`  | `tvm_mnas.executors`      | `evaluation.executors.protocol.Executor`, by `jobs=N`  |
+| `EXECUTORS`    | `--executor`  | `tvm_mnas.executors`      | what makes an `evaluation.executors.protocol.Executor` |
 """
 
 from __future__ import annotations
@@ -118,8 +118,8 @@ EXECUTORS = Registry(
     "executor",
     "tvm_mnas.executors",
     {
-        "local": "tvm_mnas.evaluation.executors.local:LocalExecutor",
-        "inline": "tvm_mnas.evaluation.executors.inline:InlineExecutor",
+        "local": "tvm_mnas.evaluation.executors.local:open_local",
+        "inline": "tvm_mnas.evaluation.executors.inline:open_inline",
     },
 )
 

@@ -9,6 +9,8 @@ import pytest
 
 from tvm_mnas.config import SearchConfig
 from tvm_mnas.errors import ConfigError, DataError
+from tvm_mnas.evaluation.executors.inline import InlineExecutor
+from tvm_mnas.evaluation.executors.protocol import ExecutorRequest
 from tvm_mnas.evaluation.trainers import TrainTask
 from tvm_mnas.report.text import plan_lines, plan_rows
 from tvm_mnas.space.catalogue import find_space
@@ -101,8 +103,15 @@ def test_a_few_steps_and_images_are_timed() -> None:
     assert pace.evaluated_per_s > 0
 
 
+def pretending(request: ExecutorRequest) -> InlineExecutor:
+    """Return an executor that says it runs as many tasks side by side as it is asked to."""
+    executor = InlineExecutor()
+    executor.slots = request.jobs
+    return executor
+
+
 def config(**changes: Any) -> SearchConfig:
-    return SearchConfig(executor="inline", jobs=2, **changes)
+    return SearchConfig(executor=f"{__file__}:pretending", jobs=2, **changes)
 
 
 def test_a_plan_has_the_means_of_trainings_side_by_side_and_the_device(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from tvm_mnas.errors import CandidateError, ConfigError, RunError
-from tvm_mnas.evaluation.executors.protocol import Executor, parallel_trainings, run_all
+from tvm_mnas.evaluation.executors.protocol import Executor, ExecutorRequest, run_all
 from tvm_mnas.evaluation.manifest import MANIFEST, Manifest, Origin, read_manifest
 from tvm_mnas.evaluation.pipeline import CandidatePipeline
 from tvm_mnas.evaluation.results import Observer
@@ -31,7 +31,6 @@ from tvm_mnas.search.proxy import ChanceWatch, Replicates, count_images, epochs_
 from tvm_mnas.search.result import SearchResult, pick_finalists
 from tvm_mnas.search.run import RunDirectory, TrialRecord
 from tvm_mnas.space.catalogue import Space, find_space
-from tvm_mnas.training.accelerators import find_devices
 from tvm_mnas.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -42,6 +41,8 @@ FINAL_FACTOR = 4
 MIN_POPULATION = 8
 MAX_POPULATION = 64
 
+TRAINING_LOG = "training.log"
+"""Among the run's logs: what trainings print that run on other machines."""
 _SCRATCH = "scratch"
 """Below the run directory: files that pass between the processes of one command."""
 
@@ -104,12 +105,12 @@ class Session:
         config = self.directory.config
         with (
             self._bench(config.schedules_per_kernel, observer) as toolchain,
-            self._executor() as executor,
+            self._executor(observer) as executor,
         ):
             pipeline = CandidatePipeline(
                 config,
                 self.directory.recipe,
-                self.devices,
+                executor.devices,
                 toolchain,
                 executor,
                 self.directory.path / _SCRATCH,
@@ -125,7 +126,9 @@ class Session:
     def _run_trials(self, pipeline: CandidatePipeline, observer: SearchObserver) -> None:
         config = self.directory.config
         watch = ChanceWatch(config.batch)
-        replicates = Replicates(self.directory, self.study, pipeline, side_by_side=self._jobs)
+        replicates = Replicates(
+            self.directory, self.study, pipeline, side_by_side=pipeline.executor.slots
+        )
         if self.finished == 0:
             example = self.space.decode(self.space.sample(random.Random(0)))
             # With an epoch or more nothing is to be told, and large data takes minutes to list.
@@ -196,7 +199,7 @@ class Session:
         config = self.directory.config
         with (
             self._bench(config.schedules_per_kernel, observer) as toolchain,
-            self._executor() as executor,
+            self._executor(observer) as executor,
         ):
             ((_, outcome),) = self._retrain([record], steps, executor, observer)
             if outcome is not None:
@@ -253,7 +256,7 @@ class Session:
                 record.evaluation.architecture,
                 self.directory.config,
                 recipe,
-                self.devices,
+                executor.devices,
                 weights=self._weights(record, steps),
             )
             for record in records
@@ -314,11 +317,6 @@ class Session:
             steps=FINAL_FACTOR * recipe.steps, epochs=FINAL_FACTOR * recipe.epochs
         )
 
-    @cached_property
-    def devices(self) -> tuple[str, ...]:
-        """Where this run's networks are trained."""
-        return find_devices(self.directory.config.train_device)
-
     def _weights(self, record: TrialRecord, steps: int | None) -> Path:
         length = self._final_recipe(steps).length
         finalists = self.directory.path / "finalists"
@@ -357,11 +355,14 @@ class Session:
             yield toolchain
         shutil.rmtree(scratch, ignore_errors=True)
 
-    @cached_property
-    def _jobs(self) -> int:
-        """How many trainings run side by side."""
-        return parallel_trainings(self.directory.config.jobs, self.devices)
-
-    def _executor(self) -> Executor:
-        executor: Executor = EXECUTORS.load(self.directory.config.executor)(jobs=self._jobs)
+    def _executor(self, observer: Observer) -> Executor:
+        config = self.directory.config
+        executor: Executor = EXECUTORS.load(config.executor)(
+            ExecutorRequest(
+                jobs=config.jobs,
+                train_device=config.train_device,
+                log=self.directory.logs / TRAINING_LOG,
+                on_warning=observer.note,
+            )
+        )
         return executor

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from tvm_mnas.config import SearchConfig
 from tvm_mnas.errors import ConfigError
-from tvm_mnas.evaluation.executors.protocol import Executor, parallel_trainings, run_all
+from tvm_mnas.evaluation.executors.protocol import Executor, ExecutorRequest, run_all
 from tvm_mnas.evaluation.results import Observer
 from tvm_mnas.evaluation.toolchain import Toolchain, ToolchainOptions, open_scratch_toolchain
 from tvm_mnas.evaluation.trainers import TrainTask
@@ -28,7 +28,6 @@ from tvm_mnas.search.session import FINAL_FACTOR
 from tvm_mnas.space.candidate import Candidate
 from tvm_mnas.space.catalogue import Space
 from tvm_mnas.space.space import SearchSpace
-from tvm_mnas.training.accelerators import find_devices
 from tvm_mnas.training.recipe import Recipe
 from tvm_mnas.workflows.tune import make_forecast
 
@@ -164,11 +163,17 @@ def plan_search(
             f"a plan knows how long the trainer that ships takes, not {config.trainer!r}; leave out --plan, and look "
             f"at the times of the first batch"
         )
-    devices = find_devices(config.train_device)
-    at_once = parallel_trainings(config.jobs, devices)
+    request = ExecutorRequest(
+        jobs=config.jobs, train_device=config.train_device, on_warning=observer.note
+    )
     generator = random.Random(config.seed)
-    candidates = [space.decode(space.sample(generator)) for _ in range(max(at_once, MOST_LOWERED))]
-    pace = _training_pace(config, recipe, devices, candidates[:at_once], at_once, observer)
+    opened: AbstractContextManager[Executor] = EXECUTORS.load(config.executor)(request)
+    with opened as executor:
+        devices, at_once = executor.devices, executor.slots
+        candidates = [
+            space.decode(space.sample(generator)) for _ in range(max(at_once, MOST_LOWERED))
+        ]
+        pace = _training_pace(config, recipe, executor, candidates[:at_once], observer)
     device = _device_pace(config, space, candidates, observer)
     plan = recipe.plan(pace.train_images)
     replicates = -(-config.trials // config.replicates) if config.replicates else 0
@@ -190,24 +195,19 @@ def plan_search(
 def _training_pace(
     config: SearchConfig,
     recipe: Recipe,
-    devices: tuple[str, ...],
+    executor: Executor,
     candidates: Sequence[Candidate],
-    at_once: int,
     observer: Observer,
 ) -> TrainingPace:
-    tasks = [TrainTask.of(candidate, config, recipe, devices) for candidate in candidates]
-    executor: AbstractContextManager[Executor] = EXECUTORS.load(config.executor)(jobs=at_once)
-    paces: list[TrainingPace] = []
+    tasks = [TrainTask.of(candidate, config, recipe, executor.devices) for candidate in candidates]
     total = len(tasks) * (WARM_STEPS + TIMED_STEPS)
-    with executor as running:
-        outcomes = run_all(
-            running,
-            probe_training,
-            tasks,
-            on_progress=lambda done: observer.stage("training a few steps", done, total),
-        )
-        for _, outcome in outcomes:
-            paces.append(outcome.get())
+    outcomes = run_all(
+        executor,
+        probe_training,
+        tasks,
+        on_progress=lambda done: observer.stage("training a few steps", done, total),
+    )
+    paces = [outcome.get() for _, outcome in outcomes]
     return replace(
         paces[0],
         step_s=statistics.fmean(pace.step_s for pace in paces),

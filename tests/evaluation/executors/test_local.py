@@ -199,7 +199,7 @@ def test_a_worker_that_died_while_idle_is_replaced(executor: LocalExecutor) -> N
 
 def test_inline_everything_runs_in_this_process() -> None:
     seen: list[int] = []
-    with InlineExecutor(jobs=8) as executor:
+    with InlineExecutor() as executor:
         outcomes = dict(run_all(executor, refuse, [0, 1, 3]))
         found = [outcome.result for _, outcome in run_all(executor, process_of, [0])]
         list(run_all(executor, square, [3, 4], on_progress=seen.append))

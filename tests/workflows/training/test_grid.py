@@ -24,6 +24,9 @@ REQUEST = TrainingRequest(
 class Here(InlineExecutor):
     """Trains in this process; two combinations diverge."""
 
+    def __init__(self, *, jobs: int) -> None:
+        super().__init__()
+
     def submit(self, function: Any, task: Any, on_end: Any) -> Any:
         name = task.directory.name
 

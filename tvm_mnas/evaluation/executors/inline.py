@@ -9,7 +9,8 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from tvm_mnas.errors import TvmMnasError
-from tvm_mnas.evaluation.executors.protocol import TaskOutcome
+from tvm_mnas.evaluation.executors.protocol import ExecutorRequest, TaskOutcome
+from tvm_mnas.training.accelerators import find_devices
 
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
@@ -29,9 +30,12 @@ class _Inline:
 
 
 class InlineExecutor:
-    """Runs each task in this process, one after the other, whatever `jobs` says: for a look at it with a debugger."""
+    """Runs each task in this process, one after the other: for a look at it with a debugger."""
 
-    def __init__(self, *, jobs: int = 1) -> None:
+    slots = 1
+
+    def __init__(self, *, devices: tuple[str, ...] = ("cpu",)) -> None:
+        self.devices = devices[:1]
         self._queue: deque[_Inline] = deque()
 
     def __enter__(self) -> InlineExecutor:
@@ -66,3 +70,12 @@ class InlineExecutor:
         except TvmMnasError as error:
             outcome = TaskOutcome(None, error)
         next_one.on_end(outcome)
+
+
+def open_inline(request: ExecutorRequest) -> InlineExecutor:
+    """Return what `--executor inline` names, which trains one after the other whatever `jobs` says.
+
+    Raises:
+        ConfigError: if there is no such device to train on.
+    """
+    return InlineExecutor(devices=find_devices(request.train_device))

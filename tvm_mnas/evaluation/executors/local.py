@@ -18,9 +18,13 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from tvm_mnas.errors import TrainingError, TvmMnasError
-from tvm_mnas.evaluation.executors.protocol import TaskOutcome
+from tvm_mnas.evaluation.executors.protocol import (
+    ExecutorRequest,
+    TaskOutcome,
+    parallel_trainings,
+)
 from tvm_mnas.processes import ask_to_be_killed
-from tvm_mnas.training.accelerators import WORKER_VARIABLE
+from tvm_mnas.training.accelerators import WORKER_VARIABLE, find_devices
 
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
@@ -52,7 +56,8 @@ class LocalExecutor:
     Each is a pool of its own, so that it is known which task one died under. That task is tried a second time.
     """
 
-    def __init__(self, *, jobs: int) -> None:
+    def __init__(self, *, jobs: int, devices: tuple[str, ...] = ("cpu",)) -> None:
+        self.devices, self.slots = devices, jobs
         self._context = multiprocessing.get_context("spawn")
         # Without a lock: each worker writes its own slot, and a killed writer must not block the others.
         self._progress: Any = self._context.Array(ctypes.c_int64, jobs, lock=False)
@@ -162,6 +167,16 @@ class LocalExecutor:
         pool.shutdown(wait=False, cancel_futures=True)
         for process in processes:
             process.kill()
+
+
+def open_local(request: ExecutorRequest) -> LocalExecutor:
+    """Return what `--executor local` names.
+
+    Raises:
+        ConfigError: if there is no such device to train on.
+    """
+    devices = find_devices(request.train_device)
+    return LocalExecutor(jobs=parallel_trainings(request.jobs, devices), devices=devices)
 
 
 class _Worker:

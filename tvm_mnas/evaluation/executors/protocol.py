@@ -1,7 +1,8 @@
 """What runs trainings, here or elsewhere, and what becomes of them.
 
-An executor of one's own, for a cluster say, has three methods: `submit` begins a task or puts it in a queue, `poll`
-waits for something to end, and a context manager ends everything. All of them are called from one thread.
+An executor of one's own is made with an `ExecutorRequest`. `submit` begins a task or puts it in a queue, `poll` waits
+for something to end, and a context manager ends everything; all of them are called from one thread. It knows where its
+tasks train, `devices`, and how many at once, `slots`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Generic, Protocol, TypeVar, cast
 
@@ -37,6 +39,24 @@ class TaskOutcome(Generic[_Result]):
         return cast(_Result, self.result)
 
 
+def _ignore(text: str) -> None:
+    """Nobody wants to hear it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutorRequest:
+    """What an executor is asked for: `jobs` trainings side by side, 0 for as many as there is room for.
+
+    `train_device` is what `--train-device` takes. What trainings print goes to the file `log`, if they run elsewhere.
+    `on_warning` is told what a user should know and is no reason to end.
+    """
+
+    jobs: int = 0
+    train_device: str = "auto"
+    log: Path | None = None
+    on_warning: Callable[[str], None] = _ignore
+
+
 class Submitted(Protocol):
     """A task that an executor was given."""
 
@@ -47,7 +67,17 @@ class Submitted(Protocol):
 
 
 class Executor(Protocol):
-    """Runs trainings somewhere; a context manager. The factory that `--executor` names is called with `jobs=N`."""
+    """Runs trainings somewhere; a context manager. What `--executor` names is called with an `ExecutorRequest`."""
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Where its tasks train, as torch names it: they take these in turn. Known once it is entered."""
+        ...
+
+    @property
+    def slots(self) -> int:
+        """How many tasks run side by side. Known once it is entered."""
+        ...
 
     def __enter__(self) -> Executor:
         """Return the executor, ready for tasks."""
