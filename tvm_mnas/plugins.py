@@ -25,6 +25,7 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -45,11 +46,15 @@ def installed(group: str) -> EntryPoints:
 
 @dataclass(frozen=True)
 class Registry:
-    """The parts of one `kind` by name; `shipped` maps names to references of objects in tvm-mnas itself."""
+    """The parts of one `kind` by name; `shipped` maps names to references of objects in tvm-mnas itself.
+
+    One of the names `with_text` is called with the text that follows a colon, or none, before all else.
+    """
 
     kind: str
     group: str
     shipped: Mapping[str, str]
+    with_text: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -67,7 +72,8 @@ class Registry:
         Raises:
             ConfigError: if `text` is neither a known name nor a reference.
         """
-        if not self.knows(text) and not is_reference(text):
+        named = self.knows(text) or text.partition(":")[0] in self.with_text
+        if not named and not is_reference(text):
             raise ConfigError(
                 f"unknown {self.kind} {text!r}: it is one of {', '.join(self.names)}, or "
                 f"package.module:object, or file.py:object"
@@ -80,6 +86,9 @@ class Registry:
             ConfigError: if there is none, or its module cannot be imported.
         """
         self.check(text)
+        name, _, rest = text.partition(":")
+        if name in self.with_text:
+            return partial(load_object(self.shipped[name]), rest)
         if text in self.shipped:
             return load_object(self.shipped[text])
         for entry in installed(self.group):
@@ -120,7 +129,9 @@ EXECUTORS = Registry(
     {
         "local": "tvm_mnas.evaluation.executors.local:open_local",
         "inline": "tvm_mnas.evaluation.executors.inline:open_inline",
+        "ray": "tvm_mnas.evaluation.executors.ray:open_ray",
     },
+    with_text=("ray",),
 )
 
 

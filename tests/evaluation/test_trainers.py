@@ -91,12 +91,24 @@ def test_a_trainer_of_ones_own_trains_and_its_weights_are_kept(tmp_path: Path) -
     assert all(torch.equal(kept[name], value) for name, value in task.build().state_dict().items())
 
 
-def test_a_training_whose_weights_are_there_is_not_done_twice(tmp_path: Path) -> None:
+def test_a_training_whose_weights_are_there_is_known(tmp_path: Path) -> None:
     task = task_for("careful", tmp_path / "w.safetensors")
+    assert task.known() is None
     accuracy = run_training(task, silent)
-    told: list[int] = []
-    assert run_training(replace(task, trainer=f"{__name__}:clumsy"), told.append) == accuracy
-    assert told == []
+    assert task.known() == accuracy
+    assert replace(task, weights=None).known() is None
+
+
+def test_the_files_of_a_task_can_go_elsewhere(tmp_path: Path) -> None:
+    task = task_for("careful", tmp_path / "w.safetensors")
+    (tmp_path / "there").mkdir()
+    elsewhere = task.written_to(tmp_path / "there")
+    run_training(elsewhere, silent)
+    assert [path.name for path in task.files] == [path.name for path in elsewhere.files]
+    assert all(path.is_file() for path in elsewhere.files)
+    assert not any(path.exists() for path in task.files)
+    without = task_for("careful")
+    assert (without.files, without.written_to(tmp_path)) == ((), without)
 
 
 @pytest.mark.parametrize(

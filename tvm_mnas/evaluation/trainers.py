@@ -15,7 +15,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -92,6 +92,27 @@ class TrainTask:
         """How many steps the recipe takes on the run's data."""
         return self.recipe.steps or self.recipe.plan(len(self.splits().train)).steps
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that the training leaves: its weights, if they are wanted, and their accuracy."""
+        return () if self.weights is None else (self.weights, _accuracy_file(self.weights))
+
+    def written_to(self, directory: Path) -> TrainTask:
+        """Return the same training, its files in `directory` under the same names."""
+        return (
+            self if self.weights is None else replace(self, weights=directory / self.weights.name)
+        )
+
+    def known(self) -> Accuracy | None:
+        """Return the accuracy of an earlier training that left the files of this one.
+
+        Raises:
+            RunError: if it cannot be read.
+        """
+        if self.weights is None or not _accuracy_file(self.weights).is_file():
+            return None
+        return read_accuracy(self.weights)
+
     def build(self) -> nn.Module:
         """Return the candidate's network with weights drawn from `seed`."""
         from tvm_mnas.models.candidates import build_candidate
@@ -166,13 +187,10 @@ class Trainer(Protocol):
 def run_training(task: TrainTask, report: Callable[[int], None]) -> Accuracy:
     """Have the task's trainer train its candidate and return the accuracy.
 
-    A weights file that is there already, with its accuracy beside it, is not trained again. What a trainer of
-    one's own raises beside the errors of tvm-mnas fails the candidate.
+    What a trainer of one's own raises beside the errors of tvm-mnas fails the candidate.
 
     Raises what `Trainer` raises, and ConfigError where there is no such trainer.
     """
-    if task.weights is not None and _accuracy_file(task.weights).is_file():
-        return read_accuracy(task.weights)
     trainer: Trainer = TRAINERS.load(task.trainer)
     try:
         accuracy: object = trainer(task, report)

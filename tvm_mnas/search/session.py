@@ -103,9 +103,11 @@ class Session:
             DeviceError: if the device stays lost.
         """
         config = self.directory.config
+        # Made before the device is opened, which takes a while: what is wrong with its name is told first.
+        unopened = self._executor(observer)
         with (
             self._bench(config.schedules_per_kernel, observer) as toolchain,
-            self._executor(observer) as executor,
+            unopened as executor,
         ):
             pipeline = CandidatePipeline(
                 config,
@@ -197,9 +199,11 @@ class Session:
         if directory.exists():
             raise RunError(f"an export makes a new directory, and {directory} exists; name another")
         config = self.directory.config
+        # Made before the device is opened, which takes a while: what is wrong with its name is told first.
+        unopened = self._executor(observer)
         with (
             self._bench(config.schedules_per_kernel, observer) as toolchain,
-            self._executor(observer) as executor,
+            unopened as executor,
         ):
             ((_, outcome),) = self._retrain([record], steps, executor, observer)
             if outcome is not None:
@@ -251,16 +255,21 @@ class Session:
         observer: Observer,
     ) -> Iterator[tuple[TrialRecord, CandidateError | None]]:
         recipe = self._final_recipe(steps)
-        tasks = [
-            TrainTask.of(
+        waiting: list[TrialRecord] = []
+        tasks: list[TrainTask] = []
+        for record in records:
+            task = TrainTask.of(
                 record.evaluation.architecture,
                 self.directory.config,
                 recipe,
                 executor.devices,
                 weights=self._weights(record, steps),
             )
-            for record in records
-        ]
+            if task.known() is None:
+                waiting.append(record)
+                tasks.append(task)
+            else:
+                yield record, None
         total = sum(task.steps for task in tasks)
         outcomes = run_all(
             executor,
@@ -271,7 +280,7 @@ class Session:
         for index, outcome in outcomes:
             if outcome.error is not None and not isinstance(outcome.error, CandidateError):
                 raise outcome.error
-            yield records[index], outcome.error
+            yield waiting[index], outcome.error
 
     def _export(
         self,
