@@ -15,63 +15,20 @@ import logging
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
 
 import optuna
 import psutil
 
 from tvm_mnas.config import SearchConfig
-from tvm_mnas.devices.core.latency import Latency
-from tvm_mnas.errors import TrainingError
-from tvm_mnas.evaluation.results import Effort, Evaluation, Failure
 from tvm_mnas.search.algorithms.by_name import AlgorithmRequest, make_sampler
 from tvm_mnas.search.loop import run_trials
 from tvm_mnas.search.run import RunDirectory, TrialRecord
-from tvm_mnas.space.architecture import Architecture
-from tvm_mnas.space.candidate import Candidate
 from tvm_mnas.space.files import load_space
-from tvm_mnas.space.space import SearchSpace
-from tvm_mnas.testing import SyntheticEvaluator
-from tvm_mnas.training.accuracy import Accuracy
+from tvm_mnas.testing import SyntheticCandidates
 
 MIB = 2**20
-
-
-class Instant:
-    """Evaluates by formulas; one candidate in twenty fails."""
-
-    def __init__(self, space: SearchSpace) -> None:
-        self._space = space
-        self._formulas = SyntheticEvaluator(space.decisions, seed=1, failure_rate=0.05)
-
-    def evaluate(self, architectures: Sequence[Candidate]) -> Iterator[tuple[int, Evaluation]]:
-        """Yield each with what the formulas say."""
-        for index, candidate in enumerate(architectures):
-            yield index, self._evaluate(cast(Architecture, candidate))
-
-    def _evaluate(self, architecture: Architecture) -> Evaluation:
-        try:
-            result = self._formulas.evaluate(self._space.encode(architecture))
-        except TrainingError as error:
-            return Evaluation.failed(architecture, Failure.of("training", error), Effort())
-        return Evaluation.success(
-            architecture,
-            Accuracy(result.accuracy, 50000, 1000, 0.5, 4.0, 0, "validation"),
-            Latency(
-                samples_ms=tuple(result.latency_ms * (1 + 0.001 * n) for n in range(10)),
-                device_key="synthetic",
-                fingerprint="none",
-                target="none",
-                tvm_version="none",
-                measured_at="2026-01-01T00:00:00+00:00",
-                emulated=False,
-                max_spread=0.1,
-            ),
-            Effort(training_s=4.0, kernels=36),
-        )
 
 
 @dataclass
@@ -172,7 +129,9 @@ def go_on(run: RunDirectory, watch: Watch, *, stop_after: int | None = None) -> 
         )
         study = run.study(make_sampler(config.algorithm, request))
         try:
-            run_trials(run, space, study, Instant(space), on_trial=look)
+            run_trials(
+                run, space, study, SyntheticCandidates(space, failure_rate=0.05), on_trial=look
+            )
         except _Enough:
             return
 

@@ -18,14 +18,19 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from tvm_mnas.devices.core.latency import Latency
 from tvm_mnas.errors import ConfigError, TrainingError
+from tvm_mnas.evaluation.results import Effort, Evaluation, Failure
 from tvm_mnas.search.reward import Reward
-from tvm_mnas.space.space import Choice, Decision
+from tvm_mnas.space.architecture import Architecture
+from tvm_mnas.space.candidate import Candidate
+from tvm_mnas.space.space import Choice, Decision, SearchSpace
+from tvm_mnas.training.accuracy import Accuracy
 
 _TICK_MS = 0.01
 """Latencies are whole numbers of these, so that the optimum can be computed exactly."""
@@ -216,6 +221,43 @@ class SyntheticEvaluator:
             capacity += float(group.capacity[combination])
             previous = int(group.width[combination])
         return SyntheticResult(_accuracy(capacity), max(1, ticks) * _TICK_MS)
+
+
+class SyntheticCandidates:
+    """Evaluates a space's candidates by the formulas of a `SyntheticEvaluator`: what the loop of a search takes."""
+
+    def __init__(self, space: SearchSpace, *, seed: int = 1, failure_rate: float = 0.0) -> None:
+        self._space = space
+        self._formulas = SyntheticEvaluator(space.decisions, seed=seed, failure_rate=failure_rate)
+
+    def evaluate(self, candidates: Sequence[Candidate]) -> Iterator[tuple[int, Evaluation]]:
+        """Yield `(index, evaluation)` of each."""
+        for index, candidate in enumerate(candidates):
+            yield index, self.evaluation(candidate)
+
+    def evaluation(self, candidate: Candidate) -> Evaluation:
+        """Return what becomes of `candidate`: an architecture of the space."""
+        assert isinstance(candidate, Architecture)
+        try:
+            result = self._formulas.evaluate(self._space.encode(candidate))
+        except TrainingError as error:
+            failure = Failure.of("training", error)
+            return Evaluation.failed(candidate, failure, Effort(training_s=1.0))
+        return Evaluation.success(
+            candidate,
+            Accuracy(result.accuracy, 2000, 120, 0.5, 4.0, 0, "validation"),
+            Latency(
+                samples_ms=(result.latency_ms,),
+                device_key="synthetic",
+                fingerprint="none",
+                target="none",
+                tvm_version="none",
+                measured_at="2025-01-02T03:04:05+00:00",
+                emulated=False,
+                max_spread=0.1,
+            ),
+            Effort(training_s=4.0, kernels=12),
+        )
 
 
 def _accuracy(capacity: float) -> float:

@@ -9,26 +9,23 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
 
 from tvm_mnas.config import SearchConfig
-from tvm_mnas.devices.core.latency import Latency
-from tvm_mnas.errors import DeviceLostError, RunError, TrainingError, TvmMnasError
+from tvm_mnas.errors import DeviceLostError, RunError, TvmMnasError
 from tvm_mnas.evaluation.results import CandidateSource, Effort, Evaluation, Failure
 from tvm_mnas.search.algorithms.batches import CANDIDATE_FAULT
 from tvm_mnas.search.algorithms.by_name import AlgorithmRequest, make_sampler
 from tvm_mnas.search.loop import run_trials
 from tvm_mnas.search.run import RunDirectory, TrialRecord
-from tvm_mnas.space.architecture import Architecture
 from tvm_mnas.space.candidate import Candidate
 from tvm_mnas.space.files import load_space
 from tvm_mnas.space.space import SearchSpace
-from tvm_mnas.testing import SyntheticEvaluator
-from tvm_mnas.training.accuracy import Accuracy
+from tvm_mnas.testing import SyntheticCandidates
 
 FAILURE_RATE = 0.2
 TINY_SPACE = """
@@ -62,44 +59,21 @@ class Crash(BaseException):
     """The process is gone; nothing of it is left but its files."""
 
 
-class Synthetic:
+class Synthetic(SyntheticCandidates):
     """A deterministic evaluator that takes its candidates in an order of its own and counts them."""
 
     def __init__(
         self, space: SearchSpace, *, failure_rate: float = FAILURE_RATE, delay_s: float = 0.0
     ) -> None:
+        super().__init__(space, failure_rate=failure_rate)
         self.calls: list[str] = []
-        self._space = space
         self._delay_s = delay_s
-        self._synthetic = SyntheticEvaluator(space.decisions, seed=1, failure_rate=failure_rate)
 
-    def evaluate(self, architectures: Sequence[Architecture]) -> Iterator[tuple[int, Evaluation]]:
-        for index in reversed(range(len(architectures))):
-            self.calls.append(architectures[index].id)
+    def evaluate(self, candidates: Sequence[Candidate]) -> Iterator[tuple[int, Evaluation]]:
+        for index in reversed(range(len(candidates))):
+            self.calls.append(candidates[index].id)
             time.sleep(self._delay_s)
-            yield index, self._evaluate(architectures[index])
-
-    def _evaluate(self, architecture: Architecture) -> Evaluation:
-        try:
-            result = self._synthetic.evaluate(self._space.encode(architecture))
-        except TrainingError as error:
-            failure = Failure.of("training", error)
-            return Evaluation.failed(architecture, failure, Effort(training_s=1.0))
-        return Evaluation.success(
-            architecture,
-            Accuracy(result.accuracy, 2000, 120, 0.5, 4.0, 0, "validation"),
-            Latency(
-                samples_ms=(result.latency_ms,),
-                device_key="synthetic",
-                fingerprint="none",
-                target="none",
-                tvm_version="none",
-                measured_at="2025-01-02T03:04:05+00:00",
-                emulated=False,
-                max_spread=0.1,
-            ),
-            Effort(training_s=4.0, kernels=12),
-        )
+            yield index, self.evaluation(candidates[index])
 
 
 class Streaming(Synthetic):
@@ -112,7 +86,7 @@ class Streaming(Synthetic):
             candidate = flying.pop(order.randrange(len(flying)))
             self.calls.append(candidate.id)
             time.sleep(self._delay_s)
-            yield candidate, self._evaluate(cast(Architecture, candidate))
+            yield candidate, self.evaluation(candidate)
             flying += source.take(order.randrange(4) if flying else None)
 
 
@@ -329,7 +303,7 @@ def test_so_many_batches_are_in_flight_and_no_more(lag: int, tmp_path: Path) -> 
                 flying.append(len(held))
                 # The newest first: the oldest batch is the last to be complete.
                 candidate = held.pop()
-                yield candidate, self._evaluate(cast(Architecture, candidate))
+                yield candidate, self.evaluation(candidate)
 
     go_on(path, lambda space: Holding(space, failure_rate=0.0))
     assert max(flying) == min(20, (lag + 1) * 4)
@@ -339,7 +313,7 @@ def test_so_many_batches_are_in_flight_and_no_more(lag: int, tmp_path: Path) -> 
 def test_a_candidate_that_a_stream_leaves_out_is_told(tmp_path: Path) -> None:
     class Forgetful(Synthetic):
         def stream(self, source: CandidateSource) -> Iterator[tuple[Candidate, Evaluation]]:
-            yield from ((c, self._evaluate(cast(Architecture, c))) for c in source.take()[1:])
+            yield from ((c, self.evaluation(c)) for c in source.take()[1:])
 
     path = new_run(tmp_path / "run", space="mnasnet", algorithm="random", trials=8).path
     with pytest.raises(RunError, match="was left out"):
@@ -348,9 +322,7 @@ def test_a_candidate_that_a_stream_leaves_out_is_told(tmp_path: Path) -> None:
 
 def fail_within_a_batch(path: Path) -> None:
     class Failing(Synthetic):
-        def evaluate(
-            self, architectures: Sequence[Architecture]
-        ) -> Iterator[tuple[int, Evaluation]]:
+        def evaluate(self, architectures: Sequence[Candidate]) -> Iterator[tuple[int, Evaluation]]:
             for number, item in enumerate(super().evaluate(architectures)):
                 if number == 2:
                     raise DeviceLostError("the device is gone")
@@ -362,9 +334,7 @@ def fail_within_a_batch(path: Path) -> None:
 
 def fail_between_ask_and_tell(path: Path) -> None:
     class Failing(Synthetic):
-        def evaluate(
-            self, architectures: Sequence[Architecture]
-        ) -> Iterator[tuple[int, Evaluation]]:
+        def evaluate(self, architectures: Sequence[Candidate]) -> Iterator[tuple[int, Evaluation]]:
             if len(trials_of(path)) > 8:
                 raise Crash
             yield from super().evaluate(architectures)
@@ -405,9 +375,7 @@ def put_back_an_old_controller(path: Path) -> None:
 
 def fail_after_a_batch(path: Path) -> None:
     class Failing(Synthetic):
-        def evaluate(
-            self, architectures: Sequence[Architecture]
-        ) -> Iterator[tuple[int, Evaluation]]:
+        def evaluate(self, architectures: Sequence[Candidate]) -> Iterator[tuple[int, Evaluation]]:
             yield from super().evaluate(architectures)
             if len(trials_of(path)) == 8:
                 raise DeviceLostError("the device is gone")
@@ -552,9 +520,7 @@ def test_a_candidate_met_again_after_a_resume_is_not_evaluated_again(
     calls: list[str] = []
 
     class Counting(Synthetic):
-        def evaluate(
-            self, architectures: Sequence[Architecture]
-        ) -> Iterator[tuple[int, Evaluation]]:
+        def evaluate(self, architectures: Sequence[Candidate]) -> Iterator[tuple[int, Evaluation]]:
             for index, evaluation in super().evaluate(architectures):
                 calls.append(architectures[index].id)
                 yield index, evaluation
@@ -588,9 +554,7 @@ def test_a_failure_is_told_after_a_second_attempt_and_a_success_there_counts(
             super().__init__(space, failure_rate=0.5)
             self.rounds: list[list[str]] = []
 
-        def evaluate(
-            self, architectures: Sequence[Architecture]
-        ) -> Iterator[tuple[int, Evaluation]]:
+        def evaluate(self, architectures: Sequence[Candidate]) -> Iterator[tuple[int, Evaluation]]:
             self.rounds.append([architecture.id for architecture in architectures])
             if len(self.rounds) % 2 == 0:
                 yield from super().evaluate(architectures)
@@ -665,9 +629,7 @@ def test_a_lost_device_keeps_what_was_finished(tmp_path: Path) -> None:
 
 def test_an_evaluator_that_leaves_a_candidate_out_is_found_out(tmp_path: Path) -> None:
     class Forgetful(Synthetic):
-        def evaluate(
-            self, architectures: Sequence[Architecture]
-        ) -> Iterator[tuple[int, Evaluation]]:
+        def evaluate(self, architectures: Sequence[Candidate]) -> Iterator[tuple[int, Evaluation]]:
             yield from super().evaluate(architectures[1:])
 
     run = new_run(tmp_path / "run", space="quickstart", algorithm="random", trials=8)

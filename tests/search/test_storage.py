@@ -223,9 +223,9 @@ def test_a_search_waits_for_a_server_that_is_restarted(
     stops = 0
 
     class Slow(Synthetic):
-        def _evaluate(self, architecture: Any) -> Any:
+        def evaluation(self, candidate: Any) -> Any:
             time.sleep(0.05)
-            return super()._evaluate(architecture)
+            return super().evaluation(candidate)
 
     def restart() -> None:
         nonlocal stops
