@@ -70,7 +70,9 @@ def search(
         typer.Option(help="ppo, random, evolution, tpe, nsga2, or package.module:object."),
     ] = None,
     trainer: Annotated[str | None, typer.Option(help="proxy, or package.module:object.")] = None,
-    executor: Annotated[str | None, typer.Option(help="local, or package.module:object.")] = None,
+    executor: Annotated[
+        str | None, typer.Option(help="local, inline, ray[:ADDRESS], or package.module:object.")
+    ] = None,
     trials: Annotated[int | None, typer.Option(help="Candidates to sample in all.")] = None,
     batch: Annotated[int | None, typer.Option(help="Candidates per controller update.")] = None,
     lag: Annotated[

@@ -16,7 +16,8 @@ import pytest
 
 from tvm_mnas.errors import ConfigError, DataError, TrainingError
 from tvm_mnas.evaluation.executors.protocol import ExecutorRequest, TaskOutcome, run_all
-from tvm_mnas.evaluation.executors.ray import ClusterSpec, RayExecutor
+from tvm_mnas.evaluation.executors.ray import RayExecutor
+from tvm_mnas.evaluation.executors.ray_cluster import ClusterSpec
 from tvm_mnas.evaluation.executors.ray_task import Sent, installed_versions, run_sent
 from tvm_mnas.plugins import EXECUTORS
 
@@ -343,13 +344,17 @@ def test_what_names_no_cluster_is_one_line(text: str, message: str) -> None:
         EXECUTORS.load(f"ray:{text}")(ExecutorRequest())
 
 
-def test_an_address_at_which_nothing_answers_is_told_at_once() -> None:
+@pytest.mark.parametrize("name", ["ray:127.0.0.1:1", "ray"])
+def test_an_address_at_which_nothing_answers_is_told_at_once(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     began = time.monotonic()
     with (
         pytest.raises(
             ConfigError, match=r"no Ray cluster answers at 127.0.0.1:1 .*ray start --head"
         ),
-        EXECUTORS.load("ray:127.0.0.1:1")(ExecutorRequest()),
+        EXECUTORS.load(name)(ExecutorRequest()),
     ):
         pass
     assert time.monotonic() - began < 30

@@ -11,22 +11,23 @@ controller and the devices stay with the process that searches.
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
-import signal
-import socket
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from tvm_mnas.devices.core.cores import usable_processes
 from tvm_mnas.errors import ConfigError, DeviceError, TrainingError, TvmMnasError
 from tvm_mnas.evaluation.executors.protocol import ExecutorRequest, TaskOutcome
+from tvm_mnas.evaluation.executors.ray_cluster import (
+    ClusterSpec,
+    connect,
+    import_ray,
+    reason,
+    require_reachable,
+)
 from tvm_mnas.evaluation.executors.ray_task import (
     Board,
     LeavesFiles,
@@ -45,55 +46,6 @@ _ATTEMPTS = 2
 _NODES = 5
 """So many nodes may be lost under one training, which is no fault of its own."""
 _READ_S = 0.5
-_REACH_S = 5.0
-_STORE_BYTES = 512 * 2**20
-"""Of a cluster that starts here: weights are all that passes through its store."""
-_HERE = "here"
-
-
-@dataclass(frozen=True, slots=True)
-class ClusterSpec:
-    """Which cluster, and what a training takes of a node.
-
-    `address` is host:port, "here" for a cluster of this machine alone, or empty: the one that runs here, if any.
-    """
-
-    address: str = ""
-    cpus: float = 1
-    gpus: float = 1
-
-    def __post_init__(self) -> None:
-        for name in ("cpus", "gpus"):
-            value = getattr(self, name)
-            if not 0 < value < 1024 or (value > 1 and value != int(value)):
-                raise ConfigError(
-                    f"{name} of --executor ray is a part of one or a whole number, not {value:g}"
-                )
-
-    @classmethod
-    def parse(cls, text: str) -> ClusterSpec:
-        """Return the cluster that `text` names: ADDRESS, cpus=N and gpus=N, parted by commas, each of them optional.
-
-        Raises:
-            ConfigError: if it is no such text.
-        """
-        address = ""
-        taken: dict[str, float] = {}
-        for place, part in enumerate(filter(None, text.split(","))):
-            name, equals, value = part.partition("=")
-            if not equals and place == 0:
-                address = part
-                continue
-            try:
-                if name not in ("cpus", "gpus"):
-                    raise ValueError(name)
-                taken[name] = float(value)
-            except ValueError as error:
-                raise ConfigError(
-                    f"--executor ray takes an address, then cpus=N and gpus=N, and not {part!r}; "
-                    f"write, for example, --executor ray:10.0.0.7:6379,gpus=0.5"
-                ) from error
-        return cls(address, **taken)
 
 
 @dataclass(eq=False)
@@ -130,12 +82,11 @@ class RayExecutor:
         Raises:
             ConfigError: if there is no such cluster, or it does not choose the accelerator that is asked for.
         """
-        self._ray = _import_ray()
-        if ":" in self._spec.address:
-            _require_reachable(self._spec.address)
+        self._ray = import_ray()
+        require_reachable(self._spec.address)
         # A program that uses Ray itself stays connected as it is.
         if not self._ray.is_initialized():
-            self._connect()
+            connect(self._spec.address)
             self._own = True
         try:
             self._look()
@@ -222,19 +173,19 @@ class RayExecutor:
         ) as error:
             away.deaths += 1
             if away.deaths == _ATTEMPTS:
-                reason = str(error).split(".")[0]
-                return TaskOutcome(None, TrainingError(f"a training process died twice: {reason}"))
+                why = str(error).split(".")[0]
+                return TaskOutcome(None, TrainingError(f"a training process died twice: {why}"))
             self._queue.append(away)
             return None
         except errors.RayTaskError as error:
             # What the function itself raises is returned: this was raised before it was called.
             raise ConfigError(
                 f"every node of a Ray cluster has tvm-mnas {self._versions['tvm-mnas']} and what it needs, and a node "
-                f"could not begin a training ({_reason(error)}); install the same there"
+                f"could not begin a training ({reason(error)}); install the same there"
             ) from error
         except errors.RayError as error:
             raise DeviceError(
-                f"the Ray cluster does not answer as it should: {_reason(error)}; when it does, resume the search"
+                f"the Ray cluster does not answer as it should: {reason(error)}; when it does, resume the search"
             ) from error
         return self._unpack(returned, away)
 
@@ -279,35 +230,6 @@ class RayExecutor:
             for away in self._running.values():
                 away.steps = steps.get(away.number, away.steps)
         self._read = None
-
-    def _connect(self) -> None:
-        address = self._spec.address
-        with _signals_kept():
-            try:
-                if address != _HERE:
-                    try:
-                        return self._init(address or "auto")
-                    except ConnectionError:
-                        if address:
-                            raise
-                self._init("local")
-            except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-                raise ConfigError(
-                    f"cannot use the Ray cluster {address or 'of this machine'}: {_reason(error)}; `ray status` on "
-                    f"this machine tells what it knows of one"
-                ) from error
-
-    def _init(self, address: str) -> None:
-        own: dict[str, Any] = {}
-        if address == "local":
-            # It is ours alone, and tells nobody anything.
-            os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-            own = {
-                "num_cpus": usable_processes(),
-                "include_dashboard": False,
-                "object_store_memory": _STORE_BYTES,
-            }
-        self._ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
 
     def _look(self) -> None:
         """See what the cluster has, and prepare how tasks are sent to it."""
@@ -359,52 +281,10 @@ def open_ray(text: str, request: ExecutorRequest) -> RayExecutor:
     Raises:
         ConfigError: if the text is wrong, or Ray is not installed.
     """
-    _import_ray()
+    import_ray()
     return RayExecutor(ClusterSpec.parse(text), request)
-
-
-def _import_ray() -> Any:
-    try:
-        import ray
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            "--executor ray needs Ray, which is not installed; `pip install 'tvm-mnas[ray]'` installs it"
-        ) from error
-    return ray
-
-
-def _require_reachable(address: str) -> None:
-    """Refuse an address at which nothing answers: Ray itself would try for minutes."""
-    host, _, port = address.rpartition(":")
-    try:
-        if not port.isdigit():
-            raise ValueError("host:port has a port")
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_S).close()
-    except (OSError, ValueError, OverflowError) as error:
-        raise ConfigError(
-            f"no Ray cluster answers at {address} ({error}); `ray start --head` starts one, and prints its address"
-        ) from error
-
-
-@contextlib.contextmanager
-def _signals_kept() -> Iterator[None]:
-    """Leave the handling of SIGTERM as it is, which Ray takes over."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        if handler is not None:
-            signal.signal(signal.SIGTERM, handler)
 
 
 def _write(path: Path, content: bytes) -> None:
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)
-
-
-def _reason(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
