@@ -48,7 +48,7 @@ def installed(group: str) -> EntryPoints:
 class Registry:
     """The parts of one `kind` by name; `shipped` maps names to references of objects in tvm-mnas itself.
 
-    One of the names `with_text` is called with the text that follows a colon, or none, before all else.
+    One of the names `with_text` is called with the `text` that may follow it after a colon.
     """
 
     kind: str
@@ -86,11 +86,11 @@ class Registry:
             ConfigError: if there is none, or its module cannot be imported.
         """
         self.check(text)
-        name, _, rest = text.partition(":")
-        if name in self.with_text:
-            return partial(load_object(self.shipped[name]), rest)
         if text in self.shipped:
             return load_object(self.shipped[text])
+        name, _, rest = text.partition(":")
+        if name in self.with_text:
+            return partial(load_object(self.shipped[name]), text=rest)
         for entry in installed(self.group):
             if entry.name == text:
                 return load_object(entry.value)

@@ -275,7 +275,7 @@ class RayExecutor:
         return max(1, min(slots, self._request.jobs or slots))
 
 
-def open_ray(text: str, request: ExecutorRequest) -> RayExecutor:
+def open_ray(request: ExecutorRequest, *, text: str = "") -> RayExecutor:
     """Return what `--executor ray:TEXT` names.
 
     Raises:
