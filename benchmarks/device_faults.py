@@ -186,10 +186,12 @@ def start_tracker(address: TrackerAddress) -> subprocess.Popen[bytes]:
 def start_server(
     kind: str, address: TrackerAddress, port: int, directory: Path
 ) -> subprocess.Popen[bytes]:
-    """Start a server of this kind in a session of its own and return once it is registered."""
+    """Start a server of this kind in a session of its own and return once one more is registered."""
     from tvm_mnas.devices.core.tracker import TrackerClient
     from tvm_mnas.devices.servers.bundle import tvm_library_directories
 
+    with TrackerClient(address) as client:
+        before = len(client.devices(KEY))
     options = ["--tracker", str(address), "--key", KEY, "--port", str(port)]
     options += ["--port-end", str(port + 1)]
     environment = dict(os.environ)
@@ -208,7 +210,7 @@ def start_server(
     end = time.monotonic() + START_S
     while time.monotonic() < end:
         with TrackerClient(address) as client:
-            if client.devices(KEY):
+            if len(client.devices(KEY)) > before:
                 return server
         time.sleep(0.05)
     raise SystemExit(f"the server did not start: {(directory / 'server.log').read_text()[-300:]}")
