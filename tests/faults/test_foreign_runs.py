@@ -14,7 +14,8 @@ import pytest
 from tests.report.runs import make_latency, make_success, sample_architectures
 from tvm_mnas.config import SearchConfig
 from tvm_mnas.errors import RunError
-from tvm_mnas.search.run import EVALUATION_ATTRIBUTE, RunDirectory
+from tvm_mnas.search.run import RunDirectory
+from tvm_mnas.search.storage import EVALUATION_ATTRIBUTE
 
 ROOT = Path(__file__).resolve().parents[2]
 CODE = """

@@ -21,7 +21,8 @@ from tests.report.runs import make_failure, make_latency, make_success, sample_a
 from tvm_mnas.config import SearchConfig
 from tvm_mnas.errors import ConfigError, RunError, TvmMnasError
 from tvm_mnas.evaluation.results import Evaluation
-from tvm_mnas.search.run import EVALUATION_ATTRIBUTE, REPEATS_ATTRIBUTE, RunDirectory
+from tvm_mnas.search.run import REPEATS_ATTRIBUTE, RunDirectory
+from tvm_mnas.search.storage import EVALUATION_ATTRIBUTE
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = SearchConfig(trials=3)

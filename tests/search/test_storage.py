@@ -25,10 +25,12 @@ from tvm_mnas.search.algorithms.batches import distributions_of
 from tvm_mnas.search.run import RunDirectory
 from tvm_mnas.search.storage import (
     DRIVER,
+    EVALUATION_ATTRIBUTE,
     check_storage,
     database_storage,
+    journal_storage,
     leased,
-    share_distributions,
+    make_compact,
 )
 from tvm_mnas.space.files import load_space
 
@@ -312,18 +314,44 @@ def test_a_trial_that_was_told_is_not_told_again_after_a_lost_answer(
     assert [t.state for t in study.get_trials()] == [TrialState.COMPLETE]
 
 
-def test_finished_trials_share_their_distributions_and_are_the_same_trials(tmp_path: Path) -> None:
+def test_finished_trials_are_made_compact_and_are_the_same_trials(tmp_path: Path) -> None:
     run = new_run(tmp_path / "run")
     go_on(run.path)
-    before = run.study().get_trials()
+    before, records = run.study().get_trials(), run.finished_trials()
     study = run.study()
     distributions = distributions_of(load_space("quickstart").decisions)
-    share_distributions(study.get_trials(deepcopy=False), distributions)
+    for _ in range(2):
+        make_compact(study.get_trials(deepcopy=False), distributions)
+        assert run.trials(study) == records
     trials = study.get_trials(deepcopy=False)
-    assert trials == before
+    assert [trial.params for trial in trials] == [trial.params for trial in before]
+    assert [trial.values for trial in trials] == [trial.values for trial in before]
+    for trial, stored in zip(trials, before, strict=True):
+        packed = trial.user_attrs[EVALUATION_ATTRIBUTE]
+        assert isinstance(packed, bytes)
+        assert len(packed) < len(json.dumps(stored.user_attrs[EVALUATION_ATTRIBUTE]))
     assert len({id(trial.distributions) for trial in trials}) == 1
     # One with other parameters, as somebody may put into the queue, keeps its own.
     study = optuna.create_study()
     study.add_trial(optuna.trial.create_trial(value=1.0))
-    share_distributions(study.get_trials(deepcopy=False), distributions)
+    make_compact(study.get_trials(deepcopy=False), distributions)
     assert study.trials[0].distributions == {}
+
+
+def test_a_journal_is_read_on_without_where_each_line_begins(tmp_path: Path) -> None:
+    mine, other = (
+        optuna.create_study(
+            study_name="one", storage=journal_storage(tmp_path / "j"), load_if_exists=True
+        )
+        for _ in range(2)
+    )
+    for study in (mine, other, mine, mine, other):
+        study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=3)
+    assert len(mine.trials) == len(other.trials) == 15
+    assert mine.trials == other.trials
+    backend: Any = mine._storage._backend  # type: ignore[attr-defined]  # a journal's has one
+    assert len(backend._log_number_offset) == 2
+    # From the beginning, and from the middle, whose place is forgotten.
+    lines = list(backend.read_logs(0))
+    assert lines == [json.loads(line) for line in (tmp_path / "j").read_text().splitlines()]
+    assert list(backend.read_logs(7)) == lines[7:]

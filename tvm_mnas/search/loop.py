@@ -9,24 +9,23 @@ running are taken up again under their own numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tvm_mnas.errors import RunError
 from tvm_mnas.evaluation.results import CandidateSource, Evaluation, Evaluator, StreamEvaluator
 from tvm_mnas.search.run import (
-    EVALUATION_ATTRIBUTE,
     REPEATS_ATTRIBUTE,
     SPACE_ATTRIBUTE,
     RunDirectory,
     TrialRecord,
-    read_evaluation,
 )
-from tvm_mnas.search.storage import share_distributions
+from tvm_mnas.search.storage import EVALUATION_ATTRIBUTE, make_compact, read_evaluation
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.trial import FrozenTrial
 
     from tvm_mnas.space.candidate import Candidate
     from tvm_mnas.space.catalogue import Space
@@ -102,7 +101,7 @@ class _Flight:
             evaluation = read_evaluation(trial, run.path)
             if evaluation is not None:
                 self._known.setdefault(evaluation.architecture.id, trial.number)
-        share_distributions(self._existing, self._distributions)
+        self._compact(self._existing)
         self._asked = 0
         self._batches = 0
         self._finished: set[int] = set()
@@ -195,6 +194,10 @@ class _Flight:
         self._on_trial(TrialRecord(trial.number, evaluation, reward, repeats))
         self._count(trial.number, here=True)
 
+    def _compact(self, trials: Iterable[FrozenTrial]) -> None:
+        finished = (trial for trial in trials if trial.state.is_finished())
+        make_compact(finished, self._distributions)
+
     def _count(self, number: int, *, here: bool = False) -> None:
         """Take note that a trial is finished, and of the batches that are so, with all before them."""
         self._finished.add(number)
@@ -207,7 +210,7 @@ class _Flight:
             self._batches += 1
             if here:
                 trials = self._study.get_trials(deepcopy=False)
-                share_distributions((trials[one] for one in numbers), self._distributions)
+                self._compact(trials[one] for one in numbers)
                 self._on_batch()
 
 

@@ -36,7 +36,13 @@ from tvm_mnas.evaluation.trainers import recipe_of
 from tvm_mnas.files import atomic_write_text
 from tvm_mnas.search.journal import damaged_journal, repair_journal
 from tvm_mnas.search.reward import Reward
-from tvm_mnas.search.storage import check_new_study, database_storage, journal_storage, leased
+from tvm_mnas.search.storage import (
+    check_new_study,
+    database_storage,
+    journal_storage,
+    leased,
+    read_evaluation,
+)
 from tvm_mnas.training.accuracy import Accuracy
 from tvm_mnas.training.recipe import Recipe, recipe_from
 
@@ -49,7 +55,6 @@ _RECIPE = "recipe.toml"
 STUDY_NAME = "tvm-mnas"
 _RENAMED = {"trials_per_kernel": "schedules_per_kernel"}
 """What the configuration of a run of version 0.1 calls a setting."""
-EVALUATION_ATTRIBUTE = "evaluation"
 SPACE_ATTRIBUTE = "space_fingerprint"
 REPEATS_ATTRIBUTE = "repeats_trial"
 _LATENCY_AGAIN = "latency_again:"
@@ -359,24 +364,6 @@ class RunDirectory:
                 f"{self.path}: the newest latency of trial {number} cannot be read "
                 f"({type(error).__name__}: {error}); restore study.journal from a copy"
             ) from error
-
-
-def read_evaluation(trial: optuna.trial.FrozenTrial, path: Path) -> Evaluation | None:
-    """Return the evaluation stored with `trial`, or None if there is none yet.
-
-    Raises:
-        RunError: naming the run directory `path`, if what is stored cannot be read.
-    """
-    values = trial.user_attrs.get(EVALUATION_ATTRIBUTE)
-    if values is None:
-        return None
-    try:
-        return Evaluation.from_json(values)
-    except (AttributeError, KeyError, TypeError, ValueError, TvmMnasError) as error:
-        raise RunError(
-            f"{path}: the evaluation of trial {trial.number} cannot be read "
-            f"({type(error).__name__}: {error}); restore study.journal from a copy"
-        ) from error
 
 
 def _check_foreign(path: Path, config: SearchConfig) -> None:

@@ -17,20 +17,23 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from tvm_mnas.errors import ConfigError, RunError
+from tvm_mnas.errors import ConfigError, RunError, TvmMnasError
+from tvm_mnas.evaluation.results import Evaluation
 
 if TYPE_CHECKING:
     from optuna import Study
-    from optuna.distributions import BaseDistribution
+    from optuna.distributions import BaseDistribution, CategoricalDistribution
     from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial
 
 DRIVER = "driver"
+EVALUATION_ATTRIBUTE = "evaluation"
 RENEWED_S = 10.0
 """How often a lease is renewed."""
 SILENT_S = 35.0
@@ -65,11 +68,26 @@ def check_storage(url: str) -> None:
 def journal_storage(journal: Path) -> BaseStorage:
     """Return the storage of a journal, a file."""
     from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+    from optuna.storages.journal import JournalFileOpenLock
 
     path = str(journal)
     # Optuna's usual lock is a symbolic link, which not every file system has.
-    return JournalStorage(JournalFileBackend(path, JournalFileOpenLock(path)))
+    return JournalStorage(_journal_file()(path, JournalFileOpenLock(path)))
+
+
+@functools.cache
+def _journal_file() -> Any:
+    """Return Optuna's class for journals, less where each of their lines begins: that grows by 4 KiB a trial."""
+    from optuna.storages.journal import JournalFileBackend
+
+    class JournalFile(JournalFileBackend):
+        def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
+            yield from super().read_logs(log_number_from)
+            # A study is read from where its reader was; whoever begins anew finds each line again.
+            last = max(self._log_number_offset)
+            self._log_number_offset = {0: 0, last: self._log_number_offset[last]}
+
+    return JournalFile
 
 
 def database_storage(
@@ -197,18 +215,48 @@ def _reason(error: BaseException) -> str:
     ).splitlines()[0]
 
 
-def share_distributions(
-    trials: Iterable[FrozenTrial], distributions: Mapping[str, BaseDistribution]
+def make_compact(
+    trials: Iterable[FrozenTrial],
+    distributions: Mapping[str, CategoricalDistribution],
 ) -> None:
-    """Have `trials` hold these `distributions`, and not equal ones of their own, which a storage reads for each anew.
+    """Have finished `trials` take a tenth of their memory: a storage keeps what it reads, for each trial anew.
 
-    They are most of the memory of a long study.
+    They share these `distributions` and the choices in them, if theirs are equal, and hold their evaluation packed, as
+    `read_evaluation` takes it.
     """
-    shared = dict(distributions)
+    shared: dict[str, BaseDistribution] = dict(distributions)
     for trial in trials:
         if trial.distributions == shared:
-            trial.params = {name: trial.params[name] for name in shared}
+            trial.params = {
+                name: one.choices[one.choices.index(trial.params[name])]
+                for name, one in distributions.items()
+            }
             trial.distributions = shared
+        value = trial.user_attrs.get(EVALUATION_ATTRIBUTE)
+        if value is not None and not isinstance(value, bytes):
+            text = json.dumps(value, separators=(",", ":"))
+            packed = zlib.compress(text.encode())
+            trial.user_attrs = {**trial.user_attrs, EVALUATION_ATTRIBUTE: packed}
+
+
+def read_evaluation(trial: FrozenTrial, path: Path) -> Evaluation | None:
+    """Return the evaluation stored with `trial`, or None if there is none yet.
+
+    Raises:
+        RunError: naming the run directory `path`, if what is stored cannot be read.
+    """
+    values = trial.user_attrs.get(EVALUATION_ATTRIBUTE)
+    if values is None:
+        return None
+    try:
+        if isinstance(values, bytes):
+            values = json.loads(zlib.decompress(values))
+        return Evaluation.from_json(values)
+    except (AttributeError, KeyError, TypeError, ValueError, TvmMnasError) as error:
+        raise RunError(
+            f"{path}: the evaluation of trial {trial.number} cannot be read "
+            f"({type(error).__name__}: {error}); restore study.journal from a copy"
+        ) from error
 
 
 @contextlib.contextmanager
