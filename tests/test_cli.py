@@ -22,7 +22,7 @@ from tvm_mnas import __version__, cli
 from tvm_mnas.config import SearchConfig
 from tvm_mnas.resources import resource_directory
 from tvm_mnas.search.run import REPEATS_ATTRIBUTE, RunDirectory
-from tvm_mnas.search.storage import EVALUATION_ATTRIBUTE
+from tvm_mnas.search.study.compact import EVALUATION_ATTRIBUTE
 from tvm_mnas.space.architecture import Architecture
 from tvm_mnas.space.files import load_space, space_names
 from tvm_mnas.workflows.model_ref import resolve_architecture

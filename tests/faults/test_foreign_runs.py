@@ -15,7 +15,7 @@ from tests.report.runs import make_latency, make_success, sample_architectures
 from tvm_mnas.config import SearchConfig
 from tvm_mnas.errors import RunError
 from tvm_mnas.search.run import RunDirectory
-from tvm_mnas.search.storage import EVALUATION_ATTRIBUTE
+from tvm_mnas.search.study.compact import EVALUATION_ATTRIBUTE
 
 ROOT = Path(__file__).resolve().parents[2]
 CODE = """

@@ -22,7 +22,7 @@ from tvm_mnas.config import SearchConfig
 from tvm_mnas.errors import ConfigError, RunError, TvmMnasError
 from tvm_mnas.evaluation.results import Evaluation
 from tvm_mnas.search.run import REPEATS_ATTRIBUTE, RunDirectory
-from tvm_mnas.search.storage import EVALUATION_ATTRIBUTE
+from tvm_mnas.search.study.compact import EVALUATION_ATTRIBUTE
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = SearchConfig(trials=3)

@@ -21,7 +21,7 @@ from tvm_mnas.search.run import (
     RunDirectory,
     TrialRecord,
 )
-from tvm_mnas.search.storage import EVALUATION_ATTRIBUTE, make_compact, read_evaluation
+from tvm_mnas.search.study.compact import EVALUATION_ATTRIBUTE, make_compact, read_evaluation
 
 if TYPE_CHECKING:
     import optuna

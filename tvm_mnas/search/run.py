@@ -34,15 +34,11 @@ from tvm_mnas.errors import ConfigError, RunError, TvmMnasError, raise_if_foreig
 from tvm_mnas.evaluation.results import Evaluation
 from tvm_mnas.evaluation.trainers import recipe_of
 from tvm_mnas.files import atomic_write_text
-from tvm_mnas.search.journal import damaged_journal, repair_journal
 from tvm_mnas.search.reward import Reward
-from tvm_mnas.search.storage import (
-    check_new_study,
-    database_storage,
-    journal_storage,
-    leased,
-    read_evaluation,
-)
+from tvm_mnas.search.study.compact import read_evaluation
+from tvm_mnas.search.study.database import check_new_study, database_storage
+from tvm_mnas.search.study.journal import damaged_journal, journal_storage, repair_journal
+from tvm_mnas.search.study.lease import leased
 from tvm_mnas.training.accuracy import Accuracy
 from tvm_mnas.training.recipe import Recipe, recipe_from
 

@@ -17,7 +17,7 @@ from tvm_mnas.search.algorithms.by_name import Algorithm
 from tvm_mnas.search.result import SearchResult
 from tvm_mnas.search.run import RunDirectory, TrialRecord
 from tvm_mnas.search.session import SearchObserver, Session
-from tvm_mnas.search.storage import check_storage
+from tvm_mnas.search.study.database import check_storage
 from tvm_mnas.space.catalogue import Space, find_space
 from tvm_mnas.training.accelerators import check_device
 from tvm_mnas.training.data.sources import check_data

@@ -16,23 +16,14 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from tests.search.postgres import Postgres, find_programs, running_postgres
+from tests.search.study.postgres import Postgres, find_programs, running_postgres
 from tests.search.test_loop import Streaming, Synthetic, assert_complete, go_on, trials_of
 from tvm_mnas.config import SearchConfig
 from tvm_mnas.errors import ConfigError, RunError
-from tvm_mnas.search import storage
-from tvm_mnas.search.algorithms.batches import distributions_of
 from tvm_mnas.search.run import RunDirectory
-from tvm_mnas.search.storage import (
-    DRIVER,
-    EVALUATION_ATTRIBUTE,
-    check_storage,
-    database_storage,
-    journal_storage,
-    leased,
-    make_compact,
-)
-from tvm_mnas.space.files import load_space
+from tvm_mnas.search.study import database, lease
+from tvm_mnas.search.study.database import check_storage, database_storage
+from tvm_mnas.search.study.lease import DRIVER, leased
 
 PROGRAMS = find_programs()
 needs_postgres = pytest.mark.skipif(PROGRAMS is None, reason="no PostgreSQL, and no pgserver")
@@ -55,10 +46,10 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "_SETTLE_S", 0.01)
-    monkeypatch.setattr(storage, "_RETRY_S", 0.1)
-    monkeypatch.setattr(storage, "_LOOK_S", 0.05)
-    monkeypatch.setattr(storage, "RENEWED_S", 1.0)
+    monkeypatch.setattr(lease, "_SETTLE_S", 0.01)
+    monkeypatch.setattr(database, "_RETRY_S", 0.1)
+    monkeypatch.setattr(lease, "_LOOK_S", 0.05)
+    monkeypatch.setattr(lease, "RENEWED_S", 1.0)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
@@ -144,7 +135,7 @@ def study_in(url: str, name: str) -> optuna.Study:
 def test_who_signs_again_has_the_study_and_who_is_silent_has_not(
     signs: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "SILENT_S", 1.0)
+    monkeypatch.setattr(lease, "SILENT_S", 1.0)
     study = study_in(f"sqlite:///{tmp_path / 'a.db'}", "study")
     study.set_user_attr(DRIVER, json.dumps({"owner": "elsewhere:17", "sign": 1}))
     ended = threading.Event()
@@ -174,7 +165,7 @@ def test_who_signs_again_has_the_study_and_who_is_silent_has_not(
 def test_a_process_of_this_machine_that_was_killed_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "SILENT_S", 60.0)
+    monkeypatch.setattr(lease, "SILENT_S", 60.0)
     study = study_in(f"sqlite:///{tmp_path / 'a.db'}", "study")
     study.set_user_attr(DRIVER, json.dumps({"owner": f"{socket.gethostname()}:4194300", "sign": 1}))
     began = time.monotonic()
@@ -186,7 +177,7 @@ def test_a_process_of_this_machine_that_was_killed_is_not_waited_for(
 def test_of_two_that_come_at_once_one_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "_SETTLE_S", 0.5)
+    monkeypatch.setattr(lease, "_SETTLE_S", 0.5)
     url = f"sqlite:///{tmp_path / 'a.db'}"
     study_in(url, "study")
     held: list[str] = []
@@ -209,7 +200,7 @@ def test_of_two_that_come_at_once_one_is_refused(
 
 
 def test_a_lease_is_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "RENEWED_S", 0.05)
+    monkeypatch.setattr(lease, "RENEWED_S", 0.05)
     study = study_in(f"sqlite:///{tmp_path / 'a.db'}", "study")
     with leased(study, where="the study"):
         time.sleep(0.5)
@@ -312,46 +303,3 @@ def test_a_trial_that_was_told_is_not_told_again_after_a_lost_answer(
     assert backend.get_n_trials(study._study_id) == 1
     study.tell(trial, 1.0)
     assert [t.state for t in study.get_trials()] == [TrialState.COMPLETE]
-
-
-def test_finished_trials_are_made_compact_and_are_the_same_trials(tmp_path: Path) -> None:
-    run = new_run(tmp_path / "run")
-    go_on(run.path)
-    before, records = run.study().get_trials(), run.finished_trials()
-    study = run.study()
-    distributions = distributions_of(load_space("quickstart").decisions)
-    for _ in range(2):
-        make_compact(study.get_trials(deepcopy=False), distributions)
-        assert run.trials(study) == records
-    trials = study.get_trials(deepcopy=False)
-    assert [trial.params for trial in trials] == [trial.params for trial in before]
-    assert [trial.values for trial in trials] == [trial.values for trial in before]
-    for trial, stored in zip(trials, before, strict=True):
-        packed = trial.user_attrs[EVALUATION_ATTRIBUTE]
-        assert isinstance(packed, bytes)
-        assert len(packed) < len(json.dumps(stored.user_attrs[EVALUATION_ATTRIBUTE]))
-    assert len({id(trial.distributions) for trial in trials}) == 1
-    # One with other parameters, as somebody may put into the queue, keeps its own.
-    study = optuna.create_study()
-    study.add_trial(optuna.trial.create_trial(value=1.0))
-    make_compact(study.get_trials(deepcopy=False), distributions)
-    assert study.trials[0].distributions == {}
-
-
-def test_a_journal_is_read_on_without_where_each_line_begins(tmp_path: Path) -> None:
-    mine, other = (
-        optuna.create_study(
-            study_name="one", storage=journal_storage(tmp_path / "j"), load_if_exists=True
-        )
-        for _ in range(2)
-    )
-    for study in (mine, other, mine, mine, other):
-        study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=3)
-    assert len(mine.trials) == len(other.trials) == 15
-    assert mine.trials == other.trials
-    backend: Any = mine._storage._backend  # type: ignore[attr-defined]  # a journal's has one
-    assert len(backend._log_number_offset) == 2
-    # From the beginning, and from the middle, whose place is forgotten.
-    lines = list(backend.read_logs(0))
-    assert lines == [json.loads(line) for line in (tmp_path / "j").read_text().splitlines()]
-    assert list(backend.read_logs(7)) == lines[7:]

@@ -1,12 +1,43 @@
-"""The file of a study after a process was killed while it wrote: put in order, or named with its first bad line."""
+"""The file of a study: opened, and put in order after a process was killed while it wrote."""
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Generator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tvm_mnas.errors import RunError
 from tvm_mnas.files import atomic_write
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
+
+
+def journal_storage(journal: Path) -> BaseStorage:
+    """Return the storage of a journal, a file."""
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileOpenLock
+
+    path = str(journal)
+    # Optuna's usual lock is a symbolic link, which not every file system has.
+    return JournalStorage(_journal_file()(path, JournalFileOpenLock(path)))
+
+
+@functools.cache
+def _journal_file() -> Any:
+    """Return Optuna's class for journals, less where each of their lines begins: that grows by 4 KiB a trial."""
+    from optuna.storages.journal import JournalFileBackend
+
+    class JournalFile(JournalFileBackend):
+        def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
+            yield from super().read_logs(log_number_from)
+            # A study is read from where its reader was; whoever begins anew finds each line again.
+            last = max(self._log_number_offset)
+            self._log_number_offset = {0: 0, last: self._log_number_offset[last]}
+
+    return JournalFile
 
 
 def repair_journal(journal: Path) -> None:
