@@ -9,7 +9,7 @@ running are taken up again under their own numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ from tvm_mnas.search.run import (
     RunDirectory,
     TrialRecord,
 )
-from tvm_mnas.search.study.compact import EVALUATION_ATTRIBUTE, make_compact, read_evaluation
+from tvm_mnas.search.study.compact import EVALUATION_ATTRIBUTE, Packer, read_evaluation
 
 if TYPE_CHECKING:
     import optuna
@@ -94,14 +94,17 @@ class _Flight:
         self._run, self._space, self._study = run, space, study
         self._on_trial, self._on_batch = on_trial, on_batch
         self._distributions = distributions_of(space.decisions)
+        self._packer = Packer(self._distributions)
         self._existing = study.get_trials(deepcopy=False)
-        # Numbers alone: the evaluations of a long search are large, and in the study.
+        # Numbers alone: the evaluations of a long search are large, and in its trials.
         self._known: dict[str, int] = {}
+        self._settled: list[FrozenTrial] = []
+        self._recent: dict[int, Evaluation] = {}
         for trial in self._existing:
             evaluation = read_evaluation(trial, run.path)
             if evaluation is not None:
                 self._known.setdefault(evaluation.architecture.id, trial.number)
-        self._compact(self._existing)
+        self._packer.pack(self._existing)
         self._asked = 0
         self._batches = 0
         self._finished: set[int] = set()
@@ -170,7 +173,12 @@ class _Flight:
         return trial, self._space.decode(tokens)
 
     def _evaluation_of(self, number: int) -> Evaluation:
-        trial = self._study.get_trials(deepcopy=False)[number]
+        if number < len(self._settled):
+            trial = self._settled[number]
+        elif number in self._recent:
+            return self._recent[number]
+        else:
+            trial = self._existing[number]
         evaluation = read_evaluation(trial, self._run.path)
         assert evaluation is not None
         return evaluation
@@ -190,13 +198,11 @@ class _Flight:
             self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
         else:
             self._study.tell(trial, objectives)
+        if repeats is None:
+            self._recent[trial.number] = evaluation
         reward = None if objectives is None else self._run.reward(*objectives)
         self._on_trial(TrialRecord(trial.number, evaluation, reward, repeats))
         self._count(trial.number, here=True)
-
-    def _compact(self, trials: Iterable[FrozenTrial]) -> None:
-        finished = (trial for trial in trials if trial.state.is_finished())
-        make_compact(finished, self._distributions)
 
     def _count(self, number: int, *, here: bool = False) -> None:
         """Take note that a trial is finished, and of the batches that are so, with all before them."""
@@ -208,9 +214,13 @@ class _Flight:
                 return
             self._finished.difference_update(numbers)
             self._batches += 1
+            # Once a batch: a storage makes a list of all trials each time.
+            settled = self._study.get_trials(deepcopy=False)[numbers.start : numbers.stop]
+            self._packer.pack(settled)
+            self._settled += settled
+            for one in numbers:
+                self._recent.pop(one, None)
             if here:
-                trials = self._study.get_trials(deepcopy=False)
-                self._compact(trials[one] for one in numbers)
                 self._on_batch()
 
 

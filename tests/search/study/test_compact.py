@@ -9,7 +9,7 @@ import optuna
 
 from tests.search.test_loop import go_on, new_run
 from tvm_mnas.search.algorithms.batches import distributions_of
-from tvm_mnas.search.study.compact import EVALUATION_ATTRIBUTE, make_compact
+from tvm_mnas.search.study.compact import EVALUATION_ATTRIBUTE, Packer
 from tvm_mnas.space.files import load_space
 
 
@@ -18,9 +18,9 @@ def test_finished_trials_are_made_compact_and_are_the_same_trials(tmp_path: Path
     go_on(run.path)
     before, records = run.study().get_trials(), run.finished_trials()
     study = run.study()
-    distributions = distributions_of(load_space("quickstart").decisions)
+    packer = Packer(distributions_of(load_space("quickstart").decisions))
     for _ in range(2):
-        make_compact(study.get_trials(deepcopy=False), distributions)
+        packer.pack(study.get_trials(deepcopy=False))
         assert run.trials(study) == records
     trials = study.get_trials(deepcopy=False)
     assert [trial.params for trial in trials] == [trial.params for trial in before]
@@ -33,5 +33,5 @@ def test_finished_trials_are_made_compact_and_are_the_same_trials(tmp_path: Path
     # One with other parameters, as somebody may put into the queue, keeps its own.
     study = optuna.create_study()
     study.add_trial(optuna.trial.create_trial(value=1.0))
-    make_compact(study.get_trials(deepcopy=False), distributions)
+    packer.pack(study.get_trials(deepcopy=False))
     assert study.trials[0].distributions == {}

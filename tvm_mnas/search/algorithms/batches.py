@@ -146,11 +146,13 @@ class BatchSampler(BaseSampler):
     ) -> dict[str, Any]:
         """Return a choice for every decision (called by Optuna)."""
         with self._lock:
-            history = self.history(study)
-            if self.lag:
-                batch = trial.number // self.batch_size
-                history = history[: max(0, batch - self.lag) * self.batch_size]
-            tokens = self.propose(trial.number, history)
+            batch = trial.number // self.batch_size
+            followed = max(0, batch - self.lag) * self.batch_size
+            history: Sequence[Observation | None] = self._history
+            # Batches that it follows from and that are known are looked at no more: that takes longer with each trial.
+            if self._study_name != study.study_name or not followed <= len(history) <= trial.number:
+                history = self.history(study)
+            tokens = self.propose(trial.number, history[:followed] if self.lag else history)
         return {
             decision.name: decision.choices[token]
             for decision, token in zip(self.decisions, tokens, strict=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from tvm_mnas.errors import RunError, TvmMnasError
 from tvm_mnas.evaluation.results import Evaluation
@@ -19,28 +19,56 @@ EVALUATION_ATTRIBUTE = "evaluation"
 """The trial's attribute with its evaluation."""
 
 
-def make_compact(
-    trials: Iterable[FrozenTrial],
-    distributions: Mapping[str, CategoricalDistribution],
-) -> None:
-    """Have finished `trials` take a tenth of their memory: a storage keeps what it reads, for each trial anew.
+class Choices(Mapping[str, Any]):
+    """The parameters of a trial, as where they are among the choices: `layout` has these by name, and is shared."""
 
-    They share these `distributions` and the choices in them, if theirs are equal, and hold their evaluation packed, as
-    `read_evaluation` takes it.
+    __slots__ = ("_layout", "_tokens")
+
+    def __init__(
+        self, params: Mapping[str, Any], layout: Mapping[str, tuple[int, Sequence[Any]]]
+    ) -> None:
+        tokens = [choices.index(params[name]) for name, (_, choices) in layout.items()]
+        self._layout = layout
+        self._tokens = bytes(tokens) if max(tokens, default=0) < 256 else tuple(tokens)
+
+    def __getitem__(self, name: str) -> Any:
+        place, choices = self._layout[name]
+        return choices[self._tokens[place]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._layout)
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+
+class Packer:
+    """Packs the finished trials of a study: their storage keeps what it reads, for each trial anew.
+
+    Those whose distributions equal these share them and the choices in them. Evaluations are packed as
+    `read_evaluation` takes them.
     """
-    shared: dict[str, BaseDistribution] = dict(distributions)
-    for trial in trials:
-        if trial.distributions == shared:
-            trial.params = {
-                name: one.choices[one.choices.index(trial.params[name])]
-                for name, one in distributions.items()
-            }
-            trial.distributions = shared
-        value = trial.user_attrs.get(EVALUATION_ATTRIBUTE)
-        if value is not None and not isinstance(value, bytes):
-            text = json.dumps(value, separators=(",", ":"))
-            packed = zlib.compress(text.encode())
-            trial.user_attrs = {**trial.user_attrs, EVALUATION_ATTRIBUTE: packed}
+
+    def __init__(self, distributions: Mapping[str, CategoricalDistribution]) -> None:
+        self._shared: dict[str, BaseDistribution] = dict(distributions)
+        self._layout = {
+            name: (place, one.choices) for place, (name, one) in enumerate(distributions.items())
+        }
+
+    def pack(self, trials: Iterable[FrozenTrial]) -> None:
+        """Pack those of `trials` that are finished, in place."""
+        for trial in trials:
+            if not trial.state.is_finished():
+                continue
+            if trial.distributions == self._shared and not isinstance(trial.params, Choices):
+                # To Optuna, which only reads those of a finished trial, one mapping is as good as another.
+                trial.params = cast(Any, Choices(trial.params, self._layout))
+                trial.distributions = self._shared
+            value = trial.user_attrs.get(EVALUATION_ATTRIBUTE)
+            if value is not None and not isinstance(value, bytes):
+                text = json.dumps(value, separators=(",", ":"))
+                packed = zlib.compress(text.encode())
+                trial.user_attrs = {**trial.user_attrs, EVALUATION_ATTRIBUTE: packed}
 
 
 def read_evaluation(trial: FrozenTrial, path: Path) -> Evaluation | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import functools
+import itertools
 import json
-from collections.abc import Generator
+from collections.abc import Container, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,31 +15,69 @@ from tvm_mnas.files import atomic_write
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
+    from optuna.storages.journal import BaseJournalBackend
+    from optuna.trial import FrozenTrial
 
 
 def journal_storage(journal: Path) -> BaseStorage:
     """Return the storage of a journal, a file."""
-    from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileOpenLock
 
+    storage_class, file_class = _lean_classes()
     path = str(journal)
     # Optuna's usual lock is a symbolic link, which not every file system has.
-    return JournalStorage(_journal_file()(path, JournalFileOpenLock(path)))
+    storage: BaseStorage = storage_class(file_class(path, JournalFileOpenLock(path)))
+    return storage
 
 
 @functools.cache
-def _journal_file() -> Any:
-    """Return Optuna's class for journals, less where each of their lines begins: that grows by 4 KiB a trial."""
+def _lean_classes() -> tuple[Any, Any]:
+    """Return Optuna's classes for a journal and its file, less what grows with each trial."""
+    from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
+    from optuna.trial import TrialState
+
+    class Journal(JournalStorage):
+        """Knows the finished trials at the study's beginning: Optuna asks for those that wait before each new one."""
+
+        def __init__(self, backend: BaseJournalBackend) -> None:
+            self._settled: dict[int, list[FrozenTrial]] = {}
+            super().__init__(backend)
+
+        def get_all_trials(
+            self,
+            study_id: int,
+            deepcopy: bool = True,
+            states: Container[Any] | None = None,
+        ) -> list[FrozenTrial]:
+            with self._thread_lock:
+                self._sync_with_backend()
+                replayed = self._replay_result
+                replayed.get_study(study_id)
+                numbers = replayed._study_id_to_trial_ids[study_id]
+                settled = self._settled.setdefault(study_id, [])
+                later = [replayed._trials[one] for one in numbers[len(settled) :]]
+                ended = itertools.takewhile(lambda trial: trial.state.is_finished(), later)
+                before = len(settled)
+                settled += ended
+                later = later[len(settled) - before :]
+                if states is None:
+                    trials = settled + later
+                else:
+                    some = any(state.is_finished() and state in states for state in TrialState)
+                    trials = [one for one in (settled if some else []) if one.state in states]
+                    trials += [one for one in later if one.state in states]
+                return copy.deepcopy(trials) if deepcopy else trials
 
     class JournalFile(JournalFileBackend):
+        """Knows where its reader was, and not where each line begins: that would be 4 KiB a trial."""
+
         def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
             yield from super().read_logs(log_number_from)
-            # A study is read from where its reader was; whoever begins anew finds each line again.
             last = max(self._log_number_offset)
             self._log_number_offset = {0: 0, last: self._log_number_offset[last]}
 
-    return JournalFile
+    return Journal, JournalFile
 
 
 def repair_journal(journal: Path) -> None:
