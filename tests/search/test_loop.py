@@ -261,7 +261,7 @@ def test_a_search_that_crashed_at_any_write_ends_as_without(
     assert {TrialState.COMPLETE, TrialState.FAIL} == set(states)
     run = new_run(tmp_path / "run", space=space, algorithm=algorithm, trials=20)
     rng = random.Random(f"{space}/{algorithm}")
-    crashes = crash_until_finished(run.path, Fuse(monkeypatch), rng, longest=70)
+    crashes = crash_until_finished(run.path, Fuse(monkeypatch), rng, longest=12)
     assert crashes >= 5
     assert_complete(run.path, 20)
     assert_equal_runs(run.path, expected)
@@ -282,7 +282,7 @@ def test_with_batches_in_flight_neither_order_nor_crashes_matter(
     assert sorted(set(streamed.calls)) == sorted(set(in_batches.calls))
     assert_equal_runs(runs[1], runs[0])
     rng = random.Random(f"{algorithm}/{lag}")
-    crashes = crash_until_finished(runs[2], Fuse(monkeypatch), rng, longest=70, evaluator=Streaming)
+    crashes = crash_until_finished(runs[2], Fuse(monkeypatch), rng, longest=12, evaluator=Streaming)
     assert crashes >= 3
     assert_complete(runs[2], 26)
     assert_equal_runs(runs[2], runs[0])

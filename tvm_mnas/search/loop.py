@@ -159,16 +159,22 @@ class _Flight:
     def _ask(self, number: int) -> tuple[optuna.Trial, Candidate]:
         import optuna
 
+        from tvm_mnas.search.algorithms.batches import BatchSampler
+
+        sampler = self._study.sampler
         if number < len(self._existing):
             # A process that was killed left it; its parameters are stored, or are sampled again alike.
             trial = optuna.Trial(self._study, self._existing[number]._trial_id)
             for name, distribution in self._distributions.items():
                 trial.suggest_categorical(name, distribution.choices)
+        elif isinstance(sampler, BatchSampler):
+            trial = optuna.Trial(self._study, sampler.create_trial(self._study, number))
         else:
             trial = self._study.ask(fixed_distributions=dict(self._distributions))
+        # Once: Optuna copies them each time.
+        params = trial.params
         tokens = [
-            decision.choices.index(trial.params[decision.name])
-            for decision in self._space.decisions
+            decision.choices.index(params[decision.name]) for decision in self._space.decisions
         ]
         return trial, self._space.decode(tokens)
 

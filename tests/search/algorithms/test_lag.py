@@ -35,6 +35,8 @@ from tvm_mnas.search.algorithms.batches import (
 from tvm_mnas.search.algorithms.evolution import RegularizedEvolutionSampler
 from tvm_mnas.search.algorithms.ppo import PPO
 from tvm_mnas.search.algorithms.sampler import PPOSampler
+from tvm_mnas.search.study.database import database_storage
+from tvm_mnas.search.study.journal import journal_storage
 
 TRIALS = 30
 Make = Callable[[int, Path | None], BatchSampler]
@@ -205,3 +207,50 @@ def test_only_the_policies_that_can_be_needed_are_kept() -> None:
 def test_a_lag_below_zero_is_refused() -> None:
     with pytest.raises(ConfigError, match="0 batches or more, not -1"):
         make_ppo(-1)
+
+
+@pytest.mark.parametrize("make", [make_ppo, make_evolution])
+@pytest.mark.parametrize("url", ["", "sqlite"])
+def test_a_trial_added_at_once_is_the_one_that_optuna_asks_for(
+    make: Make, url: str, tmp_path: Path
+) -> None:
+    def study_of(name: str) -> optuna.Study:
+        storage = (
+            database_storage(f"sqlite:///{tmp_path / name}")
+            if url
+            else journal_storage(tmp_path / name)
+        )
+        return optuna.create_study(
+            study_name=name,
+            storage=storage,
+            directions=["maximize", "minimize"],
+            sampler=make(1, None),
+        )
+
+    asked, added = study_of("asked"), study_of("added")
+    distributions = distributions_of(DECISIONS)
+    for number in range(3 * BATCH):
+        trial = asked.ask(fixed_distributions=dict(distributions))
+        sampler = added.sampler
+        assert isinstance(sampler, BatchSampler)
+        other = optuna.Trial(added, sampler.create_trial(added, number))
+        assert (trial.number, other.number) == (number, number)
+        for study, one in ((asked, trial), (added, other)):
+            assert one.params == trial.params
+            for name, distribution in distributions.items():
+                assert one.suggest_categorical(name, distribution.choices) == trial.params[name]
+            tokens = tokens_of(study.trials[number], DECISIONS)
+            assert tokens is not None
+            study.tell(one, (sum(tokens) / 100, 80.0 + tokens[0]))
+    for first, second in zip(asked.trials, added.trials, strict=True):
+        for name in (
+            "number",
+            "state",
+            "params",
+            "distributions",
+            "values",
+            "user_attrs",
+            "system_attrs",
+        ):
+            assert getattr(first, name) == getattr(second, name), name
+        assert second.datetime_start is not None and second.duration is not None

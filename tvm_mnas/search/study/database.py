@@ -6,6 +6,7 @@ written twice by that, since what was written before the connection was lost is 
 
 from __future__ import annotations
 
+import copy
 import functools
 import time
 from collections.abc import Callable
@@ -90,8 +91,10 @@ def check_new_study(url: str, name: str) -> None:
 def _patient_storage() -> Any:
     """Return Optuna's class for databases, each of whose methods waits for the database and tries again."""
     import sqlalchemy
+    from optuna.distributions import distribution_to_json
     from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
     from optuna.storages import BaseStorage, RDBStorage
+    from optuna.storages._rdb import models
 
     lost = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError, StorageInternalError)
 
@@ -129,6 +132,7 @@ def _patient_storage() -> Any:
         ) -> None:
             self.on_wait, self.wait_s = on_wait, wait_s
             self.waiting = False
+            self.numbers: dict[int, int] = {}
             super().__init__(url, **named)
 
         def wait(self, reason: str) -> None:
@@ -139,8 +143,12 @@ def _patient_storage() -> Any:
             time.sleep(_RETRY_S)
 
         def _create_new_trial(self, study_id: int, template_trial: Any = None) -> Any:
-            # Asked for twice, a trial would be two: what came of the first time is looked at.
-            number = self.get_n_trials(study_id)
+            # Asked for twice, a trial would be two: what came of the first time is looked at. Counting them takes
+            # longer with each, and whoever has the study knows which one it adds.
+            number = self.numbers.get(study_id)
+            if number is None:
+                number = self.get_n_trials(study_id)
+            self.numbers[study_id] = number + 1
             while True:
                 try:
                     return super()._create_new_trial(study_id, template_trial)
@@ -149,6 +157,27 @@ def _patient_storage() -> Any:
                     if self.get_n_trials(study_id) > number:
                         found = self.get_trial_id_from_study_id_trial_number(study_id, number)
                         return self.get_trial(found)
+
+        def _get_prepared_new_trial(
+            self, study_id: int, template_trial: Any, session: Any
+        ) -> models.TrialModel:
+            # Optuna asks for the same parameter of all trials before it writes one: a hundred queries for a trial.
+            if template_trial is None:
+                return super()._get_prepared_new_trial(study_id, None, session)
+            bare = copy.copy(template_trial)
+            bare.params, bare.distributions = {}, {}
+            trial = super()._get_prepared_new_trial(study_id, bare, session)
+            session.flush()
+            session.add_all(
+                models.TrialParamModel(
+                    trial_id=trial.trial_id,
+                    param_name=name,
+                    param_value=distribution.to_internal_repr(template_trial.params[name]),
+                    distribution_json=distribution_to_json(distribution),
+                )
+                for name, distribution in template_trial.distributions.items()
+            )
+            return trial
 
     public = [name for name in dir(BaseStorage) if not name.startswith("_")]
     # What Optuna's cache calls past the public ones; that a parameter is there already it takes for success.
