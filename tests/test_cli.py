@@ -345,6 +345,12 @@ MISTAKES = {
     "resumed with other settings": Mistake(
         "search --resume run --seed 3", 2, ("--resume", "--trials", "start a new run")
     ),
+    "what names no Ray cluster": Mistake(
+        "search --executor ray:gpus=1.5", 2, ("part of one or a whole number", "1.5")
+    ),
+    "an executor that is none": Mistake(
+        "search --executor slurm", 2, ("local, inline, ray", "slurm")
+    ),
     "resumed with fewer trials": Mistake("search --resume run --trials 3", 2, ("10", "3")),
     "tracker that is not there": Mistake(
         "device list --tracker 127.0.0.1:1", 1, ("127.0.0.1:1", "start one", "rpc_tracker")
@@ -614,6 +620,21 @@ def test_the_untuned_share_of_a_search_is_kept_for_its_resumption(
     assert [run.config.max_untuned_share for run in started] == [0.05, 0.05]
     CliRunner().invoke(cli.app, ["search", "--run", f"{path}-2"])
     assert started[2].config.max_untuned_share == 0.0
+
+
+def test_a_resumed_search_may_train_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, object]] = []
+    monkeypatch.setattr(
+        "tvm_mnas.commands.search._search", lambda run, changes, as_json: asked.append(changes)
+    )
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("def make(request):\n    return None\n")
+    for arguments in (["--run", "r"], ["--resume", "r", "--executor", "mine.py:make"]):
+        finished = CliRunner().invoke(cli.app, ["search", *arguments])
+        assert finished.exit_code == 0, finished.output
+    assert asked[1] == {"executor": f"{tmp_path}/mine.py:make"}
 
 
 def test_output_that_nobody_reads_is_no_failure_of_ours(tmp_path: Path) -> None:

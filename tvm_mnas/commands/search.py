@@ -235,22 +235,30 @@ def _plan(flags: dict[str, Any], config: Path | None, changes: list[str], *, as_
         OUTPUT.print(line, markup=False)
 
 
+MAY_CHANGE = {"trials", "jobs", "executor", "records"}
+"""What a resumed run may have other than before: how long it is, and what does not change its results."""
+
+
 def _resume_run(
     path: Path, flags: dict[str, Any], config: Path | None, run: Path | None
 ) -> RunDirectory:
     from tvm_mnas.search.run import RunDirectory
     from tvm_mnas.workflows.search import check_inputs
 
-    if config is not None or run is not None or set(flags) - {"trials", "jobs", "records"}:
+    if config is not None or run is not None or set(flags) - MAY_CHANGE:
         raise ConfigError(
-            "a resumed run keeps its settings; beside --resume only --trials, --jobs, --records and --json are "
-            "taken; leave out the others, or start a new run"
+            "a resumed run keeps its settings; beside --resume only --trials, --jobs, --executor, --records and "
+            "--json are taken; leave out the others, or start a new run"
         )
     directory = RunDirectory.open(path)
     config_now = directory.config
     if "records" in flags:
         flags["records"] = os.path.abspath(flags["records"])
         config_now = replace(config_now, records=flags["records"])
+    if "executor" in flags:
+        named = replace(config_now, executor=flags["executor"]).located(Path.cwd()).executor
+        flags["executor"] = named
+        config_now = replace(config_now, executor=named)
     check_inputs(config_now)
     if "records" in flags:
         try:

@@ -10,8 +10,9 @@ from tvm_mnas.config import SearchConfig
 from tvm_mnas.devices.core.profile import read_profile
 from tvm_mnas.devices.core.tracker import TrackerClient
 from tvm_mnas.errors import ConfigError, RecordsError
+from tvm_mnas.evaluation.executors.protocol import ExecutorRequest
 from tvm_mnas.evaluation.trainers import Trainer, recipe_of
-from tvm_mnas.plugins import ALGORITHMS, SPACES, TRAINERS, Registry, reference_of
+from tvm_mnas.plugins import ALGORITHMS, EXECUTORS, SPACES, TRAINERS, Registry, reference_of
 from tvm_mnas.processes import ensure_home
 from tvm_mnas.search.algorithms.by_name import Algorithm
 from tvm_mnas.search.result import SearchResult
@@ -163,12 +164,14 @@ def check_inputs(config: SearchConfig) -> CheckedInputs:
     Raises:
         SpaceError, ProfileError, DataError: if the space, the device or the data is not.
         RecordsError: if the records are to be kept in a file.
-        ConfigError: if the study is to be kept where no database can be.
+        ConfigError: if the study is to be kept where no database can be, or there is no such executor.
         TrackerError: if the tracker of the device does not answer.
     """
     space = find_space(config.space)
     profile = read_profile(config.device)
     check_device(config.train_device)
+    # Made and not entered: what is wrong with its name, or not installed, is told before a run is made.
+    EXECUTORS.load(config.executor)(ExecutorRequest(train_device="cpu"))
     notes = check_data(config.data)
     if config.storage:
         # Whether it is up is found out where the study is opened, before anything else is.
