@@ -9,7 +9,7 @@ import optuna
 
 from tests.search.test_loop import go_on, new_run
 from tvm_mnas.search.algorithms.batches import distributions_of
-from tvm_mnas.search.study.compact import EVALUATION_ATTRIBUTE, Packer
+from tvm_mnas.search.study.compact import EVALUATION_ATTRIBUTE, Packed, Packer
 from tvm_mnas.space.files import load_space
 
 
@@ -27,8 +27,9 @@ def test_finished_trials_are_made_compact_and_are_the_same_trials(tmp_path: Path
     assert [trial.values for trial in trials] == [trial.values for trial in before]
     for trial, stored in zip(trials, before, strict=True):
         packed = trial.user_attrs[EVALUATION_ATTRIBUTE]
-        assert isinstance(packed, bytes)
-        assert len(packed) < len(json.dumps(stored.user_attrs[EVALUATION_ATTRIBUTE]))
+        assert isinstance(packed, Packed)
+        assert packed.value() == stored.user_attrs[EVALUATION_ATTRIBUTE]
+        assert len(packed) < len(json.dumps(stored.user_attrs[EVALUATION_ATTRIBUTE])) / 3
     assert len({id(trial.distributions) for trial in trials}) == 1
     # One with other parameters, as somebody may put into the queue, keeps its own.
     study = optuna.create_study()

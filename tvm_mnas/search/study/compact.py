@@ -42,6 +42,29 @@ class Choices(Mapping[str, Any]):
         return len(self._tokens)
 
 
+class Packed:
+    """A JSON value, less what its text has in common with `example`: the evaluations of a run differ in little."""
+
+    __slots__ = ("_data", "_example")
+
+    def __init__(self, value: Any, example: bytes) -> None:
+        packer = zlib.compressobj(level=9, zdict=example)
+        self._example = example
+        self._data = packer.compress(json_bytes(value)) + packer.flush()
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def value(self) -> Any:
+        """Return the value."""
+        return json.loads(zlib.decompressobj(zdict=self._example).decompress(self._data))
+
+
+def json_bytes(value: Any) -> bytes:
+    """Return the value as JSON without blanks."""
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
 class Packer:
     """Packs the finished trials of a study: their storage keeps what it reads, for each trial anew.
 
@@ -50,6 +73,7 @@ class Packer:
     """
 
     def __init__(self, distributions: Mapping[str, CategoricalDistribution]) -> None:
+        self._example: bytes | None = None
         self._shared: dict[str, BaseDistribution] = dict(distributions)
         self._layout = {
             name: (place, one.choices) for place, (name, one) in enumerate(distributions.items())
@@ -65,9 +89,10 @@ class Packer:
                 trial.params = cast(Any, Choices(trial.params, self._layout))
                 trial.distributions = self._shared
             value = trial.user_attrs.get(EVALUATION_ATTRIBUTE)
-            if value is not None and not isinstance(value, bytes):
-                text = json.dumps(value, separators=(",", ":"))
-                packed = zlib.compress(text.encode())
+            if value is not None and not isinstance(value, Packed):
+                if self._example is None:
+                    self._example = json_bytes(value)
+                packed = Packed(value, self._example)
                 trial.user_attrs = {**trial.user_attrs, EVALUATION_ATTRIBUTE: packed}
 
 
@@ -81,8 +106,8 @@ def read_evaluation(trial: FrozenTrial, path: Path) -> Evaluation | None:
     if values is None:
         return None
     try:
-        if isinstance(values, bytes):
-            values = json.loads(zlib.decompress(values))
+        if isinstance(values, Packed):
+            values = values.value()
         return Evaluation.from_json(values)
     except (AttributeError, KeyError, TypeError, ValueError, TvmMnasError) as error:
         raise RunError(
