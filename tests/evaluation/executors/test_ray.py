@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.evaluation.executors.test_local import refuse, square
 from tvm_mnas.errors import ConfigError, DataError, TrainingError
 from tvm_mnas.evaluation.executors.protocol import ExecutorRequest, TaskOutcome, run_all
 from tvm_mnas.evaluation.executors.ray import RayExecutor
@@ -31,19 +32,6 @@ class Unpicklable(Exception):
     def __init__(self, one: int, two: int) -> None:
         super().__init__("text")
         self.hook = lambda: one + two
-
-
-def square(task: int, report: Report) -> int:
-    report(task)
-    return task * task
-
-
-def refuse(task: int, report: Report) -> int:
-    if task == 1:
-        raise TrainingError("the loss is NaN at step 3")
-    if task == 2:
-        raise DataError("the images are gone")
-    return task
 
 
 def say(task: str, report: Report) -> str:
@@ -153,9 +141,7 @@ def test_it_knows_what_the_cluster_has(executor: RayExecutor) -> None:
 def test_results_come_with_their_index_and_the_last_steps(executor: RayExecutor) -> None:
     seen: list[int] = []
     outcomes = dict(run_all(executor, square, [5, 0, 3, 7], on_progress=seen.append))
-    assert outcomes == {
-        index: TaskOutcome(result, None) for index, result in enumerate([25, 0, 9, 49])
-    }
+    assert [outcomes[index].get() for index in range(4)] == [25, 0, 9, 49]
     assert seen[-1] == 15
     assert list(run_all(executor, square, [])) == []
 
