@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 
 import pytest
 from rich.console import Console
@@ -134,6 +135,26 @@ def test_a_search_through_a_pipe_is_a_line_per_trial(messages: io.StringIO) -> N
     assert lines[0] == trial_line(make_success(0, A, 0.8, make_latency(0.06)))
     assert lines[1].endswith("[red]the loss[/red] is NaN"), "a reason is no markup"
     assert lines[2] == "finalist [0] failed"
+
+
+def test_a_search_through_a_pipe_says_now_and_then_how_far_it_is(messages: io.StringIO) -> None:
+    def lines_once(count: int) -> list[str]:
+        end = time.monotonic() + 30
+        while len(messages.getvalue().splitlines()) < count and time.monotonic() < end:
+            time.sleep(0.01)
+        return messages.getvalue().splitlines()
+
+    with SearchDisplay(28, finished=4, every_s=0.1) as display:
+        assert lines_once(1)[0] == "... starting; 4 of 28 trials after 0:00:00"
+        display.stage("training", 120, 240)
+        count = len(lines_once(0))
+        assert lines_once(count + 2)[-1].startswith("... training 120 of 240; 4 of 28 trials after")
+        display.trial(make_success(4, A, 0.8, make_latency(0.06)))
+        count = len(lines_once(0))
+        assert "; 5 of 28 trials after" in lines_once(count + 2)[-1]
+    ended = messages.getvalue()
+    time.sleep(0.3)
+    assert messages.getvalue() == ended, "nothing is told of a search that ended"
 
 
 def test_a_search_in_a_terminal_shows_the_whole_and_the_step(

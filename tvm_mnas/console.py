@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -147,14 +149,22 @@ def trial_line(record: TrialRecord) -> str:
 
 @dataclass
 class SearchDisplay:
-    """Shows the progress of a whole search and of the step under way; an `Observer` and a context manager."""
+    """Shows the progress of a whole search and of the step under way; an `Observer` and a context manager.
+
+    Where nobody sees it move, in a file or a pipe, a line says how far it is whenever none was printed for `every_s`.
+    """
 
     total: int
     finished: int = 0
+    every_s: float | None = None
     _progress: Progress = field(init=False)
     _whole: TaskID = field(init=False)
     _step: TaskID = field(init=False)
     _best: float | None = None
+    _began_s: float = field(init=False, default_factory=time.monotonic)
+    _said_s: float = field(init=False, default_factory=time.monotonic)
+    _teller: threading.Thread | None = field(init=False, default=None)
+    _ended: threading.Event = field(init=False, default_factory=threading.Event)
 
     def __post_init__(self) -> None:
         self._progress = Progress(
@@ -171,6 +181,10 @@ class SearchDisplay:
 
     def __enter__(self) -> SearchDisplay:
         self._progress.start()
+        if self.every_s is not None and not MESSAGES.is_terminal:
+            # What takes long may not say so while it does.
+            self._teller = threading.Thread(target=self._tell, args=(self.every_s,), daemon=True)
+            self._teller.start()
         return self
 
     def __exit__(
@@ -179,7 +193,25 @@ class SearchDisplay:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._ended.set()
+        if self._teller is not None:
+            self._teller.join()
         self._progress.stop()
+
+    def _tell(self, every_s: float) -> None:
+        while not self._ended.wait(every_s / 10):
+            if time.monotonic() - self._said_s >= every_s:
+                self._print(self._line())
+
+    def _line(self) -> str:
+        whole, step = (self._progress.tasks[one] for one in (self._whole, self._step))
+        done = "" if step.total is None else f" {step.completed:.0f} of {step.total:.0f}"
+        passed = timedelta(seconds=round(time.monotonic() - self._began_s))
+        return f"... {step.description}{done}; {whole.completed:.0f} of {self.total} trials after {passed}"
+
+    def _print(self, text: str) -> None:
+        self._said_s = time.monotonic()
+        MESSAGES.print(text, markup=False)
 
     def stage(self, name: str, done: int, total: int) -> None:
         """Show that `done` of `total` steps of the stage `name` are finished."""
@@ -187,7 +219,7 @@ class SearchDisplay:
 
     def trial(self, record: TrialRecord) -> None:
         """Show a finished trial."""
-        MESSAGES.print(trial_line(record), markup=False)
+        self._print(trial_line(record))
         if record.reward is not None and (self._best is None or record.reward > self._best):
             self._best = record.reward
         best = "" if self._best is None else f"  best reward {self._best:.4f}"
@@ -195,4 +227,4 @@ class SearchDisplay:
 
     def note(self, text: str) -> None:
         """Show one line of news."""
-        MESSAGES.print(text, markup=False)
+        self._print(text)

@@ -235,6 +235,8 @@ def _plan(flags: dict[str, Any], config: Path | None, changes: list[str], *, as_
         OUTPUT.print(line, markup=False)
 
 
+TOLD_EVERY_S = 10.0
+"""So often at least a search says how far it is, where nobody sees a bar move."""
 MAY_CHANGE = {"trials", "jobs", "executor", "records"}
 """What a resumed run may have other than before: how long it is, and what does not change its results."""
 
@@ -290,7 +292,7 @@ def _search(directory: RunDirectory, changes: dict[str, Any], *, as_json: bool) 
             f"target {format_ms(config.target_latency_ms)} on {config.device}; run {directory.path}",
             markup=False,
         )
-        with SearchDisplay(config.trials, session.finished) as display:
+        with SearchDisplay(config.trials, session.finished, every_s=TOLD_EVERY_S) as display:
             result = session.run(display)
         write_report(directory, result.records, best=result.best)
     _show_result(directory, result, as_json=as_json)
