@@ -22,9 +22,9 @@ import optuna
 import psutil
 
 from tvm_mnas.config import SearchConfig
-from tvm_mnas.search.algorithms.by_name import AlgorithmRequest, make_sampler
 from tvm_mnas.search.loop import run_trials
 from tvm_mnas.search.run import RunDirectory, TrialRecord
+from tvm_mnas.search.session import sampler_of
 from tvm_mnas.space.files import load_space
 from tvm_mnas.testing import SyntheticCandidates
 
@@ -107,7 +107,6 @@ class _Enough(BaseException):
 def go_on(run: RunDirectory, watch: Watch, *, stop_after: int | None = None) -> None:
     """Bring the run to its trials, or end after so many."""
     space = load_space("mnasnet")
-    config = run.config
     left = stop_after
 
     def look(record: TrialRecord) -> None:
@@ -119,15 +118,7 @@ def go_on(run: RunDirectory, watch: Watch, *, stop_after: int | None = None) -> 
                 raise _Enough
 
     with run.lock():
-        request = AlgorithmRequest(
-            decisions=space.decisions,
-            reward=run.reward,
-            seed=config.seed,
-            batch_size=config.batch,
-            lag=config.lag,
-            checkpoint=run.controller,
-        )
-        study = run.study(make_sampler(config.algorithm, request))
+        study = run.study(sampler_of(run, space))
         try:
             run_trials(
                 run, space, study, SyntheticCandidates(space, failure_rate=0.05), on_trial=look

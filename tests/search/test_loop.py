@@ -19,9 +19,9 @@ from tvm_mnas.config import SearchConfig
 from tvm_mnas.errors import DeviceLostError, RunError, TvmMnasError
 from tvm_mnas.evaluation.results import CandidateSource, Effort, Evaluation, Failure
 from tvm_mnas.search.algorithms.batches import CANDIDATE_FAULT
-from tvm_mnas.search.algorithms.by_name import AlgorithmRequest, make_sampler
 from tvm_mnas.search.loop import run_trials
 from tvm_mnas.search.run import RunDirectory, TrialRecord
+from tvm_mnas.search.session import sampler_of
 from tvm_mnas.space.candidate import Candidate
 from tvm_mnas.space.files import load_space
 from tvm_mnas.space.space import SearchSpace
@@ -112,22 +112,10 @@ def go_on(
 ) -> Synthetic:
     """Work on the run in `path` as a process that knows nothing but its files."""
     run = RunDirectory.open(path)
-    config = run.config
-    space = load_space(config.space)
+    space = load_space(run.config.space)
     with run.lock():
-        sampler = make_sampler(
-            config.algorithm,
-            AlgorithmRequest(
-                decisions=space.decisions,
-                reward=run.reward,
-                seed=config.seed,
-                batch_size=config.batch,
-                lag=config.lag,
-                checkpoint=run.controller,
-            ),
-        )
         used = evaluator(space)
-        run_trials(run, space, run.study(sampler), used, on_trial=on_trial)
+        run_trials(run, space, run.study(sampler_of(run, space)), used, on_trial=on_trial)
     return used
 
 

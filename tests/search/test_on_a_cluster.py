@@ -27,9 +27,9 @@ from tvm_mnas.evaluation.executors.protocol import Executor, ExecutorRequest, ru
 from tvm_mnas.evaluation.results import Evaluation
 from tvm_mnas.evaluation.trainers import TrainTask, run_training
 from tvm_mnas.plugins import EXECUTORS
-from tvm_mnas.search.algorithms.by_name import AlgorithmRequest, make_sampler
 from tvm_mnas.search.loop import run_trials
 from tvm_mnas.search.run import RunDirectory
+from tvm_mnas.search.session import sampler_of
 from tvm_mnas.space.candidate import Candidate
 from tvm_mnas.space.files import load_space
 from tvm_mnas.testing import SyntheticCandidates
@@ -63,20 +63,11 @@ class Trained:
 def go_on(path: Path, executor: str) -> None:
     """Bring the run in `path` to its trials."""
     run = RunDirectory.open(path)
-    config = run.config
-    space = load_space(config.space)
-    request = AlgorithmRequest(
-        decisions=space.decisions,
-        reward=run.reward,
-        seed=config.seed,
-        batch_size=config.batch,
-        lag=config.lag,
-        checkpoint=run.controller,
-    )
+    space = load_space(run.config.space)
     asked = ExecutorRequest(jobs=2, train_device="cpu", on_warning=print)
     with run.lock(), EXECUTORS.load(executor)(asked) as opened:
         evaluator = Trained(run, opened, SyntheticCandidates(space))
-        run_trials(run, space, run.study(make_sampler(config.algorithm, request)), evaluator)
+        run_trials(run, space, run.study(sampler_of(run, space)), evaluator)
 
 
 def new_run(path: Path) -> Path:

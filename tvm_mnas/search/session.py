@@ -54,6 +54,26 @@ class SearchObserver(Observer, Protocol):
         """A trial finished."""
 
 
+def sampler_of(run: RunDirectory, space: Space) -> optuna.samplers.BaseSampler:
+    """Return the sampler that the configuration of `run` names, for `space`.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    config = run.config
+    request = AlgorithmRequest(
+        decisions=space.decisions,
+        reward=run.reward,
+        seed=config.seed,
+        batch_size=config.batch,
+        lag=config.lag,
+        # Until a population is full, evolution is random search: a short one gets a small population.
+        population=max(MIN_POPULATION, min(MAX_POPULATION, config.trials // 4)),
+        checkpoint=run.controller,
+    )
+    return make_sampler(config.algorithm, request)
+
+
 @dataclass(frozen=True)
 class Session:
     """A run directory with its space, sampler and study. Hold the run's lock while using it."""
@@ -73,21 +93,7 @@ class Session:
     @cached_property
     def study(self) -> optuna.Study:
         """The run's study, with the sampler that its configuration names."""
-        config = self.directory.config
-        sampler = make_sampler(
-            config.algorithm,
-            AlgorithmRequest(
-                decisions=self.space.decisions,
-                reward=self.directory.reward,
-                seed=config.seed,
-                batch_size=config.batch,
-                lag=config.lag,
-                # Until a population is full, evolution is random search: a short one gets a small population.
-                population=max(MIN_POPULATION, min(MAX_POPULATION, config.trials // 4)),
-                checkpoint=self.directory.controller,
-            ),
-        )
-        return self.directory.study(sampler)
+        return self.directory.study(sampler_of(self.directory, self.space))
 
     @property
     def finished(self) -> int:
