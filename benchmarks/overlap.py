@@ -178,7 +178,7 @@ def open_farms(directory: Path) -> Iterator[Callable[[int], Any]]:
         tracker=address,
         timing=timing,
     )
-    started = [start_tracker(address)]
+    tracker = start_tracker(address)
     servers: list[subprocess.Popen[bytes]] = []
 
     def farm_of(count: int) -> Any:
@@ -189,9 +189,8 @@ def open_farms(directory: Path) -> Iterator[Callable[[int], Any]]:
     try:
         yield farm_of
     finally:
-        for process in started:
-            process.kill()
-            process.wait()
+        tracker.kill()
+        tracker.wait()
         for server in servers:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(server.pid, signal.SIGKILL)

@@ -48,8 +48,13 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 def atomic_write_text(path: Path, text: str) -> None:
     """Put `text` in UTF-8 in the place of the file at `path`, as `atomic_write` does."""
+    atomic_write_bytes(path, text.encode("utf-8"))
+
+
+def atomic_write_bytes(path: Path, content: bytes) -> None:
+    """Put `content` in the place of the file at `path`, as `atomic_write` does."""
     with atomic_write(path) as part:
-        part.write_text(text, encoding="utf-8")
+        part.write_bytes(content)
 
 
 def require_room(directory: Path, *, least_bytes: int = LEAST_ROOM_BYTES) -> None:

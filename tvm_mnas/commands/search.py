@@ -42,6 +42,11 @@ if TYPE_CHECKING:
     from tvm_mnas.training.recipe import Recipe
     from tvm_mnas.workflows.search import CheckedInputs
 
+_TOLD_EVERY_S = 10.0
+"""So often at least a search says how far it is, where nobody sees a bar move."""
+_MAY_CHANGE = {"trials", "jobs", "executor", "records"}
+"""What a resumed run may have other than before: how long it is, and what does not change its results."""
+
 
 def search(
     space: Annotated[
@@ -235,19 +240,13 @@ def _plan(flags: dict[str, Any], config: Path | None, changes: list[str], *, as_
         OUTPUT.print(line, markup=False)
 
 
-TOLD_EVERY_S = 10.0
-"""So often at least a search says how far it is, where nobody sees a bar move."""
-MAY_CHANGE = {"trials", "jobs", "executor", "records"}
-"""What a resumed run may have other than before: how long it is, and what does not change its results."""
-
-
 def _resume_run(
     path: Path, flags: dict[str, Any], config: Path | None, run: Path | None
 ) -> RunDirectory:
     from tvm_mnas.search.run import RunDirectory
     from tvm_mnas.workflows.search import check_inputs
 
-    if config is not None or run is not None or set(flags) - MAY_CHANGE:
+    if config is not None or run is not None or set(flags) - _MAY_CHANGE:
         raise ConfigError(
             "a resumed run keeps its settings; beside --resume only --trials, --jobs, --executor, --records and "
             "--json are taken; leave out the others, or start a new run"
@@ -258,9 +257,8 @@ def _resume_run(
         flags["records"] = os.path.abspath(flags["records"])
         config_now = replace(config_now, records=flags["records"])
     if "executor" in flags:
-        named = replace(config_now, executor=flags["executor"]).located(Path.cwd()).executor
-        flags["executor"] = named
-        config_now = replace(config_now, executor=named)
+        config_now = replace(config_now, executor=flags["executor"]).located(Path.cwd())
+        flags["executor"] = config_now.executor
     check_inputs(config_now)
     if "records" in flags:
         try:
@@ -292,7 +290,7 @@ def _search(directory: RunDirectory, changes: dict[str, Any], *, as_json: bool) 
             f"target {format_ms(config.target_latency_ms)} on {config.device}; run {directory.path}",
             markup=False,
         )
-        with SearchDisplay(config.trials, session.finished, every_s=TOLD_EVERY_S) as display:
+        with SearchDisplay(config.trials, session.finished, every_s=_TOLD_EVERY_S) as display:
             result = session.run(display)
         write_report(directory, result.records, best=result.best)
     _show_result(directory, result, as_json=as_json)

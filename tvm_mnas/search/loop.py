@@ -220,8 +220,9 @@ class _Flight:
                 return
             self._finished.difference_update(numbers)
             self._batches += 1
-            # Once a batch: a storage makes a list of all trials each time.
-            settled = self._study.get_trials(deepcopy=False)[numbers.start : numbers.stop]
+            # Once a batch: a storage makes a list of all trials each time. What an earlier process finished is known.
+            trials = self._study.get_trials(deepcopy=False) if here else self._existing
+            settled = trials[numbers.start : numbers.stop]
             self._packer.pack(settled)
             self._settled += settled
             for one in numbers:

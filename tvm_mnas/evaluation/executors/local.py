@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from tvm_mnas.errors import TrainingError, TvmMnasError
 from tvm_mnas.evaluation.executors.protocol import (
+    ATTEMPTS,
     ExecutorRequest,
     TaskOutcome,
     parallel_trainings,
@@ -28,8 +29,6 @@ from tvm_mnas.training.accelerators import WORKER_VARIABLE, find_devices
 
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
-
-_ATTEMPTS = 2
 
 
 @dataclass(eq=False)
@@ -120,7 +119,7 @@ class LocalExecutor:
             assert submitted.worker is not None
             self._discard(submitted.worker)
             submitted.deaths += 1
-            if submitted.deaths == _ATTEMPTS:
+            if submitted.deaths == ATTEMPTS:
                 return TaskOutcome(None, TrainingError("a training process died twice"))
             self._queue.append(submitted)
             return None

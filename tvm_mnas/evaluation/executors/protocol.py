@@ -21,6 +21,8 @@ from tvm_mnas.errors import TvmMnasError
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
 
+ATTEMPTS = 2
+"""So often a training is tried whose process dies."""
 _POLL_S = 0.25
 
 

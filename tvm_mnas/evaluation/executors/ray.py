@@ -15,12 +15,11 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
 from tvm_mnas.errors import ConfigError, DeviceError, TrainingError, TvmMnasError
-from tvm_mnas.evaluation.executors.protocol import ExecutorRequest, TaskOutcome
+from tvm_mnas.evaluation.executors.protocol import ATTEMPTS, ExecutorRequest, TaskOutcome
 from tvm_mnas.evaluation.executors.ray_cluster import (
     ClusterSpec,
     connect,
@@ -36,13 +35,11 @@ from tvm_mnas.evaluation.executors.ray_task import (
     installed_versions,
     run_sent,
 )
-from tvm_mnas.files import atomic_write
+from tvm_mnas.files import atomic_write_bytes
 
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
 
-_ATTEMPTS = 2
-"""So often a training is tried whose process dies, as on one machine."""
 _NODES = 5
 """So many nodes may be lost under one training, which is no fault of its own."""
 _READ_S = 0.5
@@ -172,7 +169,7 @@ class RayExecutor:
             errors.ObjectLostError,
         ) as error:
             away.deaths += 1
-            if away.deaths == _ATTEMPTS:
+            if away.deaths == ATTEMPTS:
                 why = str(error).split(".")[0]
                 return TaskOutcome(None, TrainingError(f"a training process died twice: {why}"))
             self._queue.append(away)
@@ -197,7 +194,7 @@ class RayExecutor:
         if isinstance(away.task, LeavesFiles) and returned.error is None:
             for path in away.task.files:
                 if path.name in returned.files:
-                    _write(path, returned.files[path.name])
+                    atomic_write_bytes(path, returned.files[path.name])
         if returned.error is None:
             return TaskOutcome(returned.result, None)
         if isinstance(returned.error, TvmMnasError):
@@ -283,8 +280,3 @@ def open_ray(request: ExecutorRequest, *, text: str = "") -> RayExecutor:
     """
     import_ray()
     return RayExecutor(ClusterSpec.parse(text), request)
-
-
-def _write(path: Path, content: bytes) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(content)

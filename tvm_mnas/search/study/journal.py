@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tvm_mnas.errors import RunError
-from tvm_mnas.files import atomic_write
+from tvm_mnas.files import atomic_write_bytes
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -104,8 +104,7 @@ def repair_journal(journal: Path) -> None:
     repaired = b"".join(entry + b"\n" for entry in entries)
     if repaired == content:
         return
-    with atomic_write(journal) as part:
-        part.write_bytes(repaired)
+    atomic_write_bytes(journal, repaired)
 
 
 def damaged_journal(journal: Path, reason: str) -> RunError:
