@@ -25,6 +25,7 @@ from tvm_mnas.commands.records import records_app
 from tvm_mnas.commands.report import report
 from tvm_mnas.commands.search import search
 from tvm_mnas.commands.space import space_app
+from tvm_mnas.commands.table import table_app
 from tvm_mnas.commands.train import train, transfer
 from tvm_mnas.commands.tune import tune
 from tvm_mnas.commands.zoo import zoo
@@ -70,6 +71,7 @@ for _name, _group in (
     ("data", data_app),
     ("device", device_app),
     ("space", space_app),
+    ("table", table_app),
     ("records", records_app),
     ("paper", paper_app),
 ):

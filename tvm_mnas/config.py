@@ -18,7 +18,14 @@ from pathlib import Path
 import tomli_w
 
 from tvm_mnas.errors import ConfigError
-from tvm_mnas.plugins import ALGORITHMS, DATA_SOURCES, EXECUTORS, TRAINERS
+from tvm_mnas.plugins import (
+    ALGORITHMS,
+    DATA_SOURCES,
+    DEVICE_EVALUATOR,
+    EVALUATORS,
+    EXECUTORS,
+    TRAINERS,
+)
 
 _MAY_BE_EMPTY = ("storage", "study")
 _SHARE = re.compile(r"(?P<number>\d+(?:\.\d*)?|\.\d+)\s*(?P<percent>%?)")
@@ -39,8 +46,9 @@ class SearchConfig:
     `max_untuned_share` (0..1) of a network's run time may be in kernels without
     a tuning record; 0 refuses a network with any. Up to `max_bad_images` of each split that cannot be decoded are
     passed over. `storage` is the URL of a database that keeps the study under the name `study`; empty, the run's
-    directory does. `space`, `data`, `algorithm`, `trainer` and `executor` may name parts
-    of one's own (`plugins.py`). Raises `ConfigError` where a value breaks a rule.
+    directory does. `evaluator` says where accuracies and latencies come from: this machine and the device, or a table.
+    `space`, `data`, `algorithm`, `trainer`, `executor` and `evaluator` may name parts of one's own (`plugins.py`).
+    Raises `ConfigError` where a value breaks a rule.
     """
 
     space: str = "quickstart"
@@ -53,6 +61,7 @@ class SearchConfig:
     algorithm: str = "ppo"
     trainer: str = "proxy"
     executor: str = "local"
+    evaluator: str = DEVICE_EVALUATOR
     trials: int = 28
     batch: int = 4
     lag: int = 0
@@ -91,6 +100,7 @@ class SearchConfig:
         ALGORITHMS.check(self.algorithm)
         TRAINERS.check(self.trainer)
         EXECUTORS.check(self.executor)
+        EVALUATORS.check(self.evaluator)
 
     def located(self, directory: Path) -> SearchConfig:
         """Return it with every relative path in it taken from `directory`: a run is resumed from anywhere."""
@@ -103,6 +113,7 @@ class SearchConfig:
             algorithm=_located(self.algorithm, directory),
             trainer=_located(self.trainer, directory),
             executor=_located(self.executor, directory),
+            evaluator=_located_evaluator(self.evaluator, directory),
             recipe=_located(self.recipe, directory),
             storage=_located_database(self.storage, directory),
         )
@@ -191,6 +202,14 @@ def _located_database(url: str, directory: Path) -> str:
     if scheme != "sqlite" or not slashes or path.startswith("/"):
         return url
     return f"{scheme}:///{os.path.normpath(directory / path)}"
+
+
+def _located_evaluator(text: str, directory: Path) -> str:
+    kind, colon, table = text.partition(":")
+    # A table that ships has a name; one of the user's own lies somewhere.
+    if kind == "table" and (directory / table).is_dir():
+        return f"{kind}{colon}{os.path.normpath(directory / table)}"
+    return _located(text, directory)
 
 
 def _located_data(spec: str, directory: Path) -> str:

@@ -13,6 +13,7 @@ A part is named in one of three ways, and what ships with tvm-mnas comes through
 | `SPACES`       | `--space`     | `tvm_mnas.spaces`         | `space.network_space.NetworkSpace` or `SearchSpace`    |
 | `ALGORITHMS`   | `--algorithm` | `tvm_mnas.algorithms`     | `search.algorithms.Algorithm`                          |
 | `EXECUTORS`    | `--executor`  | `tvm_mnas.executors`      | what makes an `evaluation.executors.protocol.Executor` |
+| `EVALUATORS`   | `--evaluator` | `tvm_mnas.evaluators`     | what makes an `evaluation.results.Evaluator`           |
 """
 
 from __future__ import annotations
@@ -132,6 +133,18 @@ EXECUTORS = Registry(
         "ray": "tvm_mnas.evaluation.executors.ray:open_ray",
     },
     with_text=("ray",),
+)
+
+DEVICE_EVALUATOR = "device"
+"""Trains, compiles and measures: the search itself opens it."""
+EVALUATORS = Registry(
+    "evaluator",
+    "tvm_mnas.evaluators",
+    {
+        DEVICE_EVALUATOR: "tvm_mnas.evaluation.pipeline:CandidatePipeline",
+        "table": "tvm_mnas.evaluation.tables.evaluator:open_table",
+    },
+    with_text=("table",),
 )
 
 

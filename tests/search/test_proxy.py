@@ -135,7 +135,9 @@ def search(
     pipeline = Twice()
     with run.lock():
         study = run.study(optuna.samplers.RandomSampler(seed=0))
-        again = Replicates(run, study, cast(Any, pipeline), side_by_side=side_by_side)
+        again = Replicates(
+            run, study, cast(Any, pipeline), pipeline.observer, side_by_side=side_by_side
+        )
         run_trials(run, space, study, Synthetic(space), on_batch=again.train_due)
         again.train_due(last=True)
     return run, pipeline
@@ -182,10 +184,14 @@ def test_a_search_that_goes_on_trains_what_is_lacking_and_nothing_again(tmp_path
     run = RunDirectory(run.path, whole.config)
     ended = Twice(ends=True)
     with run.lock(), pytest.raises(KeyboardInterrupt):
-        Replicates(run, run.study(), cast(Any, ended), side_by_side=2).train_due(last=True)
+        Replicates(run, run.study(), cast(Any, ended), ended.observer, side_by_side=2).train_due(
+            last=True
+        )
     pipeline = Twice()
     with run.lock():
-        Replicates(run, run.study(), cast(Any, pipeline), side_by_side=2).train_due(last=True)
+        Replicates(
+            run, run.study(), cast(Any, pipeline), pipeline.observer, side_by_side=2
+        ).train_due(last=True)
     (first,), (rest,) = ended.batches, pipeline.batches
     # The last was trained before it ended.
     assert rest == first[:-1]
@@ -200,7 +206,7 @@ def test_a_second_training_that_fails_is_not_tried_for_ever(tmp_path: Path) -> N
     with run.lock():
         study = run.study()
         for _ in range(2):
-            again = Replicates(run, study, cast(Any, pipeline), side_by_side=2)
+            again = Replicates(run, study, cast(Any, pipeline), pipeline.observer, side_by_side=2)
             again.train_due(last=True)
     assert len(pipeline.batches) == 1
     found = {r.number: r.replicate for r in run.finished_trials()}

@@ -35,6 +35,7 @@ from tvm_mnas.errors import (
     host_message,
     is_interruption,
 )
+from tvm_mnas.plugins import DEVICE_EVALUATOR
 
 if TYPE_CHECKING:
     from tvm_mnas.search.result import SearchResult
@@ -77,6 +78,12 @@ def search(
     trainer: Annotated[str | None, typer.Option(help="proxy, or package.module:object.")] = None,
     executor: Annotated[
         str | None, typer.Option(help="local, inline, ray[:ADDRESS], or package.module:object.")
+    ] = None,
+    evaluator: Annotated[
+        str | None,
+        typer.Option(
+            help="device: train, compile, measure. table:NAME: look it up. Or package.module:object."
+        ),
     ] = None,
     trials: Annotated[int | None, typer.Option(help="Candidates to sample in all.")] = None,
     batch: Annotated[int | None, typer.Option(help="Candidates per controller update.")] = None,
@@ -148,6 +155,7 @@ def search(
         "algorithm": algorithm,
         "trainer": trainer,
         "executor": executor,
+        "evaluator": evaluator,
         "trials": trials,
         "batch": batch,
         "lag": lag,
@@ -205,9 +213,9 @@ def _resolve(
     """Return what is asked for, after a look whether everything that it names is there."""
     from tvm_mnas.evaluation.trainers import recipe_of
     from tvm_mnas.training.recipe import parse_changes
-    from tvm_mnas.workflows.search import check_inputs
+    from tvm_mnas.workflows.search import check_inputs, table_settings
 
-    settings = (read_settings(config) if config is not None else {}) | flags
+    settings = table_settings((read_settings(config) if config is not None else {}) | flags)
     resolved = SearchConfig.from_mapping(
         settings, source=str(config) if config is not None else "command line"
     ).located(Path.cwd())
@@ -228,7 +236,7 @@ def _plan(flags: dict[str, Any], config: Path | None, changes: list[str], *, as_
     from tvm_mnas.workflows.plan import plan_search
 
     resolved, recipe, inputs = _resolve(flags, config, changes)
-    with SearchDisplay(1) as display:
+    with SearchDisplay() as display:
         plan = plan_search(resolved, recipe, inputs.space, observer=display)
     if as_json:
         print_json(plan.to_json())
@@ -284,10 +292,11 @@ def _search(directory: RunDirectory, changes: dict[str, Any], *, as_json: bool) 
             directory = directory.changed(changes)
         session = Session.open(directory)
         config = directory.config
+        place = config.device if config.evaluator == DEVICE_EVALUATOR else config.evaluator
         MESSAGES.print(
             f"tvm-mnas {__version__}: {config.algorithm} over {session.space.name} "
             f"({session.space.size:,} architectures), {config.trials} trials, "
-            f"target {format_ms(config.target_latency_ms)} on {config.device}; run {directory.path}",
+            f"target {format_ms(config.target_latency_ms)} on {place}; run {directory.path}",
             markup=False,
         )
         with SearchDisplay(config.trials, session.finished, every_s=_TOLD_EVERY_S) as display:

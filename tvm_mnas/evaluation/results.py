@@ -11,11 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Protocol, runtime_checkable
 
+from tvm_mnas.config import SearchConfig
 from tvm_mnas.devices.core.latency import Latency
 from tvm_mnas.errors import TvmMnasError
 from tvm_mnas.models.cost import Cost, count_cost
 from tvm_mnas.space.architecture import Architecture
 from tvm_mnas.space.candidate import Candidate, parse_candidate
+from tvm_mnas.space.catalogue import Space
 from tvm_mnas.training.accuracy import Accuracy
 
 STAGES = ("training", "lowering", "tuning", "compiling", "measuring")
@@ -228,8 +230,20 @@ class StreamEvaluator(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class EvaluatorRequest:
+    """What an evaluator of a search is asked for: the search's configuration, and its space."""
+
+    config: SearchConfig
+    space: Space
+
+
 class Evaluator(Protocol):
-    """Turns candidates into evaluations; `pipeline.py` has the real one, `testing.py` a synthetic one."""
+    """Turns candidates into evaluations; `pipeline.py` has the real one, `tables/` one that looks them up.
+
+    One of your own is named by `--evaluator`: a function that takes an `EvaluatorRequest` and returns it. It may have
+    `train_again` (`Replicating`), which tells a search its noise, and `judge` (`Judging`), which names the best.
+    """
 
     def evaluate(self, architectures: Sequence[Candidate]) -> Iterator[tuple[int, Evaluation]]:
         """Yield `(index, evaluation)` for each of `architectures`, as each is done, in any order.
@@ -237,4 +251,24 @@ class Evaluator(Protocol):
         Raises:
             DeviceError: if the device stays lost; the candidates not yet yielded are then unevaluated.
         """
+        ...
+
+
+@runtime_checkable
+class Replicating(Protocol):
+    """Trains candidates a second time."""
+
+    def train_again(
+        self, architectures: Sequence[Candidate]
+    ) -> Iterator[tuple[int, Accuracy | None]]:
+        """Yield `(index, accuracy)` of each architecture trained with its second seed, None if that fails."""
+        ...
+
+
+@runtime_checkable
+class Judging(Protocol):
+    """Knows more of a candidate than a search was told."""
+
+    def judge(self, candidate: Candidate) -> tuple[float, float]:
+        """Return its accuracy (0..1) and latency in ms, as well as they are known."""
         ...

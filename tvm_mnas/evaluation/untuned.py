@@ -1,15 +1,17 @@
-"""What a kernel takes as TVM builds it by itself, without a schedule of a record."""
+"""What a kernel takes, and a whole network, as TVM builds them by itself, without a schedule of a record."""
 
 from __future__ import annotations
 
 import statistics
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tvm_mnas.errors import BuildError, DeviceError
 
 if TYPE_CHECKING:
-    from tvm_mnas.compiler.core.kernel import Kernel
+    from tvm_mnas.compiler.build.artifact import CompiledArtifact
+    from tvm_mnas.compiler.core.kernel import Kernel, LoweredNetwork
     from tvm_mnas.devices.core.profile import DeviceProfile
     from tvm_mnas.devices.farm.farm import Farm
 
@@ -50,3 +52,28 @@ def measure_untuned(
         # Says nothing of the kernel: it may run once the device is back.
         raise DeviceError(seconds)
     return None if isinstance(seconds, str) else statistics.median(seconds) * 1e6
+
+
+def compile_untuned(lowered: LoweredNetwork, path: Path, *, objects: Path) -> CompiledArtifact:
+    """Compile `lowered` into the shared library `path` without a record: what a network takes that nobody tuned.
+
+    `objects` keeps compiled kernels from one network to the next. Its coverage says that none of it is tuned.
+
+    Raises:
+        BuildError: if TVM or the linker fails.
+    """
+    from tvm_mnas.compiler.build.artifact import compile_network
+    from tvm_mnas.compiler.records.layered import open_records
+
+    with tempfile.TemporaryDirectory(prefix="tvm-mnas-no-records-") as empty:
+        store = open_records(
+            Path(empty), profile_key="untuned", target=lowered.target, shipped=None
+        )
+        return compile_network(
+            lowered,
+            store,
+            path,
+            objects=objects,
+            untuned_us={kernel.key: 1.0 for kernel in lowered.kernels},
+            max_untuned_share=1.0,
+        )

@@ -118,8 +118,14 @@ def search_lines(result: SearchResult) -> list[str]:
     ]
     if (noise := noise_of(result.records)) is not None:
         lines.append(noise_line(noise))
-    if result.best is None or result.manifest is None:
+    if result.best is None:
         lines.append("no candidate succeeded; `tvm-mnas report RUN` lists the reasons")
+        return lines
+    if result.manifest is None:
+        # Evaluated elsewhere: there are no weights to export.
+        lines.append(
+            f"best: trial {result.best.number}, {result.best.evaluation.architecture.notation}"
+        )
         return lines
     manifest, latency = result.manifest, result.manifest.latency
     untuned = untuned_flag(latency.coverage.untuned_percent)

@@ -11,10 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from tvm_mnas.errors import RunError
-from tvm_mnas.evaluation.results import CandidateSource, Evaluation, Evaluator, StreamEvaluator
+from tvm_mnas.evaluation.results import (
+    CandidateSource,
+    Evaluation,
+    Evaluator,
+    Observer,
+    StreamEvaluator,
+)
 from tvm_mnas.search.run import (
     REPEATS_ATTRIBUTE,
     SPACE_ATTRIBUTE,
@@ -29,6 +35,13 @@ if TYPE_CHECKING:
 
     from tvm_mnas.space.candidate import Candidate
     from tvm_mnas.space.catalogue import Space
+
+
+class SearchObserver(Observer, Protocol):
+    """Watches a whole search."""
+
+    def trial(self, record: TrialRecord) -> None:
+        """A trial finished."""
 
 
 def run_trials(

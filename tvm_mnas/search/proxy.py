@@ -10,11 +10,11 @@ import contextlib
 import json
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING
 
-from tvm_mnas.evaluation.pipeline import CandidatePipeline
 from tvm_mnas.evaluation.ranking import ENOUGH, AccuracyNoise, accuracy_noise
+from tvm_mnas.evaluation.results import Observer, Replicating
 from tvm_mnas.evaluation.trainers import load_splits
 from tvm_mnas.files import atomic_write_text
 from tvm_mnas.search.run import RunDirectory, TrialRecord
@@ -112,7 +112,9 @@ class Replicates:
 
     run: RunDirectory
     study: optuna.Study
-    pipeline: CandidatePipeline
+    evaluator: Replicating
+    observer: Observer
+    _: KW_ONLY
     side_by_side: int
     _done: bool = False
 
@@ -131,12 +133,12 @@ class Replicates:
         enough = len(chosen) == MOST_REPLICATES
         if due and (last or enough or len(due) >= self.side_by_side):
             networks = [record.evaluation.architecture for record in due]
-            for index, accuracy in self.pipeline.train_again(networks):
+            for index, accuracy in self.evaluator.train_again(networks):
                 self.run.keep_replicate(self.study, due[index].number, accuracy)
             # A search that ends says it with its result.
             noise = noise_of(self.run.trials(self.study)) if enough and not last else None
             if noise is not None:
-                self.pipeline.observer.note(noise_line(noise))
+                self.observer.note(noise_line(noise))
         self._done = last or enough
 
 

@@ -12,21 +12,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from tvm_mnas.errors import CandidateError, ConfigError, RunError
 from tvm_mnas.evaluation.executors.protocol import Executor, ExecutorRequest, run_all
 from tvm_mnas.evaluation.manifest import MANIFEST, Manifest, Origin, read_manifest
 from tvm_mnas.evaluation.pipeline import CandidatePipeline
-from tvm_mnas.evaluation.results import Observer
+from tvm_mnas.evaluation.results import Evaluator, EvaluatorRequest, Observer
 from tvm_mnas.evaluation.streaming import StreamingPipeline
 from tvm_mnas.evaluation.toolchain import Toolchain, ToolchainOptions, open_toolchain
 from tvm_mnas.evaluation.trainers import TrainTask, run_training
-from tvm_mnas.plugins import EXECUTORS
+from tvm_mnas.plugins import DEVICE_EVALUATOR, EVALUATORS, EXECUTORS
 from tvm_mnas.search.algorithms.by_name import AlgorithmRequest, make_sampler
+from tvm_mnas.search.elsewhere import search_on
 from tvm_mnas.search.export import export_network
 from tvm_mnas.search.finals import settle_latencies, time_finalists
-from tvm_mnas.search.loop import run_trials
+from tvm_mnas.search.loop import SearchObserver, run_trials
 from tvm_mnas.search.proxy import ChanceWatch, Replicates, count_images, epochs_note, noise_of
 from tvm_mnas.search.result import SearchResult, pick_finalists
 from tvm_mnas.search.run import RunDirectory, TrialRecord
@@ -45,13 +46,6 @@ TRAINING_LOG = "training.log"
 """Among the run's logs: what trainings print that run on other machines."""
 _SCRATCH = "scratch"
 """Below the run directory: files that pass between the processes of one command."""
-
-
-class SearchObserver(Observer, Protocol):
-    """Watches a whole search."""
-
-    def trial(self, record: TrialRecord) -> None:
-        """A trial finished."""
 
 
 def sampler_of(run: RunDirectory, space: Space) -> optuna.samplers.BaseSampler:
@@ -109,6 +103,10 @@ class Session:
             DeviceError: if the device stays lost.
         """
         config = self.directory.config
+        if config.evaluator != DEVICE_EVALUATOR:
+            request = EvaluatorRequest(config, self.space)
+            evaluator: Evaluator = EVALUATORS.load(config.evaluator)(request)
+            return search_on(evaluator, self.directory, self.space, self.study, observer)
         # Made before the device is opened, which takes a while: what is wrong with its name is told first.
         unopened = self._executor(observer)
         with (
@@ -135,7 +133,7 @@ class Session:
         config = self.directory.config
         watch = ChanceWatch(config.batch)
         replicates = Replicates(
-            self.directory, self.study, pipeline, side_by_side=pipeline.executor.slots
+            self.directory, self.study, pipeline, observer, side_by_side=pipeline.executor.slots
         )
         if self.finished == 0:
             example = self.space.decode(self.space.sample(random.Random(0)))

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from tvm_mnas.config import SearchConfig
 from tvm_mnas.devices.core.profile import read_profile
 from tvm_mnas.devices.core.tracker import TrackerClient
 from tvm_mnas.errors import ConfigError, RecordsError
 from tvm_mnas.evaluation.executors.protocol import ExecutorRequest
+from tvm_mnas.evaluation.results import EvaluatorRequest
+from tvm_mnas.evaluation.tables.evaluator import settings_of_table
 from tvm_mnas.evaluation.trainers import Trainer, recipe_of
-from tvm_mnas.plugins import ALGORITHMS, EXECUTORS, SPACES, TRAINERS, Registry, reference_of
+from tvm_mnas.plugins import (
+    ALGORITHMS,
+    DEVICE_EVALUATOR,
+    EVALUATORS,
+    EXECUTORS,
+    SPACES,
+    TRAINERS,
+    Registry,
+    reference_of,
+)
 from tvm_mnas.processes import ensure_home
 from tvm_mnas.search.algorithms.by_name import Algorithm
+from tvm_mnas.search.loop import SearchObserver
 from tvm_mnas.search.result import SearchResult
 from tvm_mnas.search.run import RunDirectory, TrialRecord
-from tvm_mnas.search.session import SearchObserver, Session
+from tvm_mnas.search.session import Session
 from tvm_mnas.search.study.database import check_storage
 from tvm_mnas.space.catalogue import Space, find_space
 from tvm_mnas.training.accelerators import check_device
@@ -50,6 +64,7 @@ def run_search(
     max_bad_images: int = _DEFAULTS.max_bad_images,
     algorithm: str | Algorithm = _DEFAULTS.algorithm,
     executor: str = _DEFAULTS.executor,
+    evaluator: str = _DEFAULTS.evaluator,
     alpha: float = _DEFAULTS.alpha,
     beta: float = _DEFAULTS.beta,
     trials: int = _DEFAULTS.trials,
@@ -79,7 +94,7 @@ def run_search(
     `space`, `trainer` and `algorithm` are what the command takes, or objects of one's own: these have a name in a
     module or file, by which worker processes and a resumed search find them. `recipe` may be a `Recipe`, too. `run` is
     the run's new directory, by default below `runs/`; `resume_search` goes on with it. `target_latency_ms` is needed
-    but for the default space.
+    but for the default space. With `evaluator="table:NAME"` space and target are the table's, where they are left out.
 
     A script that calls this does so below `if __name__ == "__main__":`, since worker processes import it.
 
@@ -90,6 +105,13 @@ def run_search(
         DeviceError: if the device stays lost; `resume_search(run)` goes on.
     """
     name = _reference(SPACES, space, what="a space")
+    given = {"evaluator": evaluator}
+    if name != _DEFAULTS.space:
+        given["space"] = name
+    told = table_settings(given)
+    name = str(told.get("space", name))
+    if target_latency_ms is None:
+        target_latency_ms = told.get("target_latency_ms")
     if target_latency_ms is None:
         if name != _DEFAULTS.space:
             raise ConfigError(
@@ -108,6 +130,7 @@ def run_search(
         algorithm=_reference(ALGORITHMS, algorithm, what="an algorithm"),
         trainer=_reference(TRAINERS, trainer, what="a trainer"),
         executor=executor,
+        evaluator=evaluator,
         trials=trials,
         batch=batch,
         lag=lag,
@@ -168,14 +191,18 @@ def check_inputs(config: SearchConfig) -> CheckedInputs:
         TrackerError: if the tracker of the device does not answer.
     """
     space = find_space(config.space)
+    if config.storage:
+        # Whether it is up is found out where the study is opened, before anything else is.
+        check_storage(config.storage)
+    if config.evaluator != DEVICE_EVALUATOR:
+        # What it does not know is told before a run is made; there is neither a device nor data to look for.
+        EVALUATORS.load(config.evaluator)(EvaluatorRequest(config, space))
+        return CheckedInputs(space, ())
     profile = read_profile(config.device)
     check_device(config.train_device)
     # Made and not entered: what is wrong with its name, or not installed, is told before a run is made.
     EXECUTORS.load(config.executor)(ExecutorRequest(train_device="cpu"))
     notes = check_data(config.data)
-    if config.storage:
-        # Whether it is up is found out where the study is opened, before anything else is.
-        check_storage(config.storage)
     records = Path(config.records)
     if records.exists() and not records.is_dir():
         raise RecordsError(
@@ -186,6 +213,17 @@ def check_inputs(config: SearchConfig) -> CheckedInputs:
         with TrackerClient(profile.tracker):
             pass
     return CheckedInputs(space, notes)
+
+
+def table_settings(settings: Mapping[str, object]) -> dict[str, Any]:
+    """Return `settings` with the space and the target of the table that they search on, where they have none.
+
+    Raises:
+        ConfigError: if there is no such table.
+        RunError: if it cannot be read.
+    """
+    kind, _, text = str(settings.get("evaluator", "")).partition(":")
+    return (settings_of_table(text) if kind == "table" else {}) | dict(settings)
 
 
 def default_run(space: str) -> Path:

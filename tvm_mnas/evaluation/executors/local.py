@@ -56,6 +56,8 @@ class LocalExecutor:
     """
 
     def __init__(self, *, jobs: int, devices: tuple[str, ...] = ("cpu",)) -> None:
+        if jobs < 1:
+            raise ValueError(f"an executor has one worker process or more, not {jobs}")
         self.devices, self.slots = devices, jobs
         self._context = multiprocessing.get_context("spawn")
         # Without a lock: each worker writes its own slot, and a killed writer must not block the others.
