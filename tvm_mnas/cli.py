@@ -17,6 +17,7 @@ from typer.main import get_command
 
 from tvm_mnas import __version__
 from tvm_mnas.commands.bench import bench
+from tvm_mnas.commands.compare import compare
 from tvm_mnas.commands.data import data_app
 from tvm_mnas.commands.device import device_app
 from tvm_mnas.commands.export import export
@@ -65,7 +66,7 @@ def _options(
     pass
 
 
-for _command in (search, report, export, train, transfer, zoo, tune, bench):
+for _command in (search, report, compare, export, train, transfer, zoo, tune, bench):
     app.command()(_command)
 for _name, _group in (
     ("data", data_app),

@@ -7,13 +7,14 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.progress import (
     BarColumn,
@@ -24,11 +25,14 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from tvm_mnas.search.run import TrialRecord
 
 _WIDEST = 400
+_LEAST_FOR_PACE = 3
+"""After so many trials a display says what is left."""
 
 OUTPUT = Console(highlight=False, soft_wrap=True)
 """Where results go."""
@@ -148,26 +152,86 @@ def trial_line(record: TrialRecord) -> str:
 
 
 @dataclass
+class SearchTally:
+    """What a display knows of the trials that it was shown: the best, the records' hit rate, the devices, the pace."""
+
+    total: int
+    finished: int = 0
+    best: TrialRecord | None = None
+    _kernels: int = 0
+    _tuned: int = 0
+    _shown: int = 0
+    _devices: Counter[str] = field(default_factory=Counter)
+
+    def add(self, record: TrialRecord) -> None:
+        """Take a finished trial into account."""
+        self.finished += 1
+        self._shown += 1
+        if record.reward is not None and (
+            self.best is None or record.reward > (self.best.reward or 0.0)
+        ):
+            self.best = record
+        if record.repeats is None:
+            effort, latency = record.evaluation.effort, record.evaluation.latency
+            self._kernels += effort.kernels
+            self._tuned += effort.kernels_tuned
+            if latency is not None:
+                self._devices[latency.device_name or latency.device_key] += 1
+
+    def words(self, passed_s: float) -> list[str]:
+        """Return what is to be told `passed_s` seconds after the display began."""
+        words: list[str] = []
+        if self.best is not None and self.best.evaluation.objectives is not None:
+            accuracy, latency_ms = self.best.evaluation.objectives
+            where = f"trial {self.best.number}: {accuracy:.2%}, {format_ms(latency_ms)}"
+            words.append(f"best reward {self.best.reward:.4f} ({where})")
+        if self._kernels:
+            words.append(f"{1 - self._tuned / self._kernels:.0%} of kernels from records")
+        if self._devices:
+            counts = (f"{name} {count}" for name, count in sorted(self._devices.items()))
+            words.append(f"measured on {', '.join(counts)}")
+        # The first trials pay for the kernels of all, and tell too much.
+        if self._shown >= _LEAST_FOR_PACE and self.finished < self.total:
+            left_s = passed_s / self._shown * (self.total - self.finished)
+            words.append(f"about {timedelta(seconds=round(left_s))} left")
+        return words
+
+
+class _SearchProgress(Progress):
+    """Bars, and a line below them."""
+
+    status = ""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """Yield the bars and the line."""
+        yield self.make_tasks_table(self.tasks)
+        if self.status:
+            yield Text(self.status, overflow="ellipsis", no_wrap=True)
+
+
+@dataclass
 class SearchDisplay:
     """Shows the progress of a whole search and of the step under way; an `Observer` and a context manager.
 
     Where nobody sees it move, in a file or a pipe, a line says how far it is whenever none was printed for `every_s`.
+    Work that has no trials has a `total` of 0.
     """
 
-    total: int
+    total: int = 0
     finished: int = 0
     every_s: float | None = None
-    _progress: Progress = field(init=False)
+    _progress: _SearchProgress = field(init=False)
     _whole: TaskID = field(init=False)
     _step: TaskID = field(init=False)
-    _best: float | None = None
+    _tally: SearchTally = field(init=False)
     _began_s: float = field(init=False, default_factory=time.monotonic)
     _said_s: float = field(init=False, default_factory=time.monotonic)
     _teller: threading.Thread | None = field(init=False, default=None)
     _ended: threading.Event = field(init=False, default_factory=threading.Event)
 
     def __post_init__(self) -> None:
-        self._progress = Progress(
+        self._tally = SearchTally(self.total, self.finished)
+        self._progress = _SearchProgress(
             TextColumn("{task.description:<24}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -176,7 +240,9 @@ class SearchDisplay:
             transient=True,
             disable=not MESSAGES.is_terminal,
         )
-        self._whole = self._progress.add_task("trials", total=self.total, completed=self.finished)
+        self._whole = self._progress.add_task(
+            "trials", total=self.total, completed=self.finished, visible=self.total > 0
+        )
         self._step = self._progress.add_task("starting", total=None)
 
     def __enter__(self) -> SearchDisplay:
@@ -204,10 +270,12 @@ class SearchDisplay:
                 self._print(self._line())
 
     def _line(self) -> str:
-        whole, step = (self._progress.tasks[one] for one in (self._whole, self._step))
+        step = self._progress.tasks[self._step]
         done = "" if step.total is None else f" {step.completed:.0f} of {step.total:.0f}"
-        passed = timedelta(seconds=round(time.monotonic() - self._began_s))
-        return f"... {step.description}{done}; {whole.completed:.0f} of {self.total} trials after {passed}"
+        passed_s = time.monotonic() - self._began_s
+        trials = f"{self._tally.finished} of {self.total} trials " if self.total else ""
+        head = f"... {step.description}{done}; {trials}after {timedelta(seconds=round(passed_s))}"
+        return "; ".join([head, *self._tally.words(passed_s)])
 
     def _print(self, text: str) -> None:
         self._said_s = time.monotonic()
@@ -220,10 +288,9 @@ class SearchDisplay:
     def trial(self, record: TrialRecord) -> None:
         """Show a finished trial."""
         self._print(trial_line(record))
-        if record.reward is not None and (self._best is None or record.reward > self._best):
-            self._best = record.reward
-        best = "" if self._best is None else f"  best reward {self._best:.4f}"
-        self._progress.update(self._whole, advance=1, description=f"trials{best}")
+        self._tally.add(record)
+        self._progress.update(self._whole, completed=self._tally.finished)
+        self._progress.status = "; ".join(self._tally.words(time.monotonic() - self._began_s))
 
     def note(self, text: str) -> None:
         """Show one line of news."""

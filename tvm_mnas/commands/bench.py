@@ -51,7 +51,7 @@ def bench(
     from tvm_mnas.workflows.bench import bench_model
 
     max_untuned_share = parse_untuned_share(allow_untuned)
-    with SearchDisplay(1) as display:
+    with SearchDisplay() as display:
         result = bench_model(
             model,
             toolchain_options(
@@ -102,7 +102,7 @@ def time_networks(
     """Return what `compare.compare_models` does, and raise what it raises; progress is shown meanwhile."""
     from tvm_mnas.workflows.compare import compare_models
 
-    with SearchDisplay(1) as display:
+    with SearchDisplay() as display:
         return compare_models(
             models,
             options,

@@ -37,7 +37,7 @@ def check(
     check_data(spec)
     from tvm_mnas.workflows.data import check_images
 
-    with SearchDisplay(1) as display:
+    with SearchDisplay() as display:
         found = check_images(
             spec,
             workers=jobs or usable_processes(),
@@ -84,7 +84,7 @@ def cache(
     from tvm_mnas.devices.core.cores import usable_processes
     from tvm_mnas.workflows.data import make_cache
 
-    with SearchDisplay(1) as display:
+    with SearchDisplay() as display:
         facts = make_cache(
             spec,
             out,

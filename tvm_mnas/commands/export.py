@@ -33,7 +33,7 @@ def export(
         session = Session.open(directory)
         record = session.pick(trial)
         target = output if output is not None else run / f"trial-{record.number}"
-        with SearchDisplay(1) as display:
+        with SearchDisplay() as display:
             manifest = session.export(record, target, steps=steps, observer=display)
     if as_json:
         print_json(manifest.to_json())

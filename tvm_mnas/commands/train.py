@@ -150,7 +150,7 @@ def _train_one(
         create_training(out, request)
     group.wait()
     try:
-        with SearchDisplay(1) as display:
+        with SearchDisplay() as display:
             result = run(
                 out,
                 device=devices[int(os.environ.get("LOCAL_RANK", "0")) % len(devices)],
@@ -185,7 +185,7 @@ def _train_grid(
             "a grid trains its combinations side by side by itself, one on each accelerator; start it without torchrun"
         )
     how = _side_by_side(train_device, 0, workers, tensorboard=tensorboard)
-    with SearchDisplay(1) as display:
+    with SearchDisplay() as display:
         combinations = train_grid(out, request, how=how, observer=display)
         best = combinations[0]
         latency = None if best.result is None else ending.measure(best.directory, display)
@@ -275,7 +275,7 @@ def transfer(
         records=records,
         schedules_per_kernel=schedules_per_kernel,
     )
-    with SearchDisplay(1) as display:
+    with SearchDisplay() as display:
         winners = run_transfer(
             run,
             run / "transfer" if out is None else out,

@@ -45,7 +45,7 @@ def tune(
     from tvm_mnas.report.text import forecast_line, tune_line
     from tvm_mnas.workflows.tune import tune_model
 
-    with SearchDisplay(1) as display:
+    with SearchDisplay() as display:
         result = tune_model(
             model,
             toolchain_options(

@@ -1,31 +1,30 @@
-"""The report of a run: a page, and its pictures beside it as PNG files."""
+"""The report of a run: a page, and pictures beside it as PNG files; and the page of several runs."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from tvm_mnas.errors import RunError
+from tvm_mnas.errors import RunError, TvmMnasError
+from tvm_mnas.evaluation.kernel_times import KERNELS, KernelFacts, read_kernels
 from tvm_mnas.evaluation.manifest import MANIFEST, Manifest, read_manifest
 from tvm_mnas.files import atomic_write_text
-from tvm_mnas.report.content import Picture
-from tvm_mnas.report.drawing import DARK, LIGHT, Theme, render_png, write_png
+from tvm_mnas.plugins import SPACES, is_reference
+from tvm_mnas.report.drawing import render_png, write_png
 from tvm_mnas.report.figures import (
     latency_histogram_figure,
     pareto_figure,
 )
-from tvm_mnas.report.page import build_page
 from tvm_mnas.report.progress import progress_figure, tuning_figure
-from tvm_mnas.report.trials import count_trials
+from tvm_mnas.report.web.compare import build_comparison
+from tvm_mnas.report.web.page import RunFacts, build_page
 from tvm_mnas.search.proxy import accuracy_notes
 from tvm_mnas.search.result import pick_finalists
 from tvm_mnas.search.reward import Reward
 from tvm_mnas.search.run import RunDirectory, TrialRecord
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from tvm_mnas.space.catalogue import Space, find_space
 
 
 class ReportFiles(NamedTuple):
@@ -38,36 +37,50 @@ class ReportFiles(NamedTuple):
     tuning: Path
 
 
-def write_report(
+def run_facts(
     run: RunDirectory, records: Sequence[TrialRecord], *, best: TrialRecord | None = None
-) -> ReportFiles:
-    """Write page and pictures of `run` to its directory `report/` and return their paths.
+) -> RunFacts:
+    """Return what a page about `run` is made of.
 
-    `best` is highlighted; without it the trial that `best/` was exported from, else the highest reward.
-
-    Raises:
-        RunError: if a file cannot be written.
+    `best` is highlighted; without it the trial that `best/` was exported from, else the highest reward. What cannot be
+    read beside the trials is left out: a page without the part about the export is better than no page.
     """
     manifest: Manifest | None = None
-    # A page without the part about the export is better than no page.
+    kernels: tuple[KernelFacts, ...] = ()
     with contextlib.suppress(RunError):
         manifest = read_manifest(run.path / "best" / MANIFEST)
     exported = None if manifest is None else manifest.origin.trial
     number = best.number if best is not None else exported
     if exported != number:
         manifest = None
-    finalists = {record.number for record in pick_finalists(records, run.config.finalists)}
-    pictures = draw_pictures(records, run.reward, finalists=finalists, best=number)
-    page = build_page(
-        records,
-        run.reward,
-        run.config,
-        pictures,
+    if manifest is not None:
+        with contextlib.suppress(RunError):
+            kernels = read_kernels(run.path / "best" / KERNELS)
+    finalists = pick_finalists(records, run.config.finalists)
+    return RunFacts(
         title=run.path.resolve().name,
+        records=records,
+        reward=run.reward,
+        config=run.config,
+        space=_space(run.config.space),
+        finalists=frozenset(record.number for record in finalists),
         best=number,
         manifest=manifest,
+        kernels=kernels,
         accuracy_notes=accuracy_notes(run, records),
     )
+
+
+def write_report(
+    run: RunDirectory, records: Sequence[TrialRecord], *, best: TrialRecord | None = None
+) -> ReportFiles:
+    """Write page and pictures of `run` to its directory `report/` and return their paths; `best` as in `run_facts`.
+
+    Raises:
+        RunError: if a file cannot be written.
+    """
+    facts = run_facts(run, records, best=best)
+    pictures = draw_pictures(records, run.reward, finalists=facts.finalists, best=facts.best)
     directory = run.path / "report"
     paths = ReportFiles(
         directory / "index.html", *(directory / f"{name}.png" for name in ReportFiles._fields[1:])
@@ -75,8 +88,8 @@ def write_report(
     try:
         directory.mkdir(exist_ok=True)
         for path, picture in zip(paths[1:], pictures, strict=True):
-            write_png(path, picture.light)
-        atomic_write_text(paths.page, page)
+            write_png(path, picture)
+        atomic_write_text(paths.page, build_page(facts))
     except OSError as error:
         raise RunError(
             f"cannot write the report in {directory}: {error.strerror}; "
@@ -85,37 +98,46 @@ def write_report(
     return paths
 
 
+def write_comparison(runs: Sequence[RunFacts], path: Path) -> None:
+    """Write the page of `runs` to `path`.
+
+    Raises:
+        ConfigError: if there are fewer than two runs, or more than there are colours.
+        RunError: if it cannot be written.
+    """
+    page = build_comparison(runs)
+    try:
+        atomic_write_text(path, page)
+    except OSError as error:
+        raise RunError(
+            f"cannot write the page {path}: {error.strerror}; name another place with -o"
+        ) from error
+
+
 def draw_pictures(
     records: Sequence[TrialRecord],
     reward: Reward,
     *,
     finalists: Collection[int] = (),
     best: int | None = None,
-) -> list[Picture]:
-    """Return the pictures of a report in the order of `ReportFiles`."""
-    counts = count_trials(records)
-    of_all = f"of {counts.measured} measured candidates"
-    builders: list[tuple[Callable[[Theme], Figure], str]] = [
-        (
-            lambda theme: pareto_figure(
-                records, reward, finalists=finalists, best=best, theme=theme
-            ),
-            f"Accuracy over latency {of_all}, with their Pareto front and the target latency",
-        ),
-        (
-            lambda theme: latency_histogram_figure(records, reward, theme=theme),
-            f"Histogram of the latencies {of_all}, with the target latency",
-        ),
-        (
-            lambda theme: progress_figure(records, theme=theme),
-            f"Reward of each of {counts.trials} trials and the best so far",
-        ),
-        (
-            lambda theme: tuning_figure(records, theme=theme),
-            f"Kernels of {counts.candidates} distinct candidates and how many had to be tuned",
-        ),
-    ]
-    return [
-        Picture(render_png(build(LIGHT)), render_png(build(DARK)), description)
-        for build, description in builders
-    ]
+) -> list[bytes]:
+    """Return the pictures of a report as PNG files, in the order of `ReportFiles`."""
+    figures = (
+        pareto_figure(records, reward, finalists=finalists, best=best),
+        latency_histogram_figure(records, reward),
+        progress_figure(records),
+        tuning_figure(records),
+    )
+    return [render_png(figure) for figure in figures]
+
+
+def _space(name: str) -> Space | None:
+    """Return the space of a run, None where it cannot be found any more.
+
+    A report imports no file that a run names: it may be from somebody else.
+    """
+    if is_reference(name) and not SPACES.knows(name):
+        return None
+    with contextlib.suppress(TvmMnasError):
+        return find_space(name)
+    return None

@@ -5,6 +5,7 @@
     net.onnx               the same network for other tools
     architecture.json      its notation, its id and its resolved layers
     records/               the tuning records that net.so was compiled from
+    kernels.json           what each kernel takes, tuned and as TVM builds it, and at least
     manifest.json          how accuracy and latency were measured, on what, with which versions
 
 An export directory appears whole or not at all.
@@ -26,6 +27,7 @@ from tvm_mnas import __version__
 from tvm_mnas.config import SearchConfig
 from tvm_mnas.errors import RunError
 from tvm_mnas.evaluation.agreement import torch_judge
+from tvm_mnas.evaluation.kernel_times import KERNELS, measure_kernels, write_kernels
 from tvm_mnas.evaluation.manifest import (
     MANIFEST,
     ArtifactFacts,
@@ -101,10 +103,10 @@ def _write_files(
     from tvm_mnas.training.loop import evaluate
     from tvm_mnas.training.weights import load_network, save_weights
 
-    steps = iter(range(5))
+    steps = iter(range(6))
 
     def step(name: str) -> None:
-        observer.stage(name, next(steps), 5)
+        observer.stage(name, next(steps), 6)
 
     step("export: compiling")
     architecture, network = load_network(weights)
@@ -136,6 +138,9 @@ def _write_files(
     )
     step("export: measuring")
     latency = toolchain.measure(artifact)
+    if not toolchain.profile.emulated:
+        step("export: kernels as TVM builds them")
+        write_kernels(directory / KERNELS, measure_kernels(toolchain, lowered))
     cost = candidate_cost(architecture, network)
     manifest = Manifest(
         created=datetime.now(UTC).isoformat(timespec="seconds"),

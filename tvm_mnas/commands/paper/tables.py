@@ -162,7 +162,7 @@ def layers(
     from tvm_mnas.paper.separable import SHAPES, compare_layers
     from tvm_mnas.paper.tables import provenance
 
-    with SearchDisplay(1) as display:
+    with SearchDisplay() as display:
         pairs, timed = compare_layers(
             SHAPES,
             toolchain_options(
@@ -238,7 +238,7 @@ def _accuracies(
     files = parse_checkpoints(texts, [model.name for model in models], data)
     if data is None or not files:
         return {}
-    with SearchDisplay(1) as display:
+    with SearchDisplay() as display:
         return measure_checkpoints(models, files, data, observer=display)
 
 

@@ -1,0 +1,1 @@
+"""The pages about runs: self-contained HTML with pictures that can be touched."""
