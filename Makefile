@@ -5,6 +5,7 @@
 #   make test-all          every test, the slow ones included
 #   make lint              formatting, lint, types, import layers
 #   make arm-tools         with apt, an ARM emulator and cross compiler; without them the tests of ARM code are skipped
+#   make browser           with apt, a browser; without it the tests of a report's page in one are skipped
 #   make bench             the scripts behind the README's figures, hours; BENCHMARKS=benchmarks/rivals.py: one of them
 #   make audit             the pinned dependencies against the advisories of today, from the internet
 #   make docs              the documentation as a site, in site/index.html
@@ -46,7 +47,7 @@ fi
 endef
 BENCHMARKS ?= $(wildcard benchmarks/*.py)
 
-.PHONY: help search test test-all lint arm-tools bench audit docs wheel clean
+.PHONY: help search test test-all lint arm-tools browser bench audit docs wheel clean
 
 help:
 	@sed -n '2,/^$$/s/^# \{0,1\}//p' Makefile
@@ -92,6 +93,16 @@ lint: $(INSTALLED_DEV)
 	$(BIN)/mypy & types=$$!
 	$(BIN)/lint-imports
 	wait $$types
+
+browser:
+	@if ! command -v chromium >/dev/null && ! command -v chromium-browser >/dev/null; then
+	  if [[ $$(id -u) -ne 0 ]] || ! command -v apt-get >/dev/null; then
+	    echo "not installed: as root, apt-get install chromium"
+	    exit 0
+	  fi
+	  apt-get update -qq
+	  DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium >/dev/null
+	fi
 
 arm-tools:
 	@if ! command -v qemu-aarch64-static >/dev/null || ! command -v aarch64-linux-gnu-gcc >/dev/null \

@@ -611,7 +611,7 @@ def test_the_untuned_share_of_a_search_is_kept_for_its_resumption(
 ) -> None:
     started: list[RunDirectory] = []
     monkeypatch.setattr(
-        "tvm_mnas.commands.search._search", lambda run, changes, as_json: started.append(run)
+        "tvm_mnas.commands.runs.search._search", lambda run, changes, as_json: started.append(run)
     )
     path = str(tmp_path / "run")
     for arguments in (["--run", path, "--allow-untuned", "5%"], ["--resume", path]):
@@ -627,7 +627,7 @@ def test_a_resumed_search_may_train_elsewhere(
 ) -> None:
     asked: list[dict[str, object]] = []
     monkeypatch.setattr(
-        "tvm_mnas.commands.search._search", lambda run, changes, as_json: asked.append(changes)
+        "tvm_mnas.commands.runs.search._search", lambda run, changes, as_json: asked.append(changes)
     )
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text("def make(request):\n    return None\n")

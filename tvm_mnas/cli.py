@@ -17,14 +17,14 @@ from typer.main import get_command
 
 from tvm_mnas import __version__
 from tvm_mnas.commands.bench import bench
-from tvm_mnas.commands.compare import compare
 from tvm_mnas.commands.data import data_app
 from tvm_mnas.commands.device import device_app
-from tvm_mnas.commands.export import export
 from tvm_mnas.commands.paper.tables import paper_app
 from tvm_mnas.commands.records import records_app
-from tvm_mnas.commands.report import report
-from tvm_mnas.commands.search import search
+from tvm_mnas.commands.runs.compare import compare
+from tvm_mnas.commands.runs.export import export
+from tvm_mnas.commands.runs.report import report
+from tvm_mnas.commands.runs.search import search
 from tvm_mnas.commands.space import space_app
 from tvm_mnas.commands.table import table_app
 from tvm_mnas.commands.train import train, transfer

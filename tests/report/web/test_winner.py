@@ -21,15 +21,19 @@ def test_a_network_is_its_stem_its_blocks_and_its_head() -> None:
     assert sizes == sorted(sizes, reverse=True)
     assert stages[1].title == "sepconv 5x5"
     assert stages[1].kind == "sepconv"
-    assert "skip identity" in stages[1].details
+    assert stages[1].details == ("2 layers", "24 channels", "squeeze-excite 0.25", "skip identity")
     assert "squeeze-excite 0.25" in stages[1].details
 
 
 def test_an_inverted_bottleneck_tells_its_expansion() -> None:
-    text = "i32_c3_w1:stem8_s22:r2_k5_s22_e6_i8_o16:head32:n10"
+    text = "i32_c3_w1:stem8_s22:r2_k5_s22_e6_i8_o16:r1_k3_s22_e1_i16_o24:head32:n10"
     stage = stages_of(Architecture.parse(text))[1]
     assert (stage.title, stage.kind) == ("mbconv6 5x5", "mbconv")
     assert stage.details[:2] == ("2 layers", "16 channels")
+    only = stages_of(Architecture.parse(text))[2]
+    assert only.details == ("1 layer", "24 channels", "stride 2"), (
+        "it asks for a skip it cannot have"
+    )
     assert stage.size == 8
 
 

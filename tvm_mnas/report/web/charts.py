@@ -28,7 +28,7 @@ from tvm_mnas.report.web.svg import (
 from tvm_mnas.search.reward import Reward
 from tvm_mnas.search.run import TrialRecord
 
-HERO_WIDTH, HERO_HEIGHT = 680.0, 440.0
+HERO_WIDTH, HERO_HEIGHT = 520.0, 350.0
 _MOST_BARS = 40
 """A front with more members is drawn without error bars."""
 _CURVE_STEPS = 60
@@ -60,7 +60,7 @@ def pareto_svg(
     if star is not None and star.reward and len(candidates) > 1:
         drawing.curve(_equal_reward(drawing, reward, star.reward), "equal")
     front = pareto_records(records)
-    radius = _radius(len(candidates))
+    radius = 0.8 * _radius(len(candidates))
     for record in candidates:
         drawing.dot(*points[record.number], _dot_class(record), radius=radius, index=record.number)
     drawing.curve(_stairs([points[record.number] for record in front]), "front")
@@ -70,14 +70,14 @@ def pareto_svg(
         drawing.dot(
             *points[record.number],
             f"on-front {_dot_class(record)}",
-            radius=radius + 1,
+            radius=radius + 0.7,
             index=record.number,
         )
     for record in candidates:
         if record.number in finalists:
-            drawing.dot(*points[record.number], "ring", radius=radius + 4, index=None)
+            drawing.dot(*points[record.number], "ring", radius=radius + 3, index=None)
     if star is not None and star.number in points:
-        drawing.star(*points[star.number], "star", radius=10, index=star.number)
+        drawing.star(*points[star.number], "star", radius=7.5, index=star.number)
     if not candidates:
         drawing.say("No candidate was measured yet.")
     return drawing.svg()
@@ -171,6 +171,7 @@ def costs_svg(records: Sequence[TrialRecord]) -> str | None:
         Scale(0.0, max(row.total_s for row in rows), 96.0, WIDTH - 110),
         Scale(0.0, 1.0, height, 0.0),
         height=height,
+        css_class="bars",
     )
     for at, row in enumerate(rows):
         y = 6 + 26.0 * at

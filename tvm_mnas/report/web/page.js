@@ -67,7 +67,7 @@
     card.replaceChildren(
       make("b", `trial ${row.n}`),
       make("span", `accuracy ${row.acc.toFixed(2)} ± ${row.err.toFixed(2)}%`),
-      make("span", `${row.ms} ms, spread ${row.how}`),
+      make("span", `${Number(row.ms.toPrecision(4))} ms, spread ${row.how}`),
       make("span", `reward ${row.r.toFixed(4)}`),
       make("span", `${row.par.toLocaleString("en")} parameters, ${(row.ma / 1e6).toFixed(2)}M mult-adds`),
       ...(row.warn || []).map((text) => make("span", text, "flag")),
@@ -76,6 +76,9 @@
     );
     card.hidden = false;
   };
+  // The best one first, so that the picture does not move once a dot is pointed at.
+  const star = document.querySelector(".star[data-i]");
+  if (star) show(Number(star.dataset.i));
   const numberOf = (event) => {
     const mark = event.target.closest("[data-i], #candidates tr[data-n]");
     return mark ? Number(mark.dataset.i ?? mark.dataset.n) : null;

@@ -21,6 +21,7 @@ from tvm_mnas.config import SearchConfig
 from tvm_mnas.devices.core.latency import untuned_flag
 from tvm_mnas.evaluation.kernel_times import KernelFacts
 from tvm_mnas.evaluation.manifest import Manifest
+from tvm_mnas.plugins import DEVICE_EVALUATOR
 from tvm_mnas.report.rows import (
     candidate_row,
     candidate_rows,
@@ -119,8 +120,7 @@ def build_page(run: RunFacts) -> str:
     page = PageContent(
         title=run.title,
         subtitle=(
-            f"{config.algorithm} over the space {config.space}, data {config.data}, device "
-            f"{config.device}; target {reward.target_latency_ms:g} ms, "
+            f"{config.algorithm} over the space {config.space}, {_source(config)}; target {reward.target_latency_ms:g} ms, "
             f"alpha = {reward.alpha:g}, beta = {reward.beta:g}"
         ),
         warnings=tuple(_warnings(records)),
@@ -143,6 +143,13 @@ def render_page(page: PageContent) -> str:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     template = environment.get_template("page.html.j2")
     return template.render(page=page, style=style, script=script, digest=digest)
+
+
+def _source(config: SearchConfig) -> str:
+    """Return where accuracies and latencies come from."""
+    if config.evaluator == DEVICE_EVALUATOR:
+        return f"data {config.data}, device {config.device}"
+    return f"evaluated by {config.evaluator}"
 
 
 def _front_section(run: RunFacts) -> Section:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tvm_mnas.evaluation.kernel_times import KernelFacts
 from tvm_mnas.models.cost import count_cost, layer_cost
-from tvm_mnas.space.architecture import Architecture, Block, ConvOp, SkipOp
+from tvm_mnas.space.architecture import Architecture, Block, ConvOp, Layer, SkipOp
 
 _OPERATIONS = {ConvOp.CONV: "conv", ConvOp.SEPCONV: "sepconv"}
 
@@ -60,7 +60,7 @@ def stages_of(architecture: Architecture) -> tuple[Stage, ...]:
             Stage(
                 title=_title(block),
                 kind=block.conv_op.value,
-                details=_details(block, mine[-1].out_channels),
+                details=_details(block, mine),
                 size=mine[-1].output_size,
                 mult_adds_percent=100.0 * cost / total,
             )
@@ -110,12 +110,15 @@ def _title(block: Block) -> str:
     return f"{operation} {block.kernel_size}x{block.kernel_size}"
 
 
-def _details(block: Block, channels: int) -> tuple[str, ...]:
-    details = [f"{block.layers} layer{'s' if block.layers > 1 else ''}", f"{channels} channels"]
+def _details(block: Block, layers: Sequence[Layer]) -> tuple[str, ...]:
+    plural = "s" if len(layers) > 1 else ""
+    details = [f"{len(layers)} layer{plural}", f"{layers[-1].out_channels} channels"]
     if block.se_ratio:
         details.append(f"squeeze-excite {block.se_ratio:g}")
-    if block.skip_op is not SkipOp.NONE:
-        details.append(f"skip {block.skip_op.value.replace('_', ' ')}")
+    # Where sizes or channels differ there is none, whatever the block asks for.
+    skips = [layer.skip_op for layer in layers if layer.skip_op is not SkipOp.NONE]
+    if skips:
+        details.append(f"skip {skips[0].value.replace('_', ' ')}")
     if block.stride > 1:
         details.append(f"stride {block.stride}")
     return tuple(details)

@@ -14,7 +14,7 @@ import typer
 
 from tvm_mnas import __version__
 from tvm_mnas.commands.options import ALLOW_UNTUNED, DEFAULTS, AsJson, RecipeValues
-from tvm_mnas.commands.report import print_pareto_front
+from tvm_mnas.commands.runs.report import print_pareto_front
 from tvm_mnas.config import SearchConfig, parse_untuned_share, read_settings
 from tvm_mnas.console import (
     MESSAGES,
