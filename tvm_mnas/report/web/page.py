@@ -120,8 +120,8 @@ def build_page(run: RunFacts) -> str:
     page = PageContent(
         title=run.title,
         subtitle=(
-            f"{config.algorithm} over the space {config.space}, {_source(config)}; target {reward.target_latency_ms:g} ms, "
-            f"alpha = {reward.alpha:g}, beta = {reward.beta:g}"
+            f"{config.algorithm} over the space {config.space}, {_source(config)}; target "
+            f"{reward.target_latency_ms:g} ms, alpha = {reward.alpha:g}, beta = {reward.beta:g}"
         ),
         warnings=tuple(_warnings(records)),
         tiles=tuple(_tiles(records, star, reward)),
