@@ -120,8 +120,8 @@ ALGORITHMS = Registry(
     "algorithm",
     "tvm_mnas.algorithms",
     {
-        name: f"tvm_mnas.search.algorithms.by_name:make_{name}"
-        for name in ("ppo", "evolution", "random", "tpe", "nsga2")
+        name: f"tvm_mnas.search.algorithms.by_name:make_{name.replace('-', '_')}"
+        for name in ("ppo", "ppo-paper", "evolution", "random", "tpe", "nsga2")
     },
 )
 EXECUTORS = Registry(

@@ -116,7 +116,9 @@ def test_every_algorithm_searches_a_study_with_either_kind_of_objective(
         study.tell(trial, [accuracy, 100.0 + number][:objectives])
     assert all(set(trial.params) == {d.name for d in DECISIONS} for trial in study.trials)
     assert len({tuple(trial.params.items()) for trial in study.trials}) > 8
-    assert isinstance(sampler, BatchSampler) == (name in ("ppo", "evolution", "random"))
+    assert isinstance(sampler, BatchSampler) == (
+        name in ("ppo", "ppo-paper", "evolution", "random")
+    )
 
 
 def test_an_unknown_algorithm_is_answered_with_the_known_ones() -> None:

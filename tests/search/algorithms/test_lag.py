@@ -175,9 +175,16 @@ def test_the_policies_are_those_of_a_naive_search_that_keeps_them_all(
     policies = [copy.deepcopy(naive.controller)]
     for batch in range(TRIALS // BATCH):
         sampled_with = policies[max(0, batch - lag)]
+        known = learned[: max(0, batch - lag) * BATCH]
+        met = {observation.tokens for observation in known if observation is not None}
         for number in range(batch * BATCH, (batch + 1) * BATCH):
-            tokens = sampled_with.sample(found.trial_rng(number))
+            rng = found.trial_rng(number)
+            for temperature in (SETTINGS.heat**redraw for redraw in range(1 + SETTINGS.redraws)):
+                tokens = sampled_with.sample(rng, temperature=temperature)
+                if tokens not in met:
+                    break
             assert tokens == tokens_of(trials[number], DECISIONS)
+            met.add(tokens)
         observed = [o for o in learned[batch * BATCH : (batch + 1) * BATCH] if o is not None]
         naive._update(
             torch.tensor([o.tokens for o in observed]),

@@ -6,6 +6,7 @@ import logging
 import os
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -19,6 +20,7 @@ from tvm_mnas.errors import CandidateError, ConfigError
 from tvm_mnas.search.algorithms.batches import (
     CANDIDATE_FAULT,
     BatchSampler,
+    Observation,
     distributions_of,
     tokens_of,
 )
@@ -568,3 +570,39 @@ def test_no_decisions_and_empty_batches_are_refused() -> None:
         UniformSampler((), seed=0)
     with pytest.raises(ConfigError, match="batch"):
         PPOSampler(DECISIONS, seed=0, batch_size=0)
+
+
+def proposals(*, redraws: int, batches: int = 12) -> list[tuple[int, ...]]:
+    """What a search proposes that is drawn to one corner of the space from the start."""
+    settings = replace(SETTINGS, redraws=redraws, learning_rate=0.2)
+    sampler = PPOSampler(DECISIONS, seed=0, batch_size=BATCH, settings=settings)
+    history: list[Observation | None] = []
+    for first in range(0, batches * BATCH, BATCH):
+        batch = [sampler.propose(first + place, history) for place in range(BATCH)]
+        history = history + [Observation(tokens, float(sum(tokens))) for tokens in batch]
+    return [observation.tokens for observation in history if observation is not None]
+
+
+def test_a_controller_that_made_up_its_mind_goes_on_to_new_candidates() -> None:
+    as_in_the_paper, new = proposals(redraws=0), proposals(redraws=7)
+    assert new[:BATCH] == as_in_the_paper[:BATCH], "nothing was met before"
+    assert len(set(new)) > 1.5 * len(set(as_in_the_paper))
+    # Still near what it prefers: what it proposes last is better than chance.
+    chance = sum((len(d.choices) - 1) / 2 for d in DECISIONS)
+    assert sum(sum(tokens) for tokens in new[-8:]) / 8 > chance
+
+
+def test_a_space_that_is_all_known_still_has_proposals() -> None:
+    one = (Decision("block1.kernel_size", (3, 5)),)
+    sampler = PPOSampler(one, seed=0, batch_size=4, settings=SETTINGS)
+    history: list[Observation | None] = [Observation((k,), 0.5 + k) for k in (0, 1, 0, 1)]
+    assert {sampler.propose(number, history) for number in range(4, 8)} <= {(0,), (1,)}
+
+
+def test_the_rate_goes_with_the_root_of_the_batch() -> None:
+    assert PPOSettings.for_batches(16) == PPOSettings()
+    assert PPOSettings.for_batches(4).learning_rate == PPOSettings().learning_rate / 2
+    assert PPOSampler(DECISIONS, seed=0, batch_size=4).ppo.settings == PPOSettings.for_batches(4)
+    for wrong in ({"redraws": -1}, {"heat": 0.9}):
+        with pytest.raises(ConfigError, match=next(iter(wrong))):
+            PPOSettings(**wrong)  # type: ignore[arg-type]

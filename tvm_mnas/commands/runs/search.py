@@ -73,7 +73,9 @@ def search(
     beta: Annotated[float | None, typer.Option(help="Exponent beyond the target.")] = None,
     algorithm: Annotated[
         str | None,
-        typer.Option(help="ppo, random, evolution, tpe, nsga2, or package.module:object."),
+        typer.Option(
+            help="ppo, ppo-paper, random, evolution, tpe, nsga2, or package.module:object."
+        ),
     ] = None,
     trainer: Annotated[str | None, typer.Option(help="proxy, or package.module:object.")] = None,
     executor: Annotated[

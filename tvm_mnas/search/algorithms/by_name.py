@@ -6,7 +6,7 @@ An algorithm of one's own is a function like those below; `--algorithm package.m
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -67,7 +67,7 @@ def make_sampler(name: str, request: AlgorithmRequest) -> BaseSampler:
 
 
 def make_ppo(request: AlgorithmRequest) -> BaseSampler:
-    """Return the paper's: an LSTM controller trained by PPO."""
+    """Return the paper's, an LSTM controller trained by PPO, with proposals that were not met before."""
     return PPOSampler(
         request.decisions,
         reward=request.reward,
@@ -77,6 +77,14 @@ def make_ppo(request: AlgorithmRequest) -> BaseSampler:
         settings=request.settings,
         checkpoint=request.checkpoint,
     )
+
+
+def make_ppo_paper(request: AlgorithmRequest) -> BaseSampler:
+    """Return the paper's as it stands: what the controller proposes is taken, whether or not it was met before."""
+    from tvm_mnas.search.algorithms.ppo import PPOSettings
+
+    settings = request.settings or PPOSettings()
+    return make_ppo(replace(request, settings=replace(settings, redraws=0)))
 
 
 def make_evolution(request: AlgorithmRequest) -> BaseSampler:

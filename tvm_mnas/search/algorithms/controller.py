@@ -65,9 +65,10 @@ class Controller(nn.Module):
         for parameter in (*self.embedding.parameters(), *self.lstm.parameters()):
             nn.init.uniform_(parameter, -0.1, 0.1, generator=generator)
 
-    def sample(self, rng: random.Random) -> tuple[int, ...]:
+    def sample(self, rng: random.Random, *, temperature: float = 1.0) -> tuple[int, ...]:
         """Return the tokens of one sequence, a function of the weights and of what `rng` yields.
 
+        The logits are divided by `temperature`: above 1, unlikely tokens are likelier.
         One sequence at a time and one number of `rng` per decision: what is sampled beside it
         cannot matter.
         """
@@ -78,7 +79,7 @@ class Controller(nn.Module):
             for decision, count in enumerate(self.choices):
                 hidden, state = self.lstm(self.embedding(previous), state)
                 logits = hidden[0, 0] @ self.head_weight[decision] + self.head_bias[decision]
-                probabilities = torch.softmax(logits[:count], dim=0).tolist()
+                probabilities = torch.softmax(logits[:count] / temperature, dim=0).tolist()
                 tokens.append(_inverse_cdf(probabilities, rng.random()))
                 previous = (self._offsets[decision] + tokens[-1]).reshape(1, 1)
         return tuple(tokens)

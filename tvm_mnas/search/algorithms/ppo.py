@@ -32,23 +32,37 @@ from tvm_mnas.search.algorithms.controller import Controller, one_thread
 
 _ADAM_KEYS = ("step", "exp_avg", "exp_avg_sq")
 _ROUNDING = 1e-7
+_USUAL_BATCH = 16
+_LEARNING_RATE = 0.007
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PPOSettings:
-    """How the controller learns; `benchmarks/search_algorithms.py` measures the defaults.
+    """How the controller learns, and how it is sampled; `benchmarks/search_algorithms.py` measures the defaults.
 
     `baseline_decay` is the weight of the past, per update, in the running mean and variance of the
-    rewards.
+    rewards. A sequence that was met before is drawn again up to `redraws` times, from a softmax whose logits are
+    divided by 1, `heat`, `heat`^2, ...; with 0 it stays, as in the paper.
     """
 
-    learning_rate: float = 0.007
+    learning_rate: float = _LEARNING_RATE
     epochs: int = 5
     clip: float = 0.2
     entropy_weight: float = 0.08
     baseline_decay: float = 0.5
     gradient_norm: float = 1.0
     hidden_size: int = 64
+    redraws: int = 7
+    heat: float = 1.3
+
+    @classmethod
+    def for_batches(cls, batch_size: int) -> PPOSettings:
+        """Return the defaults for batches of so many trials: the rate, which is for 16, goes with their square root.
+
+        The mean of a smaller batch is noisier (by that root), and there are more updates in as many trials.
+        """
+        rate = _LEARNING_RATE * math.sqrt(batch_size / _USUAL_BATCH)
+        return cls(learning_rate=rate)
 
     def __post_init__(self) -> None:
         for name, holds, rule in (
@@ -59,6 +73,8 @@ class PPOSettings:
             ("baseline_decay", 0.0 <= self.baseline_decay < 1.0, "in 0..1, below 1"),
             ("gradient_norm", self.gradient_norm > 0.0, "positive"),
             ("hidden_size", self.hidden_size >= 1, "at least 1"),
+            ("redraws", self.redraws >= 0, "at least 0"),
+            ("heat", self.heat >= 1.0, "at least 1"),
         ):
             if not holds:
                 raise ConfigError(f"PPO's {name} must be {rule}, not {getattr(self, name)}")

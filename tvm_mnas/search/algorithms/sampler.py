@@ -27,6 +27,11 @@ else are complete by then, so that L batches more may be asked before one is fin
 The sequence of trials depends on seed and results alone, as without. An update takes the ratio of probabilities to
 those that its trials were sampled with.
 
+**New candidates.** What was met before costs nothing to evaluate and tells nothing, so that a sequence among those
+that the controller has learned from, or earlier in its own batch, is drawn again, each time a little less likely to
+follow the policy (`PPOSettings.redraws`; 0 leaves it, as the paper does). A controller that has made up its mind
+then looks at the neighbours of what it prefers. Tokens stay a function of study, seed and number.
+
 **Failures.** A candidate that failed by its own fault (it trains to NaN, does not compile, exceeds a limit)
 teaches the worst reward that there is evidence for: the lowest of its batch's other trials, else the lowest so
 far. Such a trial ends as failed with the user attribute `CANDIDATE_FAULT`. Any other that failed (a device was
@@ -40,7 +45,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,11 +65,20 @@ _LOGGER = logging.getLogger(__name__)
 _CHECKPOINT_FORMAT = 1
 
 
+@dataclass
+class _Batch:
+    """What is proposed in one batch, with what it follows from: the length of the history, and the batch's index."""
+
+    key: tuple[int, int]
+    met: set[tuple[int, ...]]
+    proposals: list[tuple[int, ...]] = field(default_factory=list)
+
+
 class PPOSampler(BatchSampler):
     """The controller of the paper. See the module's text for what it takes and what it promises.
 
     `checkpoint` is a file that is kept up to date, or `None` to replay the study instead; deleting
-    it never loses anything. `settings` defaults to `PPOSettings()`.
+    it never loses anything. `settings` defaults to `PPOSettings.for_batches(batch_size)`.
     """
 
     def __init__(
@@ -83,6 +97,7 @@ class PPOSampler(BatchSampler):
         self._checkpoint = checkpoint
         self._ppo: PPO | None = None
         self._sampling: tuple[tuple[int, int], Controller] | None = None
+        self._batch = _Batch((-1, -1), set())
         self._digest = ""
         self.last_update: UpdateReport | None = None
 
@@ -92,7 +107,7 @@ class PPOSampler(BatchSampler):
         if self._ppo is None:
             from tvm_mnas.search.algorithms.ppo import PPO, PPOSettings
 
-            self._settings = self._settings or PPOSettings()
+            self._settings = self._settings or PPOSettings.for_batches(self.batch_size)
             choices = [len(decision.choices) for decision in self.decisions]
             self._ppo = PPO(choices, settings=self._settings, seed=self.seed, lag=self.lag)
             self._digest = ""
@@ -112,7 +127,29 @@ class PPOSampler(BatchSampler):
     def propose(self, number: int, history: Sequence[Observation | None]) -> tuple[int, ...]:
         """Return tokens sampled from the controller that has learned from all of `history`, and from no more."""
         self._learn(history)
-        return self._policy(len(history) // self.batch_size).sample(self.trial_rng(number))
+        policy = self._policy(len(history) // self.batch_size)
+        if not self.ppo.settings.redraws:
+            return policy.sample(self.trial_rng(number))
+        index, place = divmod(number, self.batch_size)
+        if self._batch.key != (len(history), index):
+            met = {observation.tokens for observation in history if observation is not None}
+            self._batch = _Batch((len(history), index), met)
+        batch = self._batch
+        # Those before it in the batch too, whoever asked for them: they are what it must not repeat.
+        while len(batch.proposals) <= place:
+            tokens = self._draw(policy, index * self.batch_size + len(batch.proposals), batch.met)
+            batch.proposals.append(tokens)
+            batch.met.add(tokens)
+        return batch.proposals[place]
+
+    def _draw(self, policy: Controller, number: int, met: set[tuple[int, ...]]) -> tuple[int, ...]:
+        settings, rng = self.ppo.settings, self.trial_rng(number)
+        tokens = policy.sample(rng)
+        for redraw in range(settings.redraws):
+            if tokens not in met:
+                break
+            tokens = policy.sample(rng, temperature=settings.heat ** (redraw + 1))
+        return tokens
 
     def _policy(self, updates: int) -> Controller:
         # For a whole batch it is the same one.
@@ -124,6 +161,7 @@ class PPOSampler(BatchSampler):
         """Start from an untrained controller."""
         self._ppo = None
         self._sampling = None
+        self._batch = _Batch((-1, -1), set())
         self.last_update = None
 
     def _learn(self, history: Sequence[Observation | None]) -> None:
