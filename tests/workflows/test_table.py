@@ -124,7 +124,7 @@ def test_what_cannot_be_is_told_before_anything_is_made(tmp_path: Path) -> None:
     ):
         with pytest.raises(error, match=words):
             build(tmp_path, wrong, Watch())
-    for steps in ((), (0,), (2, 1), (2, 2)):
+    for steps in ((0,), (2, 1), (2, 2)):
         with pytest.raises(ConfigError, match="steps"):
             replace(plan, steps=steps)
     assert not (tmp_path / "table").exists()
@@ -139,3 +139,20 @@ def test_architectures_are_all_of_a_space_each_once(tmp_path: Path) -> None:
     architectures = architectures_of(space)
     assert [space.encode(one) for one in architectures] == [(0, 0), (0, 1), (1, 0), (1, 1)]
     assert len(architectures_of(load_space("fashion-mini"))) == 384
+    some = architectures_of(load_space("mnasnet"), count=20, seed=3)
+    assert len({one.id for one in some}) == 20
+    assert some == architectures_of(load_space("mnasnet"), count=20, seed=3)
+    with pytest.raises(ConfigError, match="has 4 architectures, not 5"):
+        architectures_of(space, count=5)
+    with pytest.raises(ConfigError, match="two architectures or more, not 1"):
+        replace(plan_for(tmp_path), architectures=1)
+
+
+def test_a_table_of_latencies_alone_can_be_read_and_not_searched(tmp_path: Path) -> None:
+    plan = replace(plan_for(tmp_path), steps=(), data="imagefolder:/none")
+    build(tmp_path, plan, Watch())
+    table = read_table(tmp_path / "table")
+    assert (table.budgets, len(table.entries)) == ((), 2)
+    assert all(len(entry.tuned) == 2 for entry in table.entries)
+    with pytest.raises(ConfigError, match="each with 0 trainings; build one that is whole"):
+        run_search(plan.space, evaluator=f"table:{tmp_path / 'table'}", run=tmp_path / "run")

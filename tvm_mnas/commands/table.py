@@ -31,8 +31,11 @@ def build(
     data: Annotated[str, typer.Option(help="What --data of a search takes.")] = DEFAULTS.data,
     recipe: Annotated[str, typer.Option(help="How they are trained.")] = DEFAULTS.recipe,
     steps: Annotated[
-        str, typer.Option(help="Steps of the trainings, with commas between.")
+        str, typer.Option(help="Steps of the trainings, with commas between; none: train nothing.")
     ] = "60,240,960",
+    architectures: Annotated[
+        int, typer.Option(min=0, help="Take so many of a large space; 0: all.")
+    ] = 0,
     device: Device = DEFAULTS.device,
     schedules_per_kernel: Trials = 32,
     records: Records = DEFAULTS.records,
@@ -62,6 +65,7 @@ def build(
         device=device,
         schedules_per_kernel=schedules_per_kernel,
         seed=seed,
+        architectures=architectures,
     )
     with SearchDisplay(every_s=_TOLD_EVERY_S) as display:
         request = ExecutorRequest(jobs=jobs, train_device=train_device, on_warning=display.note)
@@ -134,6 +138,8 @@ def _show(manifest: TableManifest, *, as_json: bool) -> None:
 
 
 def _parse_steps(text: str) -> tuple[int, ...]:
+    if text == "none":
+        return ()
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:

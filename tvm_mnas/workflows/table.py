@@ -61,7 +61,8 @@ _SIDE_BY_SIDE = 64
 class TablePlan:
     """What a table is built of: a space, data and a recipe, the steps of the trainings, and the device to time on.
 
-    A kernel gets `schedules_per_kernel` schedules. `seed` decides the held-out images and every training.
+    Of a large space, `architectures` are drawn evenly, each once; 0 takes all. With no `steps` nothing is trained. A
+    kernel gets `schedules_per_kernel` schedules. `seed` decides the held-out images, every training and that draw.
     """
 
     space: str
@@ -71,11 +72,14 @@ class TablePlan:
     device: str
     schedules_per_kernel: int
     seed: int
+    architectures: int = 0
 
     def __post_init__(self) -> None:
-        if not self.steps or any(steps < 1 for steps in self.steps):
+        if any(steps < 1 for steps in self.steps):
+            raise ConfigError(f"training steps are 1 or more, not {list(self.steps)}")
+        if self.architectures == 1 or self.architectures < 0:
             raise ConfigError(
-                f"a table needs one or more numbers of training steps, each 1 or more, not {list(self.steps)}"
+                f"a table has two architectures or more, not {self.architectures}; 0 takes the whole space"
             )
         if list(self.steps) != sorted(set(self.steps)):
             raise ConfigError(
@@ -98,14 +102,15 @@ def build_table(
         DeviceError: if the device stays lost; what was finished is kept.
     """
     space = _space(plan.space)
-    find_recipe(plan.recipe, {"steps": plan.steps[0]})
-    check_data(plan.data)
+    if plan.steps:
+        find_recipe(plan.recipe, {"steps": plan.steps[0]})
+        check_data(plan.data)
     if (directory / MANIFEST).is_file():
         raise RunError(
             f"{directory} holds a finished table; `tvm-mnas table show {directory}` shows it, another needs a "
             f"directory of its own"
         )
-    architectures = architectures_of(space)
+    architectures = architectures_of(space, count=plan.architectures, seed=plan.seed)
     directory.mkdir(parents=True, exist_ok=True)
     _keep_plan(directory, plan)
     _train(directory, plan, architectures, executor, observer)
@@ -123,16 +128,24 @@ def build_table(
     return _finish(directory, plan, space, architectures)
 
 
-def architectures_of(space: SearchSpace) -> list[Architecture]:
-    """Return every architecture of `space`, in the order of its tokens.
+def architectures_of(space: SearchSpace, *, count: int = 0, seed: int = 0) -> list[Architecture]:
+    """Return every architecture of `space` in the order of its tokens, or `count` that `seed` draws, each once.
 
     Raises:
-        ConfigError: if there are too many, or two choices mean the same one.
+        ConfigError: if there are too many, or two choices mean the same one, or there are fewer than `count`.
     """
+    if count > space.size:
+        raise ConfigError(f"the space {space.name} has {space.size:,} architectures, not {count:,}")
+    if count:
+        rng, drawn = random.Random(seed), dict[str, Architecture]()
+        while len(drawn) < count:
+            architecture = space.decode(space.sample(rng))
+            drawn.setdefault(architecture.id, architecture)
+        return list(drawn.values())
     if space.size > MOST_ARCHITECTURES:
         raise ConfigError(
             f"a table holds every architecture of its space, at most {MOST_ARCHITECTURES:,}, and {space.name} has "
-            f"{space.size:,}; take a smaller space, such as fashion-mini"
+            f"{space.size:,}; take some of them (--architectures 100), or a smaller space, such as fashion-mini"
         )
     choices = [range(len(decision.choices)) for decision in space.decisions]
     architectures = [space.decode(tokens) for tokens in itertools.product(*choices)]

@@ -97,6 +97,12 @@ def open_table(request: EvaluatorRequest, *, text: str) -> TableEvaluator:
             f"the search is in {request.space.name} ({request.space.fingerprint}); "
             f"search the table's: --space {table.manifest.space}"
         )
+    if not table.budgets or table.manifest.architectures < request.space.size:
+        raise ConfigError(
+            f"a search needs every architecture of its space with an accuracy, and the table {table.name} has "
+            f"{table.manifest.architectures:,} of {request.space.size:,}, each with {len(table.budgets)} trainings; "
+            f"build one that is whole"
+        )
     steps = request.config.train_steps or table.budgets[0]
     return TableEvaluator(table, steps, request.config.seed)
 

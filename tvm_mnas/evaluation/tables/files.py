@@ -287,7 +287,7 @@ def _entry(
     if not isinstance(architecture, Architecture):
         raise RunError(f"a table is of architectures, not of {notation}")
     cost = count_cost(architecture)
-    mine = accuracies[notation]
+    mine = accuracies[notation] if steps else {}
     tuned, untuned = (
         tuple(latencies[notation, kind][turn] for turn in range(PASSES)) for kind in KINDS
     )

@@ -48,9 +48,9 @@ class TableDevice:
 class TableManifest:
     """What the table is of and how it was made; `files` has the SHA-256 of each file beside it.
 
-    `steps` are the budgets of the trainings; `accuracy` says of each, by its steps, how spread and noisy the accuracies
-    are, `latency` of each kind of latency. `cpu` names the machine that was timed, `trained` and `timed` are the dates
-    (ISO) of first and last.
+    `steps` are the budgets of the trainings, none where nothing was trained; `accuracy` says of each, by its steps, how spread and noisy the accuracies
+    are, `latency` of each kind of latency. `cpu` names the machine that was timed, `timed` are the dates (ISO)
+    of its first and last latency.
     """
 
     name: str
@@ -71,7 +71,7 @@ class TableManifest:
     files: Mapping[str, str]
 
     def __post_init__(self) -> None:
-        if not self.steps or list(self.steps) != sorted(set(self.steps)):
+        if list(self.steps) != sorted(set(self.steps)):
             raise RunError(f"a table's steps ascend, each once, not {list(self.steps)}")
         if set(self.accuracy) != {str(steps) for steps in self.steps}:
             raise RunError("a table's manifest tells spread and noise for each of its steps")

@@ -1,4 +1,4 @@
-"""A table of evaluations: every architecture of a space, trained with several budgets and seeds, and timed.
+"""A table of evaluations: architectures of a space, often all, trained with several budgets and seeds, and timed.
 
     table.entry(architecture).accuracies[240]        two accuracies after 240 steps, one of each seed
     table.entry(architecture).tuned                  two latencies, one of each pass over the whole space
@@ -139,8 +139,8 @@ class EvaluationTable:
         entry = self._by_notation.get(candidate.notation)
         if entry is None:
             raise ConfigError(
-                f"the table {self.name} has every architecture of the space {self.manifest.space}, and "
-                f"{candidate.notation} is none of them; search that space: --space {self.manifest.space}"
+                f"the table {self.name} has {len(self.entries):,} architectures of the space {self.manifest.space}, "
+                f"and {candidate.notation} is none of them; `tvm-mnas table show {self.name}` says what it is of"
             )
         return entry
 
