@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from tvm_mnas.evaluation.tables.files import (
     write_manifest,
 )
 from tvm_mnas.evaluation.tables.manifest import Spread, TableManifest
+from tvm_mnas.space.architecture import Architecture
 from tvm_mnas.space.files import read_space
 from tvm_mnas.space.space import SearchSpace
 from tvm_mnas.workflows.table import architectures_of
@@ -58,26 +60,32 @@ def write_space(directory: Path) -> SearchSpace:
     return read_space(path)
 
 
-def write_table(directory: Path, space: SearchSpace) -> Path:
+def write_table(
+    directory: Path,
+    space: SearchSpace,
+    *,
+    latency_ms: Callable[[int, Architecture], float] = lambda k, _: 0.01 * (k + 1),
+    step: float = 0.1,
+) -> Path:
     """Write a whole table of `space` to the directory `four` below `directory`, and return it.
 
-    Architecture k has the accuracies 0.5 + k/10, 0.01 more with the second seed and 0.2 more with the longer training;
-    its latency is 0.01 x (k + 1) ms tuned and ten times that untuned, and 2% more in the second pass.
+    Architecture k has the accuracies 0.5 + k x `step`, 0.01 more with the second seed and 0.15 more with the longer
+    training. It takes `latency_ms` tuned, ten times that untuned, and 2% more in the second pass.
     """
     table = directory / "four"
     table.mkdir()
     architectures = architectures_of(space)
     for k, architecture in enumerate(architectures):
-        notation = architecture.notation
+        notation, time_ms = architecture.notation, latency_ms(k, architecture)
         append_lines(table / NETWORKS, [{"architecture": notation, "calls": {"a": 1, "b": k + 1}}])
         for steps in STEPS:
             for seed in range(2):
-                top1 = 0.5 + 0.1 * k + 0.01 * seed + (0.15 if steps == STEPS[1] else 0.0)
+                top1 = 0.5 + step * k + 0.01 * seed + (0.15 if steps == STEPS[1] else 0.0)
                 accuracy = replace(make_accuracy(round(top1, 6)), steps=steps, seed=seed)
                 append_lines(table / ACCURACIES, [accuracy_line(notation, seed, accuracy)])
         for turn in range(2):
             for kind, factor in (("tuned", 1.0), ("untuned", 10.0)):
-                latency = make_latency(0.01 * (k + 1) * factor * (1.02 if turn else 1.0))
+                latency = make_latency(time_ms * factor * (1.02 if turn else 1.0))
                 append_lines(table / LATENCIES, [latency_line(notation, kind, turn, latency)])  # type: ignore[arg-type]
     for key, time in (("a", 2.0), ("b", 3.0)):
         values = {"key": key, "name": f"kernel {key}", "flops": 10, "moved_bytes": 100}
@@ -95,7 +103,7 @@ def finish(table: Path, space: SearchSpace) -> None:
             name="four",
             space=space.name,
             space_fingerprint=space.fingerprint,
-            architectures=4,
+            architectures=space.size,
             data="embedded",
             recipe="embedded",
             steps=STEPS,

@@ -35,11 +35,11 @@ _Output = Annotated[Path, typer.Option("--output", "-o", help="The PNG file to w
 
 def figure2(output: _Output = Path("figure2.png"), as_json: AsJson = False) -> None:
     """Equation 2 at an accuracy of 0.5 and a target of 80 ms: the hard and the soft constraint."""
-    _check_output(output)
+    check_output(output)
     from tvm_mnas.paper.figures import objective_figure, objective_rows
 
     rows = objective_rows()
-    _write(output, objective_figure())
+    write_figure(output, objective_figure())
     if as_json:
         print_json({"objectives": rows, "file": str(output)})
         return
@@ -62,14 +62,14 @@ def figure4(
     as_json: AsJson = False,
 ) -> None:
     """MnasNet and MobileNetV2 scaled by depth multiplier and by input size: counts and latencies."""
-    _check_output(output)
+    check_output(output)
     from tvm_mnas.paper.figures import figure4_points, scaling_figure
 
     options = toolchain_options(
         records=records, schedules_per_kernel=schedules_per_kernel, seed=seed
     )
     rows, line = _time_scaled(figure4_points(), options, device=device, rounds=rounds)
-    _write(output, scaling_figure(rows, device))
+    write_figure(output, scaling_figure(rows, device))
     if as_json:
         print_json({"networks": [row.to_json() for row in rows], "file": str(output)})
         return
@@ -83,7 +83,7 @@ def figure5(
     as_json: AsJson = False,
 ) -> None:
     """Finished searches: their models with the Pareto curve, and the histogram of their latencies."""
-    _check_output(output)
+    check_output(output)
     from tvm_mnas.paper.figures import search_row, searches_figure
     from tvm_mnas.search.run import RunDirectory
 
@@ -93,7 +93,7 @@ def figure5(
         for run, directory in zip(runs, directories, strict=True)
     ]
     rows = [asdict(search_row(name, records, reward)) for name, records, reward in shown]
-    _write(output, searches_figure(shown))
+    write_figure(output, searches_figure(shown))
     if as_json:
         print_json({"runs": rows, "file": str(output)})
         return
@@ -125,7 +125,7 @@ def figure6(
     as_json: AsJson = False,
 ) -> None:
     """Scaling to (0.5, 160) and (0.5, 192) against a new search's Pareto front."""
-    _check_output(output)
+    check_output(output)
     from tvm_mnas.paper.figures import figure6_points, scale_or_search_figure
     from tvm_mnas.report.rows import pareto_rows
     from tvm_mnas.report.trials import pareto_records
@@ -137,7 +137,7 @@ def figure6(
         records=records, schedules_per_kernel=schedules_per_kernel, seed=seed
     )
     rows, line = _time_scaled(figure6_points(), options, device=device, rounds=rounds)
-    _write(output, scale_or_search_figure(rows, device, pareto_records(trials)))
+    write_figure(output, scale_or_search_figure(rows, device, pareto_records(trials)))
     if as_json:
         front = [asdict(row) for row in pareto_rows(trials)]
         print_json(
@@ -155,7 +155,7 @@ def figure6(
     OUTPUT.print(f"wrote {output}", markup=False)
 
 
-def _check_output(output: Path) -> None:
+def check_output(output: Path) -> None:
     """Find out before anything is measured that the picture could not be written."""
     if output.suffix != ".png":
         raise ConfigError(
@@ -182,7 +182,8 @@ def _check_device(trials: Sequence[TrialRecord], device: str) -> None:
         )
 
 
-def _write(output: Path, figure: Figure) -> None:
+def write_figure(output: Path, figure: Figure) -> None:
+    """Write `figure` to the PNG file `output`. Raises RunError if it cannot be written."""
     from tvm_mnas.report.drawing import render_png, write_png
 
     write_png(output, render_png(figure))

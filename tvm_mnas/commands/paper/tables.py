@@ -19,6 +19,7 @@ from tvm_mnas.commands.options import (
     toolchain_options,
 )
 from tvm_mnas.commands.paper.figures import figure2, figure4, figure5, figure6
+from tvm_mnas.commands.paper.thesis import thesis
 from tvm_mnas.console import OUTPUT, Column, SearchDisplay, format_count, print_json, print_table
 from tvm_mnas.errors import ConfigError
 
@@ -197,7 +198,7 @@ def layers(
     print_failures([(entry.name, entry.failure) for entry in timed])
 
 
-for _figure in (figure2, figure4, figure5, figure6):
+for _figure in (figure2, figure4, figure5, figure6, thesis):
     paper_app.command()(_figure)
 
 

@@ -48,9 +48,9 @@ class TableDevice:
 class TableManifest:
     """What the table is of and how it was made; `files` has the SHA-256 of each file beside it.
 
-    `steps` are the budgets of the trainings, none where nothing was trained; `accuracy` says of each, by its steps, how spread and noisy the accuracies
-    are, `latency` of each kind of latency. `cpu` names the machine that was timed, `timed` are the dates (ISO)
-    of its first and last latency.
+    `steps` are the budgets of the trainings, none where nothing was trained; `accuracy` says of each, by its steps, how
+    spread and noisy the accuracies are, `latency` of each kind of latency. `cpu` names the machine that was timed,
+    `timed` are the dates (ISO) of its first and last latency.
     """
 
     name: str
