@@ -46,10 +46,13 @@ def pareto_svg(
     target = reward.target_latency_ms
     points = {record.number: _point(record) for record in candidates}
     times = [time for time, _ in points.values()]
+    front = pareto_records(records)
+    bars = front if len(front) <= _MOST_BARS else []
+    ends = [points[one.number][1] + sign * _error_percent(one) for one in bars for sign in (-1, 1)]
     drawing = plane(
         f"Accuracy over latency of {len(candidates)} measured candidates, with their Pareto front and the target",
         [*times, target],
-        [accuracy for _, accuracy in points.values()] or [0.0, 100.0],
+        [*(accuracy for _, accuracy in points.values()), *ends] or [0.0, 100.0],
         times=True,
         width=HERO_WIDTH,
         height=HERO_HEIGHT,
@@ -59,14 +62,13 @@ def pareto_svg(
     star = best_record(records, best)
     if star is not None and star.reward and len(candidates) > 1:
         drawing.curve(_equal_reward(drawing, reward, star.reward), "equal")
-    front = pareto_records(records)
     radius = 0.8 * _radius(len(candidates))
     for record in candidates:
         drawing.dot(*points[record.number], _dot_class(record), radius=radius, index=record.number)
     drawing.curve(_stairs([points[record.number] for record in front]), "front")
+    for record in bars:
+        _draw_error(drawing, record)
     for record in front:
-        if len(front) <= _MOST_BARS:
-            _draw_error(drawing, record)
         drawing.dot(
             *points[record.number],
             f"on-front {_dot_class(record)}",
@@ -199,15 +201,20 @@ def _dot_class(record: TrialRecord) -> str:
 
 
 def _draw_error(drawing: Drawing, record: TrialRecord) -> None:
-    accuracy, latency = record.evaluation.accuracy, record.evaluation.latency
-    assert accuracy is not None and latency is not None
+    latency = record.evaluation.latency
+    assert latency is not None
     time, percent = _point(record)
-    half = 100.0 * accuracy.standard_error
+    half = _error_percent(record)
     x, y = drawing.x(time), drawing.y(percent)
     drawing.line(x, drawing.y(percent - half), x, drawing.y(percent + half), "error")
     width = 0.5 * latency.spread * time
     least = max(time - width, drawing.x.least, 1e-9)
     drawing.line(drawing.x(least), y, drawing.x(time + width), y, "error")
+
+
+def _error_percent(record: TrialRecord) -> float:
+    assert record.evaluation.accuracy is not None
+    return 100.0 * record.evaluation.accuracy.standard_error
 
 
 def _draw_target(drawing: Drawing, target: float) -> None:
