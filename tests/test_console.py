@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -14,12 +15,14 @@ from tvm_mnas import console
 from tvm_mnas.console import (
     Column,
     SearchDisplay,
+    SearchTally,
     format_ms,
     print_json,
     print_table,
     trial_line,
     watch_table,
 )
+from tvm_mnas.evaluation.results import Effort
 
 A, B = sample_architectures(2)
 COLUMNS = (Column("name", "name", number=False), Column("latency ms", "latency_ms"))
@@ -171,6 +174,32 @@ def test_a_search_in_a_terminal_shows_the_whole_and_the_step(
     shown = text.getvalue()
     for part in ("training", "120/240", "7/28", "best reward 0.8000", A.id):
         assert part in shown
+
+
+def test_a_display_tells_records_devices_and_what_is_left() -> None:
+    tally = SearchTally(total=20, finished=10)
+    assert tally.words(5.0) == []
+    effort = Effort(training_s=4.0, kernels=10, kernels_tuned=4)
+    first = make_success(10, A, 0.8, make_latency(0.06), effort=effort)
+    tally.add(first)
+    tally.add(make_success(11, A, 0.8, make_latency(0.06), repeats=10, effort=effort))
+    tally.add(make_failure(12, B))
+    second = make_latency(0.05, device_key="pixel")
+    tally.add(make_success(13, B, 0.9, second, effort=replace(effort, kernels_tuned=0)))
+    best, records, devices, left = tally.words(40.0)
+    assert best.startswith("best reward 0.9116 (trial 13: 90.00%, 0.05 ms)")
+    assert records == "80% of kernels from records", "a candidate that was met before counts once"
+    assert devices == "measured on local 1, pixel 1"
+    assert left == "about 0:01:00 left", "ten seconds a trial, six to go"
+
+
+def test_work_without_trials_shows_none(messages: io.StringIO) -> None:
+    with SearchDisplay(every_s=0.05) as display:
+        display.stage("trainings", 3, 8)
+        end = time.monotonic() + 30
+        while "trainings" not in messages.getvalue() and time.monotonic() < end:
+            time.sleep(0.01)
+    assert "... trainings 3 of 8; after 0:00:00" in messages.getvalue()
 
 
 def test_a_watched_table_is_made_anew_until_interrupted(output: io.StringIO) -> None:

@@ -91,11 +91,12 @@ def tuning_figure(records: Sequence[TrialRecord], *, theme: Theme = LIGHT) -> Fi
         else f"Each column is the mean of {size} candidates."
     )
     figure, axes = new_picture("Kernels tuned per candidate", records, theme, notes=(note,))
-    set_label(axes.xaxis, "distinct candidate, in the order of evaluation", theme)
+    set_label(axes.xaxis, "distinct candidate, in the order of evaluation, from 0", theme)
     set_label(axes.yaxis, "kernels", theme)
     if rows:
         groups = [rows[first : first + size] for first in range(0, len(rows), size)]
-        edges = [0.5, *(0.5 + min(len(rows), size * (i + 1)) for i in range(len(groups)))]
+        # From 0, as trials are counted everywhere.
+        edges = [-0.5, *(min(len(rows), size * (i + 1)) - 0.5 for i in range(len(groups)))]
         for key, colour, label in (
             ("kernels", theme.grid, "had a record already"),
             ("kernels_tuned", theme.front, "tuned for this candidate"),

@@ -22,7 +22,7 @@ from tvm_mnas.evaluation.executors.protocol import Executor, ExecutorRequest, ru
 from tvm_mnas.evaluation.results import Observer
 from tvm_mnas.evaluation.toolchain import Toolchain, ToolchainOptions, open_scratch_toolchain
 from tvm_mnas.evaluation.trainers import TrainTask
-from tvm_mnas.plugins import EXECUTORS
+from tvm_mnas.plugins import DEVICE_EVALUATOR, EXECUTORS
 from tvm_mnas.search.proxy import MOST_REPLICATES
 from tvm_mnas.search.session import FINAL_FACTOR
 from tvm_mnas.space.candidate import Candidate
@@ -153,11 +153,16 @@ def plan_search(
     """Measure a little, and return what the search of `config` would take; its records get those of one candidate.
 
     Raises:
-        ConfigError: for a trainer of one's own, whose pace only it knows.
+        ConfigError: for a trainer of one's own, whose pace only it knows, and an evaluator that is not the device.
         DataError: if the data is missing or does not fit.
         CandidateError: if the sampled candidate cannot be trained, compiled or measured.
         DeviceError: if the device cannot be reached.
     """
+    if config.evaluator != DEVICE_EVALUATOR:
+        raise ConfigError(
+            f"a plan measures what a search on a device would take, and {config.evaluator} measures nothing here; "
+            f"leave out --plan"
+        )
     if config.trainer != "proxy":
         raise ConfigError(
             f"a plan knows how long the trainer that ships takes, not {config.trainer!r}; leave out --plan, and look "
