@@ -65,7 +65,7 @@ def pareto_svg(
     radius = 0.8 * _radius(len(candidates))
     for record in candidates:
         drawing.dot(*points[record.number], _dot_class(record), radius=radius, index=record.number)
-    drawing.curve(_stairs([points[record.number] for record in front]), "front")
+    drawing.curve(stairs([points[record.number] for record in front]), "front")
     for record in bars:
         _draw_error(drawing, record)
     for record in front:
@@ -142,7 +142,7 @@ def progress_svg(records: Sequence[TrialRecord]) -> str:
         best.append((number, max(reward, best[-1][1] if best else reward)))
     if best:
         best.append((numbers[-1], best[-1][1]))
-    drawing.curve(_stairs(best), "front")
+    drawing.curve(stairs(best), "front")
     if not rewarded:
         drawing.say("No trial has a reward yet.")
     return drawing.svg()
@@ -245,7 +245,7 @@ def _equal_reward(drawing: Drawing, reward: Reward, worth: float) -> list[tuple[
     return curve
 
 
-def _stairs(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+def stairs(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """Return `points` joined by steps: a value holds until the next one."""
     steps: list[tuple[float, float]] = []
     for point in points:

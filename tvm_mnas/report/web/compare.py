@@ -21,6 +21,7 @@ from tvm_mnas.report.trials import (
     pareto_records,
 )
 from tvm_mnas.report.web.cells import show_ms
+from tvm_mnas.report.web.charts import stairs
 from tvm_mnas.report.web.content import (
     Column,
     Figure,
@@ -192,7 +193,7 @@ def _fronts_svg(runs: Sequence[RunFacts]) -> str:
             for one in pareto_records(run.records)
             if one.evaluation.objectives
         ]
-        drawing.curve(front, f"run-{at}")
+        drawing.curve(stairs(front), f"run-{at}")
     if not any(points):
         drawing.say("No candidate was measured yet.")
     return drawing.svg()
@@ -215,18 +216,17 @@ def _progress_svg(runs: Sequence[RunFacts]) -> str:
 
 
 def _best_so_far(run: RunFacts, reward: Reward) -> list[tuple[float, float]]:
-    curve: list[tuple[float, float]] = []
+    """Return where the best reward rose, and where the run ended, as a curve of steps."""
+    rises: list[tuple[float, float]] = []
     for record in run.records:
         if record.evaluation.objectives is None:
             continue
         value = reward(*record.evaluation.objectives)
-        if not curve or value > curve[-1][1]:
-            if curve:
-                curve.append((record.number, curve[-1][1]))
-            curve.append((record.number, value))
-    if curve:
-        curve.append((run.records[-1].number, curve[-1][1]))
-    return curve
+        if not rises or value > rises[-1][1]:
+            rises.append((record.number, value))
+    if rises:
+        rises.append((run.records[-1].number, rises[-1][1]))
+    return stairs(rises)
 
 
 def _summary_table(summaries: Sequence[RunSummary]) -> Table:
