@@ -107,21 +107,7 @@ class Session:
             request = EvaluatorRequest(config, self.space)
             evaluator: Evaluator = EVALUATORS.load(config.evaluator)(request)
             return search_on(evaluator, self.directory, self.space, self.study, observer)
-        # Made before the device is opened, which takes a while: what is wrong with its name is told first.
-        unopened = self._executor(observer)
-        with (
-            self._bench(config.schedules_per_kernel, observer) as toolchain,
-            unopened as executor,
-        ):
-            pipeline = CandidatePipeline(
-                config,
-                self.directory.recipe,
-                executor.devices,
-                toolchain,
-                executor,
-                self.directory.path / _SCRATCH,
-                observer,
-            )
+        with self.pipeline(observer) as pipeline:
             self._run_trials(pipeline, observer)
             records = self.directory.trials(self.study)
             finished = self._finished_export(records)
@@ -188,6 +174,31 @@ class Session:
             f"`tvm-mnas report {self.directory.path}` lists them"
         )
 
+    @contextmanager
+    def pipeline(self, observer: Observer) -> Iterator[CandidatePipeline]:
+        """Yield what evaluates the run's candidates, its device and processes up; they end with the context.
+
+        Raises:
+            RunError: if the run's tuning records are gone.
+            DeviceError: if the device cannot be reached.
+        """
+        config = self.directory.config
+        # Made before the device is opened, which takes a while: what is wrong with its name is told first.
+        unopened = self._executor(observer)
+        with (
+            self._bench(config.schedules_per_kernel, observer) as toolchain,
+            unopened as executor,
+        ):
+            yield CandidatePipeline(
+                config,
+                self.directory.recipe,
+                executor.devices,
+                toolchain,
+                executor,
+                self.directory.path / _SCRATCH,
+                observer,
+            )
+
     def export(
         self, record: TrialRecord, directory: Path, *, steps: int | None, observer: Observer
     ) -> Manifest:
@@ -202,17 +213,11 @@ class Session:
         """
         if directory.exists():
             raise RunError(f"an export makes a new directory, and {directory} exists; name another")
-        config = self.directory.config
-        # Made before the device is opened, which takes a while: what is wrong with its name is told first.
-        unopened = self._executor(observer)
-        with (
-            self._bench(config.schedules_per_kernel, observer) as toolchain,
-            unopened as executor,
-        ):
-            ((_, outcome),) = self._retrain([record], steps, executor, observer)
+        with self.pipeline(observer) as pipeline:
+            ((_, outcome),) = self._retrain([record], steps, pipeline.executor, observer)
             if outcome is not None:
                 raise outcome
-            return self._export(record, directory, steps, toolchain, observer)
+            return self._export(record, directory, steps, pipeline.toolchain, observer)
 
     def _finish(self, pipeline: CandidatePipeline, observer: SearchObserver) -> SearchResult:
         run, toolchain = self.directory, pipeline.toolchain
