@@ -20,7 +20,14 @@ from tvm_mnas.commands.options import (
     Trials,
     toolchain_options,
 )
-from tvm_mnas.console import OUTPUT, Column, format_count, print_json, print_table
+from tvm_mnas.console import (
+    OUTPUT,
+    Column,
+    SearchDisplay,
+    format_count,
+    print_json,
+    print_table,
+)
 from tvm_mnas.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -117,6 +124,12 @@ def figure6(
     run: Annotated[
         Path | None, typer.Option(help="The directory of a finished new search.")
     ] = None,
+    scale: Annotated[
+        Path | None,
+        typer.Option(
+            help="Scale the winner of this finished search in place of the paper's networks, and train all as it did."
+        ),
+    ] = None,
     device: Device = "local",
     schedules_per_kernel: Trials = 32,
     rounds: Rounds = 5,
@@ -124,8 +137,15 @@ def figure6(
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Scaling to (0.5, 160) and (0.5, 192) against a new search's Pareto front."""
+    """Scaling to (0.5, 160) and (0.5, 192), or a winner of your own, against a new search's Pareto front."""
     check_output(output)
+    if scale is not None:
+        if run is None:
+            raise ConfigError(
+                "a scaled winner is compared with a new search; add --run, and --scale names the other"
+            )
+        _figure6_here(scale, run, output, as_json=as_json)
+        return
     from tvm_mnas.paper.figures import figure6_points, scale_or_search_figure
     from tvm_mnas.report.rows import pareto_rows
     from tvm_mnas.report.trials import pareto_records
@@ -152,6 +172,40 @@ def figure6(
             f"proxy accuracy {100 * accuracy:.1f}% (not ImageNet's)",
             markup=False,
         )
+    OUTPUT.print(f"wrote {output}", markup=False)
+
+
+def _figure6_here(old: Path, new: Path, output: Path, *, as_json: bool) -> None:
+    """Draw the winner of the search `old`, scaled, beside the front of the search `new`."""
+    from tvm_mnas.paper.scaled_winner import scale_or_search, scaled_winner_figure
+    from tvm_mnas.search.run import RunDirectory
+    from tvm_mnas.search.session import Session
+
+    first, second = RunDirectory.open(old), RunDirectory.open(new)
+    with first.lock(), SearchDisplay() as display:
+        networks = scale_or_search(Session.open(first), Session.open(second), observer=display)
+    write_figure(output, scaled_winner_figure(networks, target_ms=second.config.target_latency_ms))
+    if as_json:
+        print_json({"networks": [one.to_json() for one in networks], "file": str(output)})
+        return
+    columns = [
+        Column("network", "label", number=False),
+        Column("accuracy %", "accuracy"),
+        Column("ms", "latency_ms"),
+        Column("notation", "notation", number=False, wraps=True),
+    ]
+    rows = [
+        {
+            "label": one.label,
+            "accuracy": f"{100 * one.accuracy.top1:.2f} ± {100 * one.accuracy.standard_error:.2f}",
+            "latency_ms": one.latency.latency_ms,
+            "notation": one.notation,
+        }
+        for one in sorted(networks, key=lambda one: one.latency.latency_ms)
+    ]
+    print_table("Figure 6, trained and timed here", columns, rows, as_json=False)
+    if any(one.latency.emulated for one in networks):
+        OUTPUT.print("EMULATED times are not latencies.", markup=False)
     OUTPUT.print(f"wrote {output}", markup=False)
 
 
