@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.evaluation.tables.four import SPACE, write_space
+from tests.report.runs import make_latency
 from tvm_mnas.errors import ConfigError, DataError, RunError
 from tvm_mnas.evaluation.executors.inline import open_inline
 from tvm_mnas.evaluation.executors.protocol import ExecutorRequest
@@ -17,13 +17,14 @@ from tvm_mnas.evaluation.tables.files import (
     LATENCIES,
     MANIFEST,
     NETWORKS,
+    device_of,
     read_lines,
     read_table,
 )
 from tvm_mnas.space.files import load_space
 from tvm_mnas.workflows.search import run_search
 from tvm_mnas.workflows.table import TablePlan, architectures_of, build_table
-from tvm_mnas.workflows.table_timing import DEVICE
+from tvm_mnas.workflows.table_timing import DEVICE, keep_device, read_device
 
 
 class Watch:
@@ -104,16 +105,18 @@ def test_a_build_goes_on_where_it_was_and_can_be_searched(tmp_path: Path) -> Non
 
 
 def test_latencies_of_another_device_are_not_mixed_in(tmp_path: Path) -> None:
-    plan, table = plan_for(tmp_path), tmp_path / "table"
-    with pytest.raises(KeyboardInterrupt):
-        build(tmp_path, plan, Watch("latencies", 2))
-    values = json.loads((table / DEVICE).read_text())
-    values["device"]["fingerprint"] = "another"
-    (table / DEVICE).write_text(json.dumps(values))
+    latency = make_latency(0.05)
+    keep_device(tmp_path, latency, cpu="a core")
+    keep_device(tmp_path, make_latency(0.06), cpu="a core")
+    assert read_device(tmp_path) == (device_of(latency), "a core")
+    other = replace(latency, fingerprint="another")
     with pytest.raises(
         RunError, match=r"of one device in one state.*\(another\).*delete latencies"
     ):
-        build(tmp_path, plan, Watch())
+        keep_device(tmp_path, other, cpu="a core")
+    (tmp_path / DEVICE).write_text("{")
+    with pytest.raises(RunError, match="delete it and latencies.jsonl"):
+        read_device(tmp_path)
 
 
 def test_what_cannot_be_is_told_before_anything_is_made(tmp_path: Path) -> None:
@@ -146,13 +149,3 @@ def test_architectures_are_all_of_a_space_each_once(tmp_path: Path) -> None:
         architectures_of(space, count=5)
     with pytest.raises(ConfigError, match="two architectures or more, not 1"):
         replace(plan_for(tmp_path), architectures=1)
-
-
-def test_a_table_of_latencies_alone_can_be_read_and_not_searched(tmp_path: Path) -> None:
-    plan = replace(plan_for(tmp_path), steps=(), data="imagefolder:/none")
-    build(tmp_path, plan, Watch())
-    table = read_table(tmp_path / "table")
-    assert (table.budgets, len(table.entries)) == ((), 2)
-    assert all(len(entry.tuned) == 2 for entry in table.entries)
-    with pytest.raises(ConfigError, match="each with 0 trainings; build one that is whole"):
-        run_search(plan.space, evaluator=f"table:{tmp_path / 'table'}", run=tmp_path / "run")

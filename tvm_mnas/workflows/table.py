@@ -196,6 +196,8 @@ def _train(
 ) -> None:
     config = SearchConfig(data=plan.data, seed=plan.seed, recipe=plan.recipe)
     file = directory / ACCURACIES
+    # Its checksum is in the manifest, of a table without trainings too.
+    file.touch()
     done = accuracies_of(read_lines(file))
     due: list[tuple[Architecture, int, int]] = []
     for steps in plan.steps:

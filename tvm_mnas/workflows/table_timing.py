@@ -85,7 +85,8 @@ def time_networks(
             by_importance=False,
         )
         _write_kernels(directory, toolchain, lowered, observer=observer)
-        networks = _Networks(toolchain, lowered, scratch, plan.seed)
+        cpu = toolchain.farm.fingerprint().to_dict().get("cpu", "unknown")
+        networks = _Networks(toolchain, lowered, scratch, plan.seed, cpu)
         total = sum(len(turn) for turn in due)
         done = 0
         for turn, missing in enumerate(due):
@@ -193,6 +194,7 @@ class _Networks:
     lowered: dict[str, LoweredNetwork]
     scratch: Path
     seed: int
+    cpu: str
 
     def compile(self, architecture: Architecture, kind: LatencyKind) -> CompiledArtifact:
         """Return the compiled network; one from records is checked against torch."""
@@ -226,16 +228,20 @@ def _time(
         if isinstance(latencies, MeasurementError):
             raise latencies
         (latency,) = latencies
-        _keep_device(directory, networks.toolchain, latency)
+        keep_device(directory, latency, cpu=networks.cpu)
         lines.append(latency_line(architecture.notation, kind, turn, latency))
     append_lines(directory / LATENCIES, lines)
 
 
-def _keep_device(directory: Path, toolchain: Toolchain, latency: Latency) -> None:
+def keep_device(directory: Path, latency: Latency, *, cpu: str) -> None:
+    """Keep what all latencies of the table in `directory` have in common, on a device whose processor is `cpu`.
+
+    Raises:
+        RunError: if those that it has are another device's.
+    """
     device = device_of(latency)
     file = directory / DEVICE
     if not file.is_file():
-        cpu = toolchain.farm.fingerprint().to_dict().get("cpu", "unknown")
         atomic_write_text(file, json.dumps({"device": asdict(device), "cpu": cpu}, indent=1) + "\n")
         return
     stored, _ = read_device(directory)

@@ -66,6 +66,7 @@ def write_table(
     *,
     latency_ms: Callable[[int, Architecture], float] = lambda k, _: 0.01 * (k + 1),
     step: float = 0.1,
+    budgets: tuple[int, ...] = STEPS,
 ) -> Path:
     """Write a whole table of `space` to the directory `four` below `directory`, and return it.
 
@@ -78,7 +79,7 @@ def write_table(
     for k, architecture in enumerate(architectures):
         notation, time_ms = architecture.notation, latency_ms(k, architecture)
         append_lines(table / NETWORKS, [{"architecture": notation, "calls": {"a": 1, "b": k + 1}}])
-        for steps in STEPS:
+        for steps in budgets:
             for seed in range(2):
                 top1 = 0.5 + step * k + 0.01 * seed + (0.15 if steps == STEPS[1] else 0.0)
                 accuracy = replace(make_accuracy(round(top1, 6)), steps=steps, seed=seed)
@@ -87,14 +88,15 @@ def write_table(
             for kind, factor in (("tuned", 1.0), ("untuned", 10.0)):
                 latency = make_latency(time_ms * factor * (1.02 if turn else 1.0))
                 append_lines(table / LATENCIES, [latency_line(notation, kind, turn, latency)])  # type: ignore[arg-type]
+    (table / ACCURACIES).touch()
     for key, time in (("a", 2.0), ("b", 3.0)):
         values = {"key": key, "name": f"kernel {key}", "flops": 10, "moved_bytes": 100}
         append_lines(table / KERNELS, [values | {"tuned_us": time, "untuned_us": 10 * time}])
-    finish(table, space)
+    finish(table, space, budgets=budgets)
     return table
 
 
-def finish(table: Path, space: SearchSpace) -> None:
+def finish(table: Path, space: SearchSpace, *, budgets: tuple[int, ...] = STEPS) -> None:
     """Write the manifest of a table whose other files are there."""
     spread = Spread(mean=60.0, spread=3.0, noise=0.5, between=0.9)
     write_manifest(
@@ -106,14 +108,14 @@ def finish(table: Path, space: SearchSpace) -> None:
             architectures=space.size,
             data="embedded",
             recipe="embedded",
-            steps=STEPS,
+            steps=budgets,
             seed=0,
             schedules_per_kernel=8,
             device=device_of(make_latency(0.01)),
             cpu="a core",
             timed=("2026-01-01T00:00:00+00:00", "2026-01-02T00:00:00+00:00"),
             versions={"tvm-mnas": "0"},
-            accuracy={str(steps): spread for steps in STEPS},
+            accuracy={str(steps): spread for steps in budgets},
             latency={"tuned": spread, "untuned": spread},
             files=checksums(table),
         ),

@@ -90,6 +90,15 @@ def test_another_space_is_refused(tmp_path: Path) -> None:
         list(evaluator.evaluate([other.decode([0] * len(other.decisions))]))
 
 
+def test_a_table_of_latencies_alone_is_read_and_not_searched(tmp_path: Path) -> None:
+    space = write_space(tmp_path)
+    table = write_table(tmp_path, space, budgets=())
+    assert read_table(table).budgets == ()
+    assert len(read_table(table).entries[0].tuned) == 2
+    with pytest.raises(ConfigError, match="each with 0 trainings; build one that is whole"):
+        open_table(EvaluatorRequest(SearchConfig(), space), text=str(table))
+
+
 def test_a_table_tells_the_settings_that_a_search_starts_from(tmp_path: Path) -> None:
     table = write_table(tmp_path, write_space(tmp_path))
     assert settings_of_table(str(table)) == {"space": "four", "target_latency_ms": 0.025}
