@@ -111,3 +111,26 @@ def test_no_decisions_are_refused() -> None:
         Controller((), seed=0)
     with pytest.raises(ConfigError):
         Controller((3, 0), seed=0)
+
+
+def test_sequences_sampled_together_are_those_sampled_alone() -> None:
+    controller = Controller([3, 2, 4], hidden_size=8, seed=1)
+    with torch.no_grad():
+        controller.head_weight.normal_(generator=torch.Generator().manual_seed(0))
+    together = controller.sample_hot([random.Random(seed) for seed in range(20)], [1.0] * 20)
+    assert together == [controller.sample(random.Random(seed)) for seed in range(20)]
+    assert len(set(together)) > 3
+
+
+def test_heat_makes_the_unlikely_likelier() -> None:
+    controller = Controller([4], hidden_size=4, seed=0)
+    with torch.no_grad():
+        controller.head_bias[0, 2] = 3.0
+    rngs = [random.Random(seed) for seed in range(400)]
+    shares = []
+    for temperature in (1.0, 3.0, 1e9):
+        drawn = controller.sample_hot(rngs, [temperature] * len(rngs))
+        shares.append(sum(tokens == (2,) for tokens in drawn) / len(drawn))
+    assert shares[0] > 0.8
+    assert shares[0] > shares[1] > shares[2]
+    assert shares[2] == pytest.approx(0.25, abs=0.08)

@@ -179,10 +179,12 @@ def test_the_policies_are_those_of_a_naive_search_that_keeps_them_all(
         met = {observation.tokens for observation in known if observation is not None}
         for number in range(batch * BATCH, (batch + 1) * BATCH):
             rng = found.trial_rng(number)
-            for temperature in (SETTINGS.heat**redraw for redraw in range(1 + SETTINGS.redraws)):
-                tokens = sampled_with.sample(rng, temperature=temperature)
+            tokens = sampled_with.sample(rng)
+            for redraw in range(1, 1 + SETTINGS.redraws):
                 if tokens not in met:
                     break
+                one = random.Random(rng.getrandbits(64))
+                (tokens,) = sampled_with.sample_hot([one], [SETTINGS.heat**redraw])
             assert tokens == tokens_of(trials[number], DECISIONS)
             met.add(tokens)
         observed = [o for o in learned[batch * BATCH : (batch + 1) * BATCH] if o is not None]

@@ -65,24 +65,36 @@ class Controller(nn.Module):
         for parameter in (*self.embedding.parameters(), *self.lstm.parameters()):
             nn.init.uniform_(parameter, -0.1, 0.1, generator=generator)
 
-    def sample(self, rng: random.Random, *, temperature: float = 1.0) -> tuple[int, ...]:
+    def sample(self, rng: random.Random) -> tuple[int, ...]:
         """Return the tokens of one sequence, a function of the weights and of what `rng` yields.
 
-        The logits are divided by `temperature`: above 1, unlikely tokens are likelier.
         One sequence at a time and one number of `rng` per decision: what is sampled beside it
         cannot matter.
         """
-        tokens: list[int] = []
-        previous = torch.zeros(1, 1, dtype=torch.long)
+        (tokens,) = self.sample_hot([rng], [1.0])
+        return tokens
+
+    def sample_hot(
+        self, rngs: Sequence[random.Random], temperatures: Sequence[float]
+    ) -> list[tuple[int, ...]]:
+        """Return the tokens of a sequence for each of `rngs`, as `sample` does, all at once.
+
+        The logits of a sequence are divided by its temperature: above 1, unlikely tokens are likelier.
+        """
+        sequences: list[list[int]] = [[] for _ in rngs]
+        heat = torch.tensor(temperatures, dtype=torch.float64)[:, None]  # (B, 1)
+        previous = torch.zeros(len(rngs), 1, dtype=torch.long)
         state: tuple[Tensor, Tensor] | None = None
         with torch.no_grad(), one_thread():
             for decision, count in enumerate(self.choices):
                 hidden, state = self.lstm(self.embedding(previous), state)
-                logits = hidden[0, 0] @ self.head_weight[decision] + self.head_bias[decision]
-                probabilities = torch.softmax(logits[:count] / temperature, dim=0).tolist()
-                tokens.append(_inverse_cdf(probabilities, rng.random()))
-                previous = (self._offsets[decision] + tokens[-1]).reshape(1, 1)
-        return tuple(tokens)
+                logits = hidden[:, 0] @ self.head_weight[decision] + self.head_bias[decision]
+                probabilities = torch.softmax(logits[:, :count] / heat, dim=1).tolist()
+                for tokens, rng, row in zip(sequences, rngs, probabilities, strict=True):
+                    tokens.append(_inverse_cdf(row, rng.random()))
+                last = torch.tensor([tokens[-1] for tokens in sequences])
+                previous = (self._offsets[decision] + last)[:, None]
+        return [tuple(tokens) for tokens in sequences]
 
     def log_probabilities(self, tokens: Tensor) -> Tensor:
         """Return the log-probability of every choice given the tokens before it.

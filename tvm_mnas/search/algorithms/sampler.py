@@ -44,6 +44,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -145,11 +146,14 @@ class PPOSampler(BatchSampler):
     def _draw(self, policy: Controller, number: int, met: set[tuple[int, ...]]) -> tuple[int, ...]:
         settings, rng = self.ppo.settings, self.trial_rng(number)
         tokens = policy.sample(rng)
-        for redraw in range(settings.redraws):
-            if tokens not in met:
-                break
-            tokens = policy.sample(rng, temperature=settings.heat ** (redraw + 1))
-        return tokens
+        if tokens not in met:
+            return tokens
+        # Together they take little longer than one.
+        again = policy.sample_hot(
+            [random.Random(rng.getrandbits(64)) for _ in range(settings.redraws)],
+            [settings.heat**redraw for redraw in range(1, settings.redraws + 1)],
+        )
+        return next((other for other in again if other not in met), again[-1])
 
     def _policy(self, updates: int) -> Controller:
         # For a whole batch it is the same one.
