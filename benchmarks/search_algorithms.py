@@ -37,7 +37,7 @@ LAGGING = ("ppo", "ppo-paper", "evolution")
 MOST = {"tpe": 500}
 """Evaluations of a method at most: Optuna's TPE with two objectives takes many minutes for more."""
 SIGNIFICANT = 0.05
-COLOURS = ("#1f5fc4", "#b4541a", "#2f9e6e", "#8a4fc4", "#b08900", "#59636e")
+COLOURS = ("#59636e", "#b08900", "#8a4fc4", "#2f9e6e", "#b4541a", "#1f5fc4")
 POINTS = 40
 """Places of a curve, evenly on a logarithmic axis."""
 
@@ -220,7 +220,9 @@ def draw(runs: Sequence[Run], path: Path) -> None:
     )
     for axes, landscape in zip(line, landscapes, strict=True):
         mine = [run for run in runs if run.task.landscape == landscape]
-        for colour, name in zip(COLOURS, sorted({run.task.name for run in mine}), strict=False):
+        names = sorted({run.task.name for run in mine}, key=lambda name: (name == DEFAULT, name))
+        # The default last, so that nothing lies over it.
+        for colour, name in zip(COLOURS[-len(names) :], names, strict=False):
             curves = [dict(run.curve) for run in mine if run.task.name == name]
             places = sorted(curves[0])
             middle, low, high = [], [], []

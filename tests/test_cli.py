@@ -307,7 +307,7 @@ MISTAKES = {
         "train --resume pictures", 1, ("pictures is no training", "tvm-mnas train")
     ),
     "unknown algorithm": Mistake(
-        "search --algorithm magic", 2, ("'magic'", "ppo, evolution, random", "--help")
+        "search --algorithm magic", 2, ("'magic'", "ppo, ppo-paper, evolution, random", "--help")
     ),
     "negative trials": Mistake("search --trials -3", 2, ("trials", "1 or more", "-3", "--help")),
     "trials that are no number": Mistake("search --trials many", 2, ("--trials", "--help")),

@@ -24,6 +24,7 @@ import psutil
 import pytest
 
 from tvm_mnas.compiler.records.formats import HISTORY
+from tvm_mnas.evaluation.kernel_times import read_kernels
 from tvm_mnas.models.inference import predict
 from tvm_mnas.search.run import RunDirectory
 from tvm_mnas.training.data.images import FASHION_NORMALIZATION, network_input, read_embedded
@@ -230,8 +231,12 @@ def test_the_export_is_whole_and_says_how_it_was_measured(finished: Finished) ->
         "net.onnx",
         "architecture.json",
         "records",
+        "kernels.json",
         "manifest.json",
     }
+    kernels = read_kernels(finished.best / "kernels.json")
+    assert all(kernel.untuned_us and kernel.untuned_us > 0 for kernel in kernels)
+    assert any(kernel.limit_us for kernel in kernels)
     manifest = json.loads((finished.best / "manifest.json").read_text())
     assert manifest["latency"]["device_key"] == "local"
     assert manifest["latency"]["fingerprint"]

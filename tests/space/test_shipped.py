@@ -39,6 +39,7 @@ SIZES = {
     * (3 * 2 * 1 * 1 * 1 * 3)
     * (3 * 2 * 1 * 1 * 1 * 3)
     * (3 * 2 * 1 * 1 * 2 * 3),
+    "fashion-mini": (2 * 2 * 1 * 1 * 1 * 1) * (3 * 2 * 2 * 1 * 2 * 1) * (2 * 1 * 1 * 1 * 2 * 1),
 }
 FINGERPRINTS = {"mnasnet": "a3472a044847fdde", "quickstart": "a4db6ecdffb33c18"}
 """Those that runs have been made with: another one would make their records strangers."""
@@ -97,7 +98,7 @@ def test_ten_thousand_networks_are_valid_and_read_back(name: str) -> None:
     assert FOUND * len(everything) < len(kernels)
     # Some notations mean one network, as where a skip never applies; never does one mean two.
     assert len(set(ids.values())) <= len(ids) <= min(SAMPLES, space.size)
-    assert len(set(ids.values())) > SAMPLES * 0.5
+    assert len(set(ids.values())) > 0.5 * min(SAMPLES, space.size)
 
 
 @pytest.mark.parametrize("name", NAMES)
