@@ -29,6 +29,7 @@ from pathlib import Path
 
 from landscapes import open_landscape
 
+from tvm_mnas.evaluation.ranking import signed_rank_p
 from tvm_mnas.report.drawing import LIGHT, new_grid, plain_log, render_png, set_label, write_png
 from tvm_mnas.search.pareto import Point, hypervolume
 
@@ -98,7 +99,7 @@ def search(task: Task) -> Run:
     import optuna
 
     from tvm_mnas.search.algorithms.batches import distributions_of
-    from tvm_mnas.search.algorithms.by_name import AlgorithmRequest, make_sampler
+    from tvm_mnas.search.algorithms.by_name import AlgorithmRequest, make_sampler, population_for
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     landscape = open_landscape(task.landscape, seed=task.seed, hard=task.hard)
@@ -109,8 +110,7 @@ def search(task: Task) -> Run:
         seed=task.seed,
         batch_size=task.batch,
         lag=task.lag,
-        # As a search of so many trials chooses it.
-        population=max(8, min(64, samples // 4)),
+        population=population_for(samples),
     )
     study = optuna.create_study(
         directions=["maximize", "minimize"], sampler=make_sampler(task.algorithm, request)
@@ -140,15 +140,6 @@ def search(task: Task) -> Run:
                 volumes.append(area / reach_ms)
     duration_s = time.perf_counter() - started
     return Run(task, tuple(gaps), tuple(volumes), tuple(curve), len(met), duration_s)
-
-
-def p_value(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Return the p of Wilcoxon's signed-rank test that two methods do alike over the same seeds; 1 if all are equal."""
-    from scipy.stats import wilcoxon
-
-    if all(one == other for one, other in zip(ours, theirs, strict=True)):
-        return 1.0
-    return float(wilcoxon(ours, theirs).pvalue)
 
 
 def table(runs: Sequence[Run]) -> str:
@@ -202,7 +193,7 @@ def worse_than(of: dict[str, list[Run]], name: str, at: int) -> str | None:
         rivals = [run.gaps[at] for run in theirs if at < len(run.gaps)]
         if len(rivals) != len(gaps) or statistics.fmean(rivals) >= statistics.fmean(gaps):
             continue
-        if p_value(gaps, rivals) < SIGNIFICANT:
+        if signed_rank_p(gaps, rivals) < SIGNIFICANT:
             return other
     return None
 

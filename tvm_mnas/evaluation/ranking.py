@@ -47,6 +47,15 @@ def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
     return float(np.corrcoef(one, two)[0, 1])
 
 
+def signed_rank_p(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """Return the p of Wilcoxon's signed-rank test that two things do alike over the same seeds; 1 if all are equal."""
+    from scipy.stats import wilcoxon
+
+    if all(one == other for one, other in zip(ours, theirs, strict=True)):
+        return 1.0
+    return float(wilcoxon(ours, theirs).pvalue)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccuracyNoise:
     """Standard deviations of accuracies, shares in 0..1: of one candidate's over seeds, and of all candidates'.

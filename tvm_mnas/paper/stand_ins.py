@@ -102,7 +102,7 @@ def stand_ins_ms(table: EvaluationTable, *, seed: int) -> dict[str, dict[str, fl
 
 def agreements(table: EvaluationTable, *, seed: int) -> tuple[Agreement, ...]:
     """Return how each stand-in agrees with the tuned latencies of `table`, in the order of `STAND_INS`."""
-    truth = {entry.notation: _true_ms(table, entry) for entry in table.entries}
+    truth = {entry.notation: table.entry_ms(entry) for entry in table.entries}
     found = []
     for name, values in stand_ins_ms(table, seed=seed).items():
         errors = [abs(values[one] / true - 1.0) for one, true in truth.items()]
@@ -178,10 +178,6 @@ def _measured(table: EvaluationTable, entry: TableEntry, latency_ms: float) -> M
     return MeasuredNetwork(
         table.kernels_us(entry), sum(entry.calls.values()), table.moved_bytes(entry), latency_ms
     )
-
-
-def _true_ms(table: EvaluationTable, entry: TableEntry) -> float:
-    return statistics.fmean(table.speed.corrected_ms(one) for one in entry.tuned)
 
 
 def _scaled(values: Mapping[str, float], mean: float, name: str) -> dict[str, float]:

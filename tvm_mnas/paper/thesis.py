@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tvm_mnas.errors import ConfigError
+from tvm_mnas.evaluation.ranking import signed_rank_p
 from tvm_mnas.evaluation.tables.evaluator import TableEvaluator
 from tvm_mnas.evaluation.tables.files import read_table
 from tvm_mnas.evaluation.tables.table import EvaluationTable
@@ -134,7 +135,9 @@ def judge(picks: Sequence[Pick]) -> tuple[Verdict, ...]:
                     mean_regret_percent=statistics.fmean(regrets),
                     beyond_percent=100.0 * beyond / len(mine),
                     hypervolume_percent=statistics.fmean(p.hypervolume_percent for p in mine),
-                    p=None if name == "tuned" else _p_value(mine, of["tuned"]),
+                    p=None
+                    if name == "tuned"
+                    else signed_rank_p(_by_seed(mine), _by_seed(of["tuned"])),
                 )
             )
     return tuple(sorted(verdicts, key=lambda one: (one.reward != "soft", one.mean_regret_percent)))
@@ -274,15 +277,6 @@ def _ordered(picks: Sequence[Pick], name: str, reward: str) -> list[Pick]:
     """Return the picks of one stand-in in an order that is the same for all, to be compared pair by pair."""
     mine = [pick for pick in picks if (pick.stand_in, pick.reward) == (name, reward)]
     return sorted(mine, key=lambda pick: (pick.quantile, pick.seed))
-
-
-def _p_value(picks: Sequence[Pick], others: Sequence[Pick]) -> float:
-    from scipy.stats import wilcoxon
-
-    regrets, tuned = _by_seed(picks), _by_seed(others)
-    if all(one == other for one, other in zip(regrets, tuned, strict=True)):
-        return 1.0
-    return float(wilcoxon(regrets, tuned).pvalue)
 
 
 def _by_seed(picks: Sequence[Pick]) -> list[float]:

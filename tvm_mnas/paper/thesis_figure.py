@@ -69,10 +69,7 @@ def _draw_regrets(axes: Axes, verdicts: Sequence[Verdict], theme: Theme) -> None
 
 
 def _draw_order(axes: Axes, table: EvaluationTable, seed: int, theme: Theme) -> None:
-    truth = [
-        sum(table.speed.corrected_ms(one) for one in entry.tuned) / len(entry.tuned)
-        for entry in table.entries
-    ]
+    truth = [table.entry_ms(entry) for entry in table.entries]
     for name, values in stand_ins_ms(table, seed=seed).items():
         told = [values[entry.notation] for entry in table.entries]
         axes.plot(truth, told, ".", ms=3.5, color=_COLOURS[name], alpha=0.6, label=name)

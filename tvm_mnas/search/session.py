@@ -23,7 +23,7 @@ from tvm_mnas.evaluation.streaming import StreamingPipeline
 from tvm_mnas.evaluation.toolchain import Toolchain, ToolchainOptions, open_toolchain
 from tvm_mnas.evaluation.trainers import TrainTask, run_training
 from tvm_mnas.plugins import DEVICE_EVALUATOR, EVALUATORS, EXECUTORS
-from tvm_mnas.search.algorithms.by_name import AlgorithmRequest, make_sampler
+from tvm_mnas.search.algorithms.by_name import AlgorithmRequest, make_sampler, population_for
 from tvm_mnas.search.elsewhere import search_on
 from tvm_mnas.search.export import export_network
 from tvm_mnas.search.finals import settle_latencies, time_finalists
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 
 FINAL_FACTOR = 4
 """So many times as long as candidates are finalists trained, unless the run says how long."""
-MIN_POPULATION = 8
-MAX_POPULATION = 64
 
 TRAINING_LOG = "training.log"
 """Among the run's logs: what trainings print that run on other machines."""
@@ -61,8 +59,7 @@ def sampler_of(run: RunDirectory, space: Space) -> optuna.samplers.BaseSampler:
         seed=config.seed,
         batch_size=config.batch,
         lag=config.lag,
-        # Until a population is full, evolution is random search: a short one gets a small population.
-        population=max(MIN_POPULATION, min(MAX_POPULATION, config.trials // 4)),
+        population=population_for(config.trials),
         checkpoint=run.controller,
     )
     return make_sampler(config.algorithm, request)

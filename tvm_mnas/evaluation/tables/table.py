@@ -151,9 +151,11 @@ class EvaluationTable:
 
     def latency_ms(self, candidate: Candidate, *, kind: LatencyKind = "tuned") -> float:
         """Return the mean of the corrected latencies over the passes."""
-        return statistics.fmean(
-            self.speed.corrected_ms(latency) for latency in self.entry(candidate).latencies(kind)
-        )
+        return self.entry_ms(self.entry(candidate), kind=kind)
+
+    def entry_ms(self, entry: TableEntry, *, kind: LatencyKind = "tuned") -> float:
+        """Return the mean of an entry's corrected latencies over the passes."""
+        return statistics.fmean(self.speed.corrected_ms(one) for one in entry.latencies(kind))
 
     def kernels_us(self, entry: TableEntry) -> float:
         """Return the sum of its kernels' times by the records, in microseconds."""

@@ -49,7 +49,13 @@ from tvm_mnas.report.web.charts import (
     pareto_svg,
     progress_svg,
 )
-from tvm_mnas.report.web.choices import WINDOW, entropy_over_trials, preferences, proposals_of
+from tvm_mnas.report.web.choices import (
+    WINDOW,
+    Proposal,
+    entropy_over_trials,
+    preferences,
+    proposals_of,
+)
 from tvm_mnas.report.web.content import (
     Blocks,
     Figure,
@@ -77,6 +83,7 @@ from tvm_mnas.search.reward import Reward
 from tvm_mnas.search.run import TrialRecord
 from tvm_mnas.space.architecture import Architecture
 from tvm_mnas.space.catalogue import Space
+from tvm_mnas.space.space import Decision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,11 +110,13 @@ def build_page(run: RunFacts) -> str:
     """Return the page: one HTML document."""
     records, reward, config = run.records, run.reward, run.config
     star = best_record(records, run.best)
+    decisions = () if run.space is None else run.space.decisions
+    proposals = [] if run.space is None else proposals_of(records, run.space)
     sections = (
         _front_section(run),
         _winner_section(star, run),
-        _time_section(run),
-        _preference_section(run),
+        _time_section(run, proposals, decisions),
+        _preference_section(proposals, decisions),
         _candidates_section(run),
         effort_section(records),
         failure_section(records),
@@ -169,7 +178,9 @@ def _front_section(run: RunFacts) -> Section:
     return Section("Accuracy and latency", (Figure(svg, caption, legend, card=True),))
 
 
-def _time_section(run: RunFacts) -> Section:
+def _time_section(
+    run: RunFacts, proposals: Sequence[Proposal], decisions: Sequence[Decision]
+) -> Section:
     figures = [
         Figure(histogram_svg(run.records, run.reward), "Latencies of the distinct candidates."),
         Figure(
@@ -178,15 +189,12 @@ def _time_section(run: RunFacts) -> Section:
             (("candidate", "candidate"), ("repeat", "met before"), ("failed", "failed")),
         ),
     ]
-    if run.space is not None:
-        decisions = run.space.decisions
-        series = entropy_over_trials(proposals_of(run.records, run.space), decisions)
-        if (svg := entropy_svg(series)) is not None:
-            caption = (
-                f"How varied the proposals of each {WINDOW} trials are, the mean over the decisions: 1 is undecided, 0 "
-                f"always the same."
-            )
-            figures.append(Figure(svg, caption))
+    if (svg := entropy_svg(entropy_over_trials(proposals, decisions))) is not None:
+        caption = (
+            f"How varied the proposals of each {WINDOW} trials are, the mean over the decisions: 1 is undecided, 0 "
+            f"always the same."
+        )
+        figures.append(Figure(svg, caption))
     return Section("The search over time", (Figures(tuple(figures)),))
 
 
@@ -219,10 +227,10 @@ def _winner_section(star: TrialRecord | None, run: RunFacts) -> Section | None:
     return Section(f"Best candidate: trial {star.number}", tuple(parts))
 
 
-def _preference_section(run: RunFacts) -> Section | None:
-    if run.space is None:
-        return None
-    found = preferences(proposals_of(run.records, run.space), run.space.decisions)
+def _preference_section(
+    proposals: Sequence[Proposal], decisions: Sequence[Decision]
+) -> Section | None:
+    found = preferences(proposals, decisions)
     if not found:
         return None
     groups = tuple((key, tuple(group)) for key, group in groupby(found, lambda one: one.group))

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from tvm_mnas.search.algorithms.ppo import PPOSettings
 
 
+MIN_POPULATION = 8
+MAX_POPULATION = 64
+
+
 @dataclass(frozen=True, kw_only=True)
 class AlgorithmRequest:
     """What an algorithm is to sample, and from what.
@@ -41,6 +45,11 @@ class AlgorithmRequest:
     population: int = 64
     checkpoint: Path | None = None
     settings: PPOSettings | None = None
+
+
+def population_for(trials: int) -> int:
+    """Return the population of a search of so many trials: until it is full, evolution is random search."""
+    return max(MIN_POPULATION, min(MAX_POPULATION, trials // 4))
 
 
 class Algorithm(Protocol):
