@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from tvm_mnas.devices.core.latency import Coverage, Latency
 from tvm_mnas.errors import ConfigError, RunError, TvmMnasError
@@ -154,12 +155,18 @@ def append_lines(path: Path, lines: Iterable[Line]) -> None:
     """Append `lines`, each whole or, if the process is killed, torn at the file's end; a torn end is cut off first."""
     text = "".join(f"{json.dumps(line)}\n" for line in lines)
     with path.open("ab+") as file:
-        file.seek(0)
-        content = file.read()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            file.truncate(whole)
+        if not _ends_whole(file):
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
         file.write(text.encode())
+
+
+def _ends_whole(file: BinaryIO) -> bool:
+    """Return whether a file is empty or ends with a line's end; its last byte tells."""
+    if not file.seek(0, os.SEEK_END):
+        return True
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
 
 
 def write_lines(path: Path, lines: Iterable[Line]) -> None:
