@@ -32,7 +32,7 @@ INSTALLED := .venv/.installed
 INSTALLED_DEV := .venv/.installed-dev
 INSTALLED_BENCH := .venv/.installed-bench
 INSTALLED_DOCS := .venv/.installed-docs
-ARM_PACKAGES := qemu-user-static gcc-aarch64-linux-gnu libstdc++6-arm64-cross libgcc-s1-arm64-cross libc6-dev-arm64-cross \
+ARM_PACKAGES := qemu-user gcc-aarch64-linux-gnu libstdc++6-arm64-cross libgcc-s1-arm64-cross libc6-dev-arm64-cross \
 	binutils-arm-linux-gnueabihf
 # What an installation took; each target counts its own seconds.
 REPORT = echo "installed in $$SECONDS s, $$(du -sm .venv | cut -f1) MB"
@@ -105,7 +105,7 @@ browser:
 	fi
 
 arm-tools:
-	@if ! command -v qemu-aarch64-static >/dev/null || ! command -v aarch64-linux-gnu-gcc >/dev/null \
+	@if ! command -v qemu-aarch64 >/dev/null || ! command -v aarch64-linux-gnu-gcc >/dev/null \
 	    || ! command -v arm-linux-gnueabihf-ld >/dev/null; then
 	  if [[ $$(id -u) -ne 0 ]] || ! command -v apt-get >/dev/null; then
 	    echo "not installed: as root, apt-get install $(ARM_PACKAGES)"

@@ -31,6 +31,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/utsname.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -82,6 +83,7 @@ static __typeof__(&TVMFFIStringFromByteArray) ffi_string;
 static __typeof__(&TVMFFIBytesFromByteArray) ffi_bytes;
 static __typeof__(&TVMFFIErrorSetRaisedFromCStr) ffi_raise;
 static __typeof__(&TVMFFIErrorMoveFromRaised) ffi_take_error;
+static __typeof__(&TVMFFIObjectDecRef) ffi_release;
 static char work_path[PATH_MAX]; /* of the session; set before its fork */
 
 static int fail_call(const char *format, ...) {
@@ -202,6 +204,16 @@ static int server_listdir(void *self, const TVMFFIAny *args, int32_t count, TVMF
   return return_text(names, used, result);
 }
 
+/* ---- What an emulator counts: its plugin (count.c) hears this system call, which Linux does not have ---- */
+
+enum { COUNT_CALL = 0x4d4e41, COUNT_CLASSES = 8 };
+
+static int read_counts(uint64_t *counts) {
+  memset(counts, 0, COUNT_CLASSES * sizeof *counts);
+  syscall(COUNT_CALL, counts);
+  return counts[0] != 0;
+}
+
 /* ---- What this device is: the same keys and values as tvm_mnas/devices/core/host.py gives ---- */
 
 static int by_text(const void *a, const void *b) { return strcmp(a, b); }
@@ -250,6 +262,7 @@ static void describe_cpu(char *cpu, size_t size) {
 
 static int device_facts(void *self, const TVMFFIAny *args, int32_t count, TVMFFIAny *result) {
   char json[4096] = "{", cpu[2048], cores[16], frequency[32] = "", libc[32];
+  uint64_t counts[COUNT_CLASSES];
   struct utsname system;
   (void)self, (void)args, (void)count;
   uname(&system);
@@ -266,6 +279,7 @@ static int device_facts(void *self, const TVMFFIAny *args, int32_t count, TVMFFI
   add_fact(json, sizeof json, "kernel", system.release);
   add_fact(json, sizeof json, "libc", libc);
   add_fact(json, sizeof json, "tvm", TVM_VERSION);
+  if (read_counts(counts)) add_fact(json, sizeof json, "instructions", "counted");
   strcat(json, "}");
   return return_text(json, strlen(json), result);
 }
@@ -304,6 +318,40 @@ static int device_state(void *self, const TVMFFIAny *args, int32_t count, TVMFFI
   return return_text(json, strlen(json), result);
 }
 
+/* ---- How much work code is ---- */
+
+static void release(const TVMFFIAny *value) {
+  if (value->type_index >= kTVMFFIStaticObjectBegin) ffi_release(value->v_obj);
+}
+
+/* The instructions of one call of a module's function, all and by class: (module, name, arguments...) -> "[...]". The
+ * first call is not counted, in which symbols are bound and memory is taken. */
+static int device_instructions(void *self, const TVMFFIAny *args, int32_t count, TVMFFIAny *result) {
+  uint64_t before[COUNT_CLASSES], after[COUNT_CLASSES];
+  char json[COUNT_CLASSES * 24 + 2] = "[";
+  TVMFFIAny function, output;
+  (void)self;
+  if (count < 2) return fail_call("expected a module, a function's name and its arguments");
+  if (!read_counts(before)) return fail_call("nothing counts instructions here: no emulator with count.c");
+  TVMFFIAny wanted[] = {args[0], args[1], {.type_index = kTVMFFIBool, .v_int64 = 1}};
+  if (call_global("ffi.ModuleGetFunction", wanted, 3, &function)) return -1;
+  if (function.type_index != kTVMFFIFunction) return fail_call("the module has no such function");
+  int failed = 0;
+  for (int run = 0; run < 2 && !failed; ++run) {
+    output = (TVMFFIAny){.type_index = kTVMFFINone};
+    read_counts(before);
+    failed = ffi_call(function.v_obj, (TVMFFIAny *)args + 2, count - 2, &output);
+    read_counts(after);
+    release(&output);
+  }
+  release(&function);
+  if (failed) return -1;
+  for (int i = 0; i < COUNT_CLASSES; ++i)
+    sprintf(json + strlen(json), "%s%llu", i ? "," : "", (unsigned long long)(after[i] - before[i]));
+  strcat(json, "]");
+  return return_text(json, strlen(json), result);
+}
+
 static void load_tvm(void) {
   /* Global, because kernels leave TVM's symbols undefined. */
   void *ffi = dlopen("libtvm_ffi.so", RTLD_NOW | RTLD_GLOBAL);
@@ -321,11 +369,13 @@ static void load_tvm(void) {
   LOOK_UP(ffi_bytes, TVMFFIBytesFromByteArray);
   LOOK_UP(ffi_raise, TVMFFIErrorSetRaisedFromCStr);
   LOOK_UP(ffi_take_error, TVMFFIErrorMoveFromRaised);
+  LOOK_UP(ffi_release, TVMFFIObjectDecRef);
   static const struct { const char *name; TVMFFISafeCallType call; } functions[] = {
       {"tvm.rpc.server.workpath", server_workpath}, {"tvm.rpc.server.upload", server_upload},
       {"tvm.rpc.server.load_module", server_load_module}, {"tvm.rpc.server.listdir", server_listdir},
       {"tvm.rpc.server.download_linked_module", server_download_linked_module},
-      {"tvm_mnas.device_facts", device_facts}, {"tvm_mnas.device_state", device_state}};
+      {"tvm_mnas.device_facts", device_facts}, {"tvm_mnas.device_state", device_state},
+      {"tvm_mnas.device_instructions", device_instructions}};
   for (size_t i = 0; i < sizeof functions / sizeof *functions; ++i) {
     TVMFFIObjectHandle made;
     TVMFFIByteArray name = {functions[i].name, strlen(functions[i].name)};

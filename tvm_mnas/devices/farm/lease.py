@@ -44,7 +44,8 @@ class Lease:
     ) -> WorkerReply:
         """Time the entry function of a shared library on random arguments of these (dtype, shape).
 
-        The reply holds `samples_s`, or why there are none: a kernel's failure is a result, not an exception.
+        The reply holds `samples_s`, or `instructions` where an emulator counts them, or why there are none: a kernel's
+        failure is a result, not an exception.
         """
         request = {
             "op": "kernel",
@@ -65,6 +66,10 @@ class Lease:
     def time_network(self, timing: TimingSettings, *, deadline_s: float) -> WorkerReply:
         """Time the loaded network; the reply holds `samples_s`."""
         return self._call({"op": "time", "timing": _timing_values(timing)}, deadline_s)
+
+    def count_network(self, *, deadline_s: float) -> WorkerReply:
+        """Count the instructions of one run of the loaded network; the reply holds `instructions`."""
+        return self._call({"op": "count"}, deadline_s)
 
     def run_network(
         self, payload: bytes, dtype: str, shape: Sequence[int], *, deadline_s: float

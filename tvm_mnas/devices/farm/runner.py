@@ -22,6 +22,7 @@ from tvm.s_tir.meta_schedule.runner import (
 from tvm_mnas.devices.core.profile import TimingSettings
 from tvm_mnas.devices.farm.channel import WorkerReply, WorkerStatus
 from tvm_mnas.devices.farm.farm import Farm
+from tvm_mnas.devices.farm.instructions import ORDER_S, InstructionCounts
 from tvm_mnas.errors import DeviceError
 
 REASONS = {
@@ -127,7 +128,8 @@ def measure_kernel(
 ) -> list[float] | str:
     """Return a kernel's run times in seconds, or "reason: what happened". Never raises for the device's sake.
 
-    A lost connection is tried once more: it may have been the server's end and not the kernel's doing.
+    Where an emulator counts instructions it is these, by their order in place of a time (`instructions.py`). A lost
+    connection is tried once more: it may have been the server's end and not the kernel's doing.
     """
     reply = WorkerReply(WorkerStatus.LOST)
     for _ in range(2):
@@ -142,6 +144,8 @@ def measure_kernel(
             break
     if reply.status is not WorkerStatus.OK:
         return f"{REASONS.get(reply.status, 'error')}: {reply.message}"
+    if "instructions" in reply.values:
+        return [InstructionCounts.of(reply.values["instructions"]).all * ORDER_S]
     samples = [float(sample) for sample in reply.values["samples_s"]]
     if not samples or not all(math.isfinite(sample) and sample > 0 for sample in samples):
         return f"bad-time: a run time must be above 0 s, not {samples}"

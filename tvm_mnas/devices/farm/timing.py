@@ -22,6 +22,7 @@ from tvm_mnas.devices.core.profile import TimingSettings
 from tvm_mnas.devices.core.state import DeviceState
 from tvm_mnas.devices.farm.channel import WorkerReply, WorkerStatus
 from tvm_mnas.devices.farm.farm import Farm
+from tvm_mnas.devices.farm.instructions import InstructionCounts
 from tvm_mnas.devices.farm.lease import Lease
 from tvm_mnas.devices.farm.reference import ReferenceTiming
 from tvm_mnas.errors import DeviceLostError, MeasurementError
@@ -152,6 +153,21 @@ def run_network(
             )
             outputs.append(_arrays(_checked(reply, artifact_path)))
     return tuple(np.concatenate(parts) for parts in zip(*outputs, strict=True))
+
+
+def count_instructions(
+    network: NetworkFile, farm: Farm, *, seed: int = 0, deadline_s: float = 60.0
+) -> InstructionCounts:
+    """Return the instructions of one run of a compiled network on an emulated device that counts them.
+
+    Raises as `measure` does: a MeasurementError too where nothing counts them.
+    """
+    inputs = np.random.default_rng(seed).standard_normal(network.input_shape).astype(network.dtype)
+    with farm.lease(deadline_s=deadline_s, hold_s=deadline_s) as lease:
+        left_s = _countdown(deadline_s)
+        _load(lease, network.path, inputs, left_s())
+        reply = _checked(lease.count_network(deadline_s=left_s()), network.path)
+    return InstructionCounts.of(reply.values["instructions"])
 
 
 def _measure(

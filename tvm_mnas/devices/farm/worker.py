@@ -23,7 +23,11 @@ from typing import Any
 
 from tvm_mnas.devices.core.tracker import Grant, TrackerAddress, TrackerClient, address_text
 from tvm_mnas.devices.farm.channel import WorkerStatus, read_frame, write_frame
-from tvm_mnas.devices.servers.local_main import FACTS_FUNCTION, STATE_FUNCTION
+from tvm_mnas.devices.servers.local_main import (
+    FACTS_FUNCTION,
+    INSTRUCTIONS_FUNCTION,
+    STATE_FUNCTION,
+)
 from tvm_mnas.errors import LeaseTimeoutError, TrackerError
 from tvm_mnas.processes import block_torch, die_with_parent
 
@@ -62,6 +66,7 @@ class _Session:
         self._arguments: tuple[str, list[Any]] | None = None
         self._reference: tuple[str, Any, list[Any]] | None = None
         self.network: tuple[Any, Any] | None = None
+        self.counts = False
         self._kept: tuple[tuple[int, ...], tuple[Any, Any]] | None = None
 
     def alive(self) -> bool:
@@ -142,6 +147,7 @@ class Worker:
             "reference": self.do_reference,
             "load": self.do_load,
             "time": self.do_time,
+            "count": self.do_count,
             "run": self.do_run,
             "state": self.do_state,
         }
@@ -218,6 +224,7 @@ class Worker:
             if not session.alive():
                 raise
             facts = {"server": request["known_as"]}
+        session.counts = facts.get("instructions") == "counted"
         return {"facts": facts}, b""
 
     def do_close(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
@@ -237,11 +244,14 @@ class Worker:
         return {"state": state}, b""
 
     def do_kernel(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
-        """Time a kernel's entry function on random arguments; returns seconds per repeat."""
+        """Time a kernel's entry function on random arguments: seconds per repeat, or what an emulator counts."""
         session = self._need_session()
         session.drop_network()
         library = session.load(request["path"])
         arguments = session.random_arguments(request["arguments"])
+        if session.counts:
+            entry = request.get("entry") or library.entry_name
+            return {"instructions": _counted(session, library, entry, arguments)}, b""
         return {"samples_s": _timed(session, library, arguments, request)}, b""
 
     def do_reference(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
@@ -275,6 +285,12 @@ class Worker:
             cooldown_interval_ms=timing["cooldown_ms"],
         )
         return {"samples_s": [float(value) for value in evaluator(_ENTRY).results]}, b""
+
+    def do_count(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
+        """Count the instructions of one run of the loaded network."""
+        session = self._need_session()
+        _, machine = self._need_network(session)
+        return {"instructions": _counted(session, machine.module, "invoke_stateful", [_ENTRY])}, b""
 
     def do_run(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
         """Run the loaded network on the payload; returns dtype and shape of each output, and their bytes."""
@@ -334,6 +350,11 @@ def _timed(
         cooldown_interval_ms=timing["cooldown_ms"],
     )
     return [float(value) for value in evaluator(*arguments).results]
+
+
+def _counted(session: _Session, module: Any, entry: str, arguments: list[Any]) -> list[int]:
+    count = session.remote.get_function(INSTRUCTIONS_FUNCTION)
+    return [int(number) for number in json.loads(str(count(module, entry, *arguments)))]
 
 
 def _flat(outputs: Any) -> list[Any]:

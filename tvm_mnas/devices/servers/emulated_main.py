@@ -2,43 +2,33 @@
 
 The server, its libraries and the code that it runs are those of the bundle for a real device (bundle.py), down to the
 loader. What is timed there is the emulator, not a device: such times rank nothing, and whatever shows one says so.
+Kernels are ranked by their instructions, which the emulator counts (emulator.py).
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from tvm_mnas.devices.servers.bundle import ARCHITECTURES
+from tvm_mnas.devices.servers.emulator import find_emulator
 from tvm_mnas.devices.servers.local_main import free_port
-from tvm_mnas.errors import BundleError
 from tvm_mnas.processes import die_with_parent
-
-
-def find_emulator(architecture: str) -> str:
-    """Return the path of qemu's user-mode emulator of `architecture`; raises BundleError without one."""
-    for name in (f"qemu-{architecture}-static", f"qemu-{architecture}"):
-        found = shutil.which(name)
-        if found is not None:
-            return found
-    raise BundleError(
-        f"emulating {architecture} needs qemu-{architecture}-static, and it is not there; "
-        "run: apt-get install qemu-user-static"
-    )
 
 
 def emulated_command(architecture: str, bundle: Path, options: Sequence[str]) -> list[str]:
     """Return the command that runs the server of an unpacked `bundle` with `options` under emulation."""
     loader = bundle / "lib" / ARCHITECTURES[architecture].loader
     # Without its loader's name the emulator would look for one in this machine's /lib.
-    return [
-        *(find_emulator(architecture), str(loader), "--library-path", str(bundle / "lib")),
-        *(str(bundle / "server"), *options),
-    ]
+    return find_emulator(architecture).command(
+        [
+            *(str(loader), "--library-path", str(bundle / "lib")),
+            *(str(bundle / "server"), *options),
+        ]
+    )
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from tvm_mnas.devices.core.profile import DeviceProfile
 from tvm_mnas.devices.core.tracker import TrackerAddress, TrackerClient
 from tvm_mnas.devices.servers.bundle import unpacked_bundle
-from tvm_mnas.devices.servers.emulated_main import find_emulator
+from tvm_mnas.devices.servers.emulator import find_emulator
 from tvm_mnas.devices.servers.local_main import free_port, runtime_environment
 from tvm_mnas.errors import TrackerError
 from tvm_mnas.processes import Spawner, kill_group, tail

@@ -34,6 +34,9 @@ FACTS_FUNCTION = "tvm_mnas.device_facts"
 STATE_FUNCTION = "tvm_mnas.device_state"
 """Likewise: the device's clocks and heat at this moment, as JSON; what cannot be read is left out."""
 
+INSTRUCTIONS_FUNCTION = "tvm_mnas.device_instructions"
+"""What the bundle's server answers in an emulator that counts: the instructions of one call, all and by class."""
+
 _PORTS_TO_TRY = 200
 _RESTART_PAUSE_S = 0.02
 

@@ -1,0 +1,137 @@
+"""The instructions of one inference on 64-bit ARM, counted in an emulator: how much work our code is there.
+
+    python benchmarks/arm_instructions.py                              # MnasNet-B1 and MobileNetV2, two cores
+    python benchmarks/arm_instructions.py --schedules-per-kernel 32 --networks mnasnet-b1 --cores cortex-a76
+
+It needs what `make arm-tools` brings. Kernels are tuned from nothing, or from `--records`, by their instructions. The
+counts are the same on any machine and say nothing about the time of one; each network's outputs are compared with
+torch's first. The floor of a kernel is its multiply-adds in full vectors and nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from networks import NOTATIONS, settled_network
+
+if TYPE_CHECKING:
+    from tvm_mnas.devices.core.profile import DeviceProfile
+    from tvm_mnas.devices.farm.instructions import InstructionCounts
+
+CORES = ("cortex-a72", "cortex-a76")
+WORST = 10
+_LANES = 4
+
+
+def profile_of(core: str) -> DeviceProfile:
+    """Return the emulated device with code for `core`."""
+    from tvm_mnas.devices.core.profile import load_profile
+
+    profile = load_profile("emulated-aarch64")
+    target = {**json.loads(profile.target), "mcpu": core}
+    return replace(profile, key=f"emulated-{core}", target=json.dumps(target))
+
+
+def count(
+    name: str, core: str, *, records: Path, schedules_per_kernel: int, uniform: bool
+) -> tuple[InstructionCounts, list[tuple[str, int, int, int]]]:
+    """Return the instructions of the network `name`, and of each kernel: name, calls, instructions of all, floor."""
+    from tvm_mnas.devices.farm.instructions import ORDER_S
+    from tvm_mnas.devices.farm.timing import NetworkFile, count_instructions
+    from tvm_mnas.evaluation.agreement import torch_judge
+    from tvm_mnas.evaluation.toolchain import ToolchainOptions, open_toolchain
+
+    network = settled_network(name)
+    shape = network.architecture.image_shape
+    options = ToolchainOptions(records=records, schedules_per_kernel=schedules_per_kernel, seed=0)
+    with tempfile.TemporaryDirectory(prefix="arm-instructions-") as text:
+        directory = Path(text)
+        with open_toolchain(
+            profile_of(core), options, logs=directory, scratch=directory
+        ) as toolchain:
+            lowered = toolchain.lower(network, shape)
+            toolchain.tune(
+                [lowered], on_progress=lambda done, total: None, by_importance=not uniform
+            )
+            artifact = toolchain.compile(lowered, directory / "net.so")
+            toolchain.check_network(artifact, torch_judge(network, batch_size=1), seed=0)
+            counts = count_instructions(
+                NetworkFile(path=artifact.path, input_shape=artifact.input_shape), toolchain.farm
+            )
+            kernels = []
+            for kernel in lowered.kernels:
+                best_us = toolchain.store.best_us(kernel.key)
+                assert best_us is not None
+                instructions = round(best_us * 1e-6 / ORDER_S)
+                floor = kernel.flops // 2 // _LANES
+                kernels.append(
+                    (kernel.name, kernel.calls, kernel.calls * instructions, kernel.calls * floor)
+                )
+    return counts, kernels
+
+
+def network_table(rows: Sequence[tuple[str, str, InstructionCounts, int]]) -> str:
+    """Return the counts of networks as a markdown table, in millions."""
+    from tvm_mnas.devices.farm.instructions import CLASSES
+
+    names = [name.replace("_", " ") for name in CLASSES]
+    lines = [
+        f"| network | core | {' | '.join(names)} | floor |",
+        "| --- | --- |" + " ---: |" * (len(CLASSES) + 1),
+    ]
+    for name, core, counts, floor in rows:
+        cells = " | ".join(f"{getattr(counts, one) / 1e6:.1f}" for one in CLASSES)
+        lines.append(f"| {name} | {core} | {cells} | {floor / 1e6:.1f} |")
+    return "\n".join(lines)
+
+
+def kernel_table(kernels: Sequence[tuple[str, int, int, int]]) -> str:
+    """Return the kernels that are furthest from their floor, in millions of instructions over all their calls."""
+    worst = sorted(kernels, key=lambda kernel: kernel[3] - kernel[2])[:WORST]
+    lines = ["| kernel | calls | instructions | floor |", "| --- | ---: | ---: | ---: |"]
+    lines += [
+        f"| {name} | {calls} | {total / 1e6:.2f} | {floor / 1e6:.2f} |"
+        for name, calls, total, floor in worst
+    ]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Run the benchmark and print its tables; return the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--networks", default=",".join(NOTATIONS))
+    parser.add_argument("--cores", default=",".join(CORES), help="what LLVM calls them")
+    parser.add_argument("--schedules-per-kernel", type=int, default=16)
+    parser.add_argument(
+        "--by-importance", action="store_true", help="share the schedules as a search does"
+    )
+    parser.add_argument("--records", default="", help="where records are kept; none: nowhere")
+    arguments = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="arm-records-") as scratch:
+        for core in arguments.cores.split(","):
+            for name in arguments.networks.split(","):
+                counts, kernels = count(
+                    name,
+                    core,
+                    records=Path(arguments.records or scratch),
+                    schedules_per_kernel=arguments.schedules_per_kernel,
+                    uniform=not arguments.by_importance,
+                )
+                rows.append((name, core, counts, sum(kernel[3] for kernel in kernels)))
+                print(f"\n{name}, {core}: the kernels furthest from their floor, in millions")
+                print(f"\n{kernel_table(kernels)}", flush=True)
+    print(f"\nInstructions of one inference, {arguments.schedules_per_kernel} schedules a kernel, ")
+    print(f"in millions:\n\n{network_table(rows)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
