@@ -19,7 +19,7 @@ from tvm_mnas.search.pareto import Point
 from tvm_mnas.search.reward import Reward
 from tvm_mnas.space.candidate import parse_candidate
 from tvm_mnas.space.files import load_space
-from tvm_mnas.space.space import Decision, SearchSpace
+from tvm_mnas.space.space import Decision
 from tvm_mnas.testing import SyntheticEvaluator
 
 TARGET_LATENCY_MS = 80.0
@@ -60,20 +60,19 @@ def open_landscape(name: str, *, seed: int, hard: bool = False) -> Landscape:
 
 
 @lru_cache(maxsize=4)
-def _opened(name: str) -> tuple[EvaluationTable, SearchSpace, float]:
-    directory = find_table(name)
-    table = read_table(directory)
+def _opened(name: str) -> tuple[EvaluationTable, float]:
+    table = read_table(find_table(name))
     target_ms = settings_of_table(name)["target_latency_ms"]
     assert isinstance(target_ms, float)
-    return table, load_space(table.manifest.space), target_ms
+    return table, target_ms
 
 
 def _table_landscape(name: str, seed: int, *, hard: bool, noisy: bool) -> Landscape:
-    table, space, target_ms = _opened(name)
+    table, target_ms = _opened(name)
     reward = (Reward.hard if hard else Reward.soft)(target_ms)
     evaluator = TableEvaluator(table, table.budgets[0], seed)
     candidates = [parse_candidate(entry.notation) for entry in table.entries]
-    tokens = [space.encode(candidate) for candidate in candidates]  # type: ignore[arg-type]
+    tokens = [table.space.encode(candidate) for candidate in candidates]  # type: ignore[arg-type]
     true = {at: Point(*evaluator.judge(one)) for at, one in zip(tokens, candidates, strict=True)}
     told = true
     if noisy:
@@ -83,7 +82,7 @@ def _table_landscape(name: str, seed: int, *, hard: bool, noisy: bool) -> Landsc
             if evaluation.objectives
         }
     optimum = max(reward(*point) for point in true.values())
-    return Landscape(space.decisions, reward, optimum, told, true)
+    return Landscape(table.space.decisions, reward, optimum, told, true)
 
 
 def _look(where: dict[Tokens, Point] | SyntheticEvaluator, tokens: Sequence[int]) -> Point:

@@ -37,6 +37,10 @@ _EXPORTS = {
     "Algorithm": "tvm_mnas.search.algorithms.by_name",
     "AlgorithmRequest": "tvm_mnas.search.algorithms.by_name",
     "Executor": "tvm_mnas.evaluation.executors.protocol",
+    # Tables of a whole space
+    "TableEntry": "tvm_mnas.evaluation.tables.table",
+    "find_table": "tvm_mnas.evaluation.tables.files",
+    "read_table": "tvm_mnas.evaluation.tables.files",
     # Samplers for an Optuna study of one's own
     "PPOSampler": "tvm_mnas.search.algorithms.sampler",
     "RegularizedEvolutionSampler": "tvm_mnas.search.algorithms.evolution",
@@ -66,12 +70,15 @@ __all__ = [
     "SearchConfig",
     "SearchResult",
     "SearchSpace",
+    "TableEntry",
     "TrainTask",
     "Trainer",
     "__version__",
     "distributions_of",
     "find_space",
+    "find_table",
     "memory_splits",
+    "read_table",
     "resume_search",
     "run_search",
 ]

@@ -4,6 +4,9 @@ from tvm_mnas.devices.core.latency import Latency as Latency
 from tvm_mnas.devices.core.profile import DeviceProfile as DeviceProfile
 from tvm_mnas.evaluation.executors.protocol import Executor as Executor
 from tvm_mnas.evaluation.results import Evaluation as Evaluation
+from tvm_mnas.evaluation.tables.files import find_table as find_table
+from tvm_mnas.evaluation.tables.files import read_table as read_table
+from tvm_mnas.evaluation.tables.table import TableEntry as TableEntry
 from tvm_mnas.evaluation.trainers import Trainer as Trainer
 from tvm_mnas.evaluation.trainers import TrainTask as TrainTask
 from tvm_mnas.search.algorithms.batches import distributions_of as distributions_of

@@ -18,6 +18,7 @@ from tvm_mnas.paper.stand_ins import STAND_INS
 from tvm_mnas.paper.thesis import Pick, judge, make_picks, sentence
 from tvm_mnas.search.reward import Reward
 from tvm_mnas.space.candidate import parse_candidate
+from tvm_mnas.space.files import load_space
 
 
 def pick(stand_in: str, seed: int, regret: float, *, latency_ms: float = 1.0) -> Pick:
@@ -116,6 +117,9 @@ def test_a_table_that_is_not_whole_is_refused(tmp_path: Path) -> None:
     space = write_space(tmp_path)
     directory = write_table(tmp_path, space)
     manifest = read_manifest(directory)
-    write_manifest(directory, replace(manifest, space="fashion-mini"))
+    fingerprint = load_space("fashion-mini").fingerprint
+    write_manifest(
+        directory, replace(manifest, space="fashion-mini", space_fingerprint=fingerprint)
+    )
     with pytest.raises(ConfigError, match="has 4 of 384 architectures, each with 2 trainings"):
         make_picks(directory, seeds=2, evaluations=4, jobs=1)

@@ -26,7 +26,6 @@ from tvm_mnas.search.algorithms.sampler import PPOSampler
 from tvm_mnas.search.pareto import Point, hypervolume, pareto_front
 from tvm_mnas.search.reward import Reward
 from tvm_mnas.space.candidate import parse_candidate
-from tvm_mnas.space.catalogue import find_space
 from tvm_mnas.space.space import SearchSpace
 
 QUANTILES = (0.25, 0.5, 0.75)
@@ -101,11 +100,10 @@ def make_picks(
         RunError: if it cannot be read.
     """
     table = read_table(directory)
-    space = find_space(table.manifest.space)
-    if not table.budgets or space.size != len(table.entries):
+    if not table.budgets or table.space.size != len(table.entries):
         raise ConfigError(
             f"the thesis is tried on a whole space with accuracies, and {table.name} has {len(table.entries)} of "
-            f"{space.size:,} architectures, each with {len(table.budgets)} trainings; take fashion-mini"
+            f"{table.space.size:,} architectures, each with {len(table.budgets)} trainings; take fashion-mini"
         )
     tasks = [(directory, seed, evaluations) for seed in range(seeds)]
     picks: list[Pick] = []
@@ -174,9 +172,7 @@ def sentence(verdicts: Sequence[Verdict]) -> str:
 def _picks_of(task: tuple[Path, int, int]) -> list[Pick]:
     directory, seed, evaluations = task
     table = read_table(directory)
-    space = find_space(table.manifest.space)
-    assert isinstance(space, SearchSpace)
-    landscape = _Landscape.of(table, space, seed)
+    landscape = _Landscape.of(table, seed)
     stand_ins = stand_ins_ms(table, seed=seed)
     picks = []
     for quantile in QUANTILES:
@@ -220,11 +216,11 @@ class _Landscape:
     front_volume: Callable[[float], float]
 
     @classmethod
-    def of(cls, table: EvaluationTable, space: SearchSpace, seed: int) -> _Landscape:
+    def of(cls, table: EvaluationTable, seed: int) -> _Landscape:
         first = TableEvaluator(table, table.budgets[0], seed)
         last = TableEvaluator(table, table.budgets[-1], seed)
         candidates = [parse_candidate(entry.notation) for entry in table.entries]
-        tokens = [space.encode(candidate) for candidate in candidates]  # type: ignore[arg-type]
+        tokens = [table.space.encode(candidate) for candidate in candidates]  # type: ignore[arg-type]
         true = {at: Point(*first.judge(one)) for at, one in zip(tokens, candidates, strict=True)}
         told: list[dict[Tokens, float]] = []
         for evaluator in (first, last):
@@ -235,7 +231,7 @@ class _Landscape:
             told.append(accuracies)
         points = list(true.values())
         return cls(
-            space=space,
+            space=table.space,
             notations={at: one.notation for at, one in zip(tokens, candidates, strict=True)},
             true=true,
             short=told[0],

@@ -25,6 +25,8 @@ from tvm_mnas.errors import ConfigError, RunError
 from tvm_mnas.evaluation.ranking import spearman
 from tvm_mnas.evaluation.tables.manifest import Spread, TableManifest
 from tvm_mnas.space.candidate import Candidate
+from tvm_mnas.space.files import load_space
+from tvm_mnas.space.space import SearchSpace
 from tvm_mnas.training.accuracy import Accuracy
 
 SEEDS = 2
@@ -129,6 +131,22 @@ class EvaluationTable:
     def budgets(self) -> tuple[int, ...]:
         """The steps of its trainings, the fewest first."""
         return self.manifest.steps
+
+    @cached_property
+    def space(self) -> SearchSpace:
+        """The space that it is of, by its name.
+
+        Raises:
+            SpaceError: if no such space ships.
+            ConfigError: if it is another by now.
+        """
+        space = load_space(self.manifest.space)
+        if space.fingerprint != self.manifest.space_fingerprint:
+            raise ConfigError(
+                f"the table {self.name} is of the space {space.name} as it was "
+                f"({self.manifest.space_fingerprint}), and now it is {space.fingerprint}; build the table again"
+            )
+        return space
 
     def entry(self, candidate: Candidate) -> TableEntry:
         """Return what is known of `candidate`.
