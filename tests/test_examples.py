@@ -114,6 +114,14 @@ def check_own_study(place: Place) -> None:
         assert (float(latency) > 0, unit, device) == (True, "ms", "local")
 
 
+def check_own_proxy(place: Place) -> None:
+    """The shipped table: a search by latency picks a better network than one by mult-adds."""
+    lines = place.run("own_proxy.py").splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["latency", "mult-adds"]
+    latency, mult_adds = (float(line.split()[1].removesuffix("%")) for line in lines)
+    assert 0 <= latency < mult_adds
+
+
 def check_classify(place: Place) -> None:
     """After `check_own_trainer`, whose network it loads: trained on the embedded images."""
     best = place.exports()[-1]
@@ -187,6 +195,10 @@ def test_own_study(place: Place) -> None:
     check_own_study(place)
 
 
+def test_own_proxy(place: Place) -> None:
+    check_own_proxy(place)
+
+
 @pytest.fixture
 def installed(tmp_path: Path) -> Place:
     """A fresh environment with nothing but the wheel and what it needs, away from the checkout."""
@@ -234,3 +246,4 @@ def test_a_wheel_is_enough_for_every_example(installed: Place) -> None:
     check_own_data(installed)
     check_own_space(installed)
     check_own_study(installed)
+    check_own_proxy(installed)
