@@ -3,9 +3,10 @@
     python benchmarks/arm_instructions.py                              # MnasNet-B1 and MobileNetV2, two cores
     python benchmarks/arm_instructions.py --schedules-per-kernel 32 --networks mnasnet-b1 --cores cortex-a76
 
-It needs what `make arm-tools` brings. Kernels are tuned from nothing, or from `--records`, by their instructions. The
-counts are the same on any machine and say nothing about the time of one; each network's outputs are compared with
-torch's first. The floor of a kernel is its multiply-adds in full vectors and nothing else.
+It needs what `make arm-tools` brings, and for ONNX Runtime beside ours (`arm_rival.py`) apt-get and pip. Kernels are
+tuned from nothing, or from `--records`, by their instructions. The counts are the same on any machine and say nothing
+about the time of one; each network's outputs are compared with torch's first. The floor of a kernel is its
+multiply-adds in full vectors and nothing else.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from arm_rival import count_rival
 from networks import NOTATIONS, settled_network
 
 if TYPE_CHECKING:
@@ -77,18 +79,19 @@ def count(
     return counts, kernels
 
 
-def network_table(rows: Sequence[tuple[str, str, InstructionCounts, int]]) -> str:
+def network_table(rows: Sequence[tuple[str, str, InstructionCounts, int | None]]) -> str:
     """Return the counts of networks as a markdown table, in millions."""
     from tvm_mnas.devices.farm.instructions import CLASSES
 
     names = [name.replace("_", " ") for name in CLASSES]
     lines = [
-        f"| network | core | {' | '.join(names)} | floor |",
+        f"| network | code for | {' | '.join(names)} | floor |",
         "| --- | --- |" + " ---: |" * (len(CLASSES) + 1),
     ]
     for name, core, counts, floor in rows:
         cells = " | ".join(f"{getattr(counts, one) / 1e6:.1f}" for one in CLASSES)
-        lines.append(f"| {name} | {core} | {cells} | {floor / 1e6:.1f} |")
+        least = "-" if floor is None else f"{floor / 1e6:.1f}"
+        lines.append(f"| {name} | {core} | {cells} | {least} |")
     return "\n".join(lines)
 
 
@@ -114,7 +117,7 @@ def main() -> int:
     )
     parser.add_argument("--records", default="", help="where records are kept; none: nowhere")
     arguments = parser.parse_args()
-    rows = []
+    rows: list[tuple[str, str, InstructionCounts, int | None]] = []
     with tempfile.TemporaryDirectory(prefix="arm-records-") as scratch:
         for core in arguments.cores.split(","):
             for name in arguments.networks.split(","):
@@ -128,8 +131,15 @@ def main() -> int:
                 rows.append((name, core, counts, sum(kernel[3] for kernel in kernels)))
                 print(f"\n{name}, {core}: the kernels furthest from their floor, in millions")
                 print(f"\n{kernel_table(kernels)}", flush=True)
-    print(f"\nInstructions of one inference, {arguments.schedules_per_kernel} schedules a kernel, ")
-    print(f"in millions:\n\n{network_table(rows)}")
+        for name in arguments.networks.split(","):
+            try:
+                version, rival = count_rival(name, Path(scratch))
+            except RuntimeError as error:
+                print(f"\nONNX Runtime on {name}: {error}")
+            else:
+                rows.append((name, f"ONNX Runtime {version}", rival, None))
+    print(f"\nOne inference, {arguments.schedules_per_kernel} schedules a kernel, in millions:\n")
+    print(network_table(rows))
     return 0
 
 
