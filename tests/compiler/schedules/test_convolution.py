@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -13,6 +14,7 @@ import tvm
 import tvm.s_tir
 import tvm_ffi
 from torch import Tensor, nn
+from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
 
 from tests.compiler.scheduled import arguments_of, module_of, replayed, run_kernel
 from tests.compiler.targets import CORTEX_A72, HASWELL, SKYLAKE_AVX512
@@ -118,6 +120,97 @@ def test_every_way_around_a_tile_is_right(
             )
 
 
+@pytest.mark.parametrize("name", ["pointwise", "pointwise, odd image", "residual", "single pixel"])
+@pytest.mark.parametrize("inputs", [2, 4])
+def test_inputs_that_are_loaded_as_vectors_give_the_same(
+    name: str, inputs: int, lowered: dict[str, list[Kernel]], target: str
+) -> None:
+    for kernel in lowered[name]:
+        module = module_of(kernel)
+        shape = conv_shape(module)
+        assert shape is not None
+        arrays = arguments_of(module)
+        expected = run_kernel(module, arrays, target)
+        for tile in rank_tiles(shape, vector_unit(load_target(target)))[:TRIED]:
+            schedule = schedule_tile(module, replace(tile, inputs=inputs), threads=1)
+            np.testing.assert_allclose(
+                run_kernel(schedule.mod, arrays, target), expected, rtol=1e-4, atol=1e-4
+            )
+            assert tvm_ffi.structural_equal(replayed(schedule, module, target), schedule.mod)
+
+
+@pytest.mark.parametrize("name", ["pointwise", "pointwise, odd image", "residual"])
+@pytest.mark.parametrize("columns", [4, 5, 6, 8])
+def test_a_tile_over_pixels_in_one_line_computes_its_remainder_too(
+    name: str, columns: int, lowered: dict[str, list[Kernel]], target: str
+) -> None:
+    """6 x 6 and 7 x 5 pixels: 36 and 35 of them, which these tiles mostly do not divide."""
+    for kernel in lowered[name]:
+        module = module_of(kernel)
+        shape = conv_shape(module)
+        assert shape is not None and shape.flat
+        arrays = arguments_of(module)
+        expected = run_kernel(module, arrays, target)
+        lanes = 8
+        for order, threads in ((order, threads) for order in LoopOrder for threads in (1, 2)):
+            tile = Tile(
+                rows=1,
+                columns=columns,
+                vectors=shape.channels // lanes,
+                lanes=lanes,
+                order=order,
+                padding=PaddingSource.TESTED,
+                flat=True,
+            )
+            schedule = schedule_tile(module, tile, threads=threads)
+            np.testing.assert_allclose(
+                run_kernel(schedule.mod, arrays, target), expected, rtol=1e-4, atol=1e-4
+            )
+            assert tvm_ffi.structural_equal(replayed(schedule, module, target), schedule.mod)
+
+
+def test_the_loop_over_whole_tiles_asks_for_nothing() -> None:
+    """AVX2, 7 x 7 pixels: tiles of rows and columns have 7 sums or none, and 8 are needed to hide a latency."""
+    network = nn.Sequential(nn.Conv2d(3, 192, 3, padding=1), nn.Conv2d(192, 1152, 1)).eval()
+    kernels = lower_network(network, (1, 3, 7, 7), HASWELL).kernels
+    (kernel,) = (kernel for kernel in kernels if " 1x1x192x1152" in kernel.name)
+    schedule = next(propose_convolutions(module_of(kernel), load_target(HASWELL)))
+    code = _code(schedule, HASWELL, "asm")
+    code = re.sub(r"^\.Ltmp\d+:\n", "", code, flags=re.MULTILINE)
+    bodies = [body for body in re.split(r"^\.L\w+:$", code, flags=re.MULTILINE) if "vfmadd" in body]
+    inner = max(bodies, key=lambda body: body.count("vfmadd"))
+    assert inner.count("vfmadd") % 10 == 0, "whole tiles of 5 x 2 vectors"
+    assert len(re.findall(r"\tj\w+\t", inner.partition("\tjne\t")[0])) == 0
+
+
+def _code(schedule: Any, target: str, language: str) -> str:
+    plain = RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(schedule.mod)
+    return str(tvm.compile(plain, target=load_target(target)).mod.inspect_source(language))
+
+
+@pytest.mark.parametrize("target", [CORTEX_A72, HASWELL], ids=["a72", "haswell"])
+@pytest.mark.parametrize("name", ["pointwise", "depthwise 3x3", "full 3x3", "single pixel"])
+def test_sums_never_reach_the_heap(name: str, target: str) -> None:
+    network, shape = NETWORKS[name]
+    kernels = lower_network(network.eval(), shape, target).kernels
+    (kernel,) = (kernel for kernel in kernels if kernel.name.startswith("conv2d"))
+    schedule = next(propose_convolutions(module_of(kernel), load_target(target)))
+    assert "AllocWorkspace" not in _code(schedule, target, "ll")
+
+
+def test_on_arm_a_multiply_add_takes_a_lane_of_a_vector_of_inputs() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 80, 3, padding=1), nn.Conv2d(80, 480, 1)).eval()
+    kernels = lower_network(network, (1, 3, 14, 14), CORTEX_A72).kernels
+    (kernel,) = (kernel for kernel in kernels if " 1x1x80x480" in kernel.name)
+    module = module_of(kernel)
+    code = _code(next(propose_convolutions(module, load_target(CORTEX_A72))), CORTEX_A72, "asm")
+    lanes = re.findall(r"fmla\s+v\d+\.4s, v\d+\.4s, v\d+\.s\[(\d)\]", code)
+    assert len(lanes) >= 32
+    assert {lanes.count(lane) for lane in "0123"} == {len(lanes) // 4}
+    # Nothing is broadcast, and what is loaded in the loop is whole vectors.
+    assert not re.search(r"\b(ld1r|dup)\b", code)
+
+
 def test_the_extents_are_read_off_the_kernel(lowered: dict[str, list[Kernel]]) -> None:
     (kernel,) = lowered["depthwise 5x5, stride 2"]
     shape = conv_shape(module_of(kernel))
@@ -185,16 +278,21 @@ def test_a_tile_is_a_record_that_replays(lowered: dict[str, list[Kernel]], targe
 @pytest.mark.parametrize(
     ("text", "unit"),
     [
-        (SKYLAKE_AVX512, (16, 32)),
-        (HASWELL, (8, 16)),
-        ('{"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64"}', (4, 16)),
-        (CORTEX_A72, (4, 32)),
-        ('{"kind": "llvm", "mtriple": "armv7l-linux-gnueabihf", "mattr": ["+neon"]}', (4, 16)),
+        (SKYLAKE_AVX512, VectorUnit(lanes=16, registers=32)),
+        (HASWELL, VectorUnit(lanes=8, registers=16)),
+        (
+            '{"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64"}',
+            VectorUnit(lanes=4, registers=16),
+        ),
+        (CORTEX_A72, VectorUnit(lanes=4, registers=32, multiplies_lanes=True)),
+        (
+            '{"kind": "llvm", "mtriple": "armv7l-linux-gnueabihf", "mattr": ["+neon"]}',
+            VectorUnit(lanes=4, registers=16),
+        ),
     ],
 )
-def test_the_vector_unit_is_that_of_the_target(text: str, unit: tuple[int, int]) -> None:
-    lanes, registers = unit
-    assert vector_unit(load_target(text)) == VectorUnit(lanes=lanes, registers=registers)
+def test_the_vector_unit_is_that_of_the_target(text: str, unit: VectorUnit) -> None:
+    assert vector_unit(load_target(text)) == unit
 
 
 def test_a_tile_that_does_not_fit_costs_only_itself(

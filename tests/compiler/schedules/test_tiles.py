@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from tvm_mnas.compiler.schedules.tiles import ConvShape, LoopOrder, PaddingSourc
 
 AVX512 = VectorUnit(lanes=16, registers=32)
 AVX2 = VectorUnit(lanes=8, registers=16)
-NEON = VectorUnit(lanes=4, registers=32)
+NEON = VectorUnit(lanes=4, registers=32, multiplies_lanes=True)
 
 POINTWISE = ConvShape(
     height=14,
@@ -56,7 +57,9 @@ def test_every_tile_divides_the_output_and_fits_the_registers(
         assert shape.width % tile.columns == 0
         assert shape.channels % tile.channels == 0
         assert tile.lanes <= unit.lanes
-        assert tile.pixels * tile.vectors + tile.vectors < unit.registers
+        # Where inputs are loaded as vectors these stay in registers, and weights come in pairs.
+        loaded = tile.vectors + 1 if tile.inputs == 1 else tile.pixels + min(2, tile.vectors)
+        assert tile.pixels * tile.vectors + loaded <= unit.registers
 
 
 def test_the_first_tile_of_a_pointwise_convolution_fills_both_units() -> None:
@@ -66,6 +69,53 @@ def test_the_first_tile_of_a_pointwise_convolution_fills_both_units() -> None:
     assert first.pixels * first.vectors >= 8
     # Loads must not outnumber products.
     assert first.pixels + first.vectors <= first.pixels * first.vectors
+
+
+def test_inputs_are_loaded_as_vectors_where_a_multiply_add_takes_a_lane() -> None:
+    def inputs(shape: ConvShape, unit: VectorUnit) -> set[int]:
+        return {tile.inputs for tile in rank_tiles(shape, unit)}
+
+    assert inputs(POINTWISE, NEON) == {4}
+    assert inputs(replace(POINTWISE, inputs=18), NEON) == {2}
+    assert inputs(replace(POINTWISE, inputs=9), NEON) == {1}
+    for other in (DEPTHWISE, GROUPED, STEM):
+        assert inputs(other, NEON) == {1}
+    for unit in (AVX2, AVX512):
+        assert inputs(POINTWISE, unit) == {1}
+
+
+def test_the_first_tiles_on_arm_take_few_instructions_besides_their_multiply_adds() -> None:
+    for shape in (POINTWISE, replace(POINTWISE, height=7, width=7, channels=1152, inputs=192)):
+        tile = rank_tiles(shape, NEON)[0]
+        products = tile.inputs * tile.pixels * tile.vectors
+        others = tile.pixels + tile.inputs * math.ceil(tile.vectors / 2) + 3
+        assert tile.pixels * tile.vectors >= 8, "the latency of an addition is hidden"
+        assert others <= 0.25 * products
+
+
+SEVEN = replace(POINTWISE, height=7, width=7, channels=1152, inputs=192)
+
+
+def test_pixels_are_one_line_where_rows_and_columns_leave_the_units_idle() -> None:
+    first = rank_tiles(SEVEN, AVX2)[0]
+    assert first.flat
+    assert first.columns * first.vectors >= 8, "the latency of an addition is hidden"
+    # 49 = 9 x 5 + 4: what remains is nearly as good; of 6 it would be a single pixel.
+    assert 49 % first.columns * first.vectors >= 8
+    assert any(not tile.flat for tile in rank_tiles(SEVEN, AVX2)[:32])
+
+
+@pytest.mark.parametrize("unit", [AVX2, AVX512, NEON], ids=["avx2", "avx512", "neon"])
+def test_a_line_is_of_what_reads_its_own_pixel_alone_and_fits_the_registers(
+    unit: VectorUnit,
+) -> None:
+    strided = replace(SEVEN, stride=2)
+    for shape in (DEPTHWISE, STEM, strided, replace(SEVEN, height=1, width=1)):
+        assert not any(tile.flat for tile in rank_tiles(shape, unit))
+    for tile in rank_tiles(SEVEN, unit):
+        assert tile.pixels * tile.vectors < unit.registers
+        assert tile.channels * (SEVEN.channels // tile.channels) == SEVEN.channels
+        assert tile.flat == bool(SEVEN.width % tile.columns)
 
 
 def test_a_single_pixel_gets_as_many_sums_as_it_can() -> None:

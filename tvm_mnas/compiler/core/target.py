@@ -9,10 +9,16 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class VectorUnit:
-    """The vector registers of a target: float32 `lanes` in each, and how many."""
+    """The vector registers of a target: float32 `lanes` in each, and how many.
+
+    `multiplies_lanes` says whether a multiply-add takes one lane of a register for all of another, as on ARM, where a
+    value for all lanes costs a load of its own otherwise. Elsewhere it comes from memory within the multiply-add, or by
+    a load that broadcasts.
+    """
 
     lanes: int
     registers: int
+    multiplies_lanes: bool = False
 
 
 def load_target(target: str) -> Any:
@@ -37,4 +43,6 @@ def vector_unit(target: Any) -> VectorUnit:
     if "avx" in features:
         return VectorUnit(lanes=8, registers=16)
     triple = str(target.attrs.get("mtriple", ""))
-    return VectorUnit(lanes=4, registers=32 if triple.startswith("aarch64") else 16)
+    if triple.startswith("aarch64"):
+        return VectorUnit(lanes=4, registers=32, multiplies_lanes=True)
+    return VectorUnit(lanes=4, registers=16)

@@ -12,6 +12,13 @@ SPATIAL = 0
 REDUCTION = 2
 """The type of an iteration variable that is summed over (tirx.IterVar.CommReduce)."""
 
+STACK = "global"
+"""The scope of sums and inputs that are to live in registers.
+
+TVM has a buffer of this scope and less than a kilobyte on the stack, where LLVM turns what constants index into
+registers. One of any other scope is on the heap: every sum is written down there once more.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class ReductionBlocks:
@@ -69,7 +76,7 @@ def inline_after(schedule: Any, blocks: ReductionBlocks) -> Any:
     """Inline what follows the sums into the last block; return that block."""
     if not blocks.after:
         # The sums are the output; those under way go to a buffer of their own, copied at the end.
-        return schedule.cache_write(blocks.sums, 0, "local")
+        return schedule.cache_write(blocks.sums, 0, STACK)
     for block in blocks.after[:-1]:
         schedule.compute_inline(block)
     return blocks.after[-1]

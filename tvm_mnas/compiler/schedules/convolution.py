@@ -1,9 +1,9 @@
 """Schedules for the convolutions of mobile networks: a register tile, and loops around it.
 
 MetaSchedule's generic space leaves a convolution's sums in memory and hopes that LLVM moves them to registers, which it
-seldom does. Here they are in registers by construction: the sums of one tile (`tiles.py`) live in a buffer of scope
-"local" whose indices are all constants once the loops around them are unrolled. Pointwise, depthwise, grouped by one,
-and full convolutions have the same seven loops, and so one schedule. It is written with MetaSchedule's own
+seldom does. Here they are in registers by construction: the sums of one tile (`tiles.py`) live in a small buffer on the
+stack whose indices are all constants once the loops around them are unrolled. Pointwise, depthwise, grouped by one, and
+full convolutions have the same seven loops, and so one schedule. It is written with MetaSchedule's own
 instructions: its trace is a tuning record like any other.
 """
 
@@ -17,6 +17,7 @@ from tvm_mnas.compiler.core.target import vector_unit
 from tvm_mnas.compiler.schedules.blocks import (
     REDUCTION,
     SPATIAL,
+    STACK,
     ReductionBlocks,
     applicable,
     extent,
@@ -84,34 +85,46 @@ def schedule_tile(module: Any, tile: Tile, *, threads: int) -> Any:
     convolution = blocks.sums
     padding = _inline_before(schedule, blocks, tile)
     output = inline_after(schedule, blocks)
-    image, y, x, channel, kernel_y, kernel_x, inputs = schedule.get_loops(convolution)
-    y_tile, y_pixel = schedule.split(y, [None, tile.rows])
-    x_tile, x_pixel = schedule.split(x, [None, tile.columns])
+    if tile.flat:
+        _flatten(schedule, convolution, output)
+        image, pixel, channel, kernel_y, kernel_x, inputs = schedule.get_loops(convolution)
+        line, one = schedule.split(pixel, [None, tile.columns])
+        around, pixels = [line], [one]
+    else:
+        image, y, x, channel, kernel_y, kernel_x, inputs = schedule.get_loops(convolution)
+        y_tile, y_pixel = schedule.split(y, [None, tile.rows])
+        x_tile, x_pixel = schedule.split(x, [None, tile.columns])
+        around, pixels = [y_tile, x_tile], [y_pixel, x_pixel]
     slice_, vector, lane = schedule.split(channel, [None, tile.vectors, tile.lanes])
-    outside = (
-        [slice_, y_tile, x_tile]
-        if tile.order is LoopOrder.CHANNELS_OUTSIDE
-        else [y_tile, x_tile, slice_]
-    )
-    schedule.reorder(image, *outside, kernel_y, kernel_x, inputs, y_pixel, x_pixel, vector, lane)
+    outside = [slice_, *around] if tile.order is LoopOrder.CHANNELS_OUTSIDE else [*around, slice_]
+    steps = [kernel_y, kernel_x, inputs]
+    if tile.inputs > 1:
+        step, input_lane = schedule.split(inputs, [None, tile.inputs])
+        steps = [kernel_y, kernel_x, step, input_lane]
+    schedule.reorder(image, *outside, *steps, *pixels, vector, lane)
     schedule.reverse_compute_at(output, outside[-1])
+    if tile.inputs > 1:
+        _load_inputs(schedule, convolution, step, 1 + len(outside) + 3)
+        schedule.unroll(input_lane)
     depth = 1 + len(outside)
     schedule.vectorize(lane)
-    for loop in (y_pixel, x_pixel, vector):
+    for loop in (*pixels, vector):
         schedule.unroll(loop)
     if extent(schedule, kernel_y) * extent(schedule, kernel_x) > 1:
         schedule.unroll(kernel_y)
         schedule.unroll(kernel_x)
         if extent(schedule, inputs) <= _UNROLLED_INPUTS:
             schedule.unroll(inputs)
-    schedule.set_scope(convolution, 0, "local")
     vectorize_output(schedule, output, depth, tile.lanes)
     if padding is not None:
         _vectorize_copy(schedule, padding, tile.lanes)
     if threads > 1:
         # Before the sums get a second writer: TVM proves loops parallel from whole reductions only.
-        schedule.parallel(schedule.fuse(image, *outside[:2]))
-        depth -= 2
+        schedule.parallel(schedule.fuse(image, *outside[:-1]))
+        depth -= len(outside) - 1
+    if tile.flat and (threads == 1 or outside[-1] is line):
+        # The remainder becomes code of its own, and the tests of what is in the image are gone.
+        schedule.annotate(line, "pragma_loop_partition_hint", 1)
     start_in_registers(schedule, convolution, kernel_y, depth)
     channels = tile.channels
     pack_weights(
@@ -120,6 +133,27 @@ def schedule_tile(module: Any, tile: Tile, *, threads: int) -> Any:
         lambda y, x, i, o: (o // channels, y, x, i, o % channels),
     )
     return schedule
+
+
+def _flatten(schedule: Any, convolution: Any, output: Any) -> None:
+    """Turn rows and columns of the sums and of `output` into one line of pixels."""
+    width = extent(schedule, schedule.get_loops(convolution)[2])
+    schedule.transform_layout(convolution, ("write", 0), lambda n, y, x, c: (n, y * width + x, c))
+    schedule.transform_block_layout(
+        convolution, lambda n, y, x, c, ky, kx, i: (n, y * width + x, c, ky, kx, i)
+    )
+    schedule.transform_block_layout(output, lambda n, y, x, c: (n, y * width + x, c))
+
+
+def _load_inputs(schedule: Any, convolution: Any, step: Any, depth: int) -> None:
+    """Have the inputs of a step of the sum, the loop `step` at `depth`, loaded as vectors, one for each pixel."""
+    images = len(schedule.get(convolution).reads) - 2
+    loaded = schedule.cache_read(convolution, images, STACK, [convolution])
+    schedule.compute_at(loaded, step)
+    *pixels, lanes = schedule.get_loops(loaded)[depth:]
+    schedule.vectorize(lanes)
+    for loop in pixels:
+        schedule.unroll(loop)
 
 
 def _blocks(schedule: Any) -> ReductionBlocks | None:

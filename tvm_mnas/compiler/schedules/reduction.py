@@ -90,7 +90,6 @@ def schedule_reduction(module: Any, vectors: int, lanes: int, *, threads: int) -
     if vectors * math.prod(extent(schedule, loop) for loop in summed) <= _LARGEST_BODY:
         for loop in summed:
             schedule.unroll(loop)
-    schedule.set_scope(sums, 0, "local")
     depth = len(rows) + 1
     vectorize_output(schedule, output, depth, lanes)
     if threads > 1:

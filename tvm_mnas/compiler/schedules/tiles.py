@@ -8,8 +8,9 @@ weights that come from beyond the first cache. The judgement only orders the sch
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from tvm_mnas.compiler.core.target import VectorUnit
@@ -28,6 +29,8 @@ _FURTHER_ROW = 0.85
 """What a depthwise tile's second row costs, by measurement on an AMD EPYC with AVX-512."""
 _PIXELS = 28
 _ROWS = (1, 2, 3, 4, 7)
+_FLAT_GAIN = 1.02
+"""A tile that leaves a remainder must promise so much more than the best that leaves none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +54,11 @@ class ConvShape:
     def taps(self) -> int:
         """How many pixels each output sums over."""
         return self.kernel_height * self.kernel_width
+
+    @property
+    def flat(self) -> bool:
+        """Whether its pixels may as well be one line: each output reads its own pixel alone."""
+        return self.taps == self.stride == 1 and not self.padded and self.height > 1
 
     @property
     def group_channels(self) -> int:
@@ -88,7 +96,12 @@ class PaddingSource(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tile:
-    """A register tile and the loops around it."""
+    """A register tile and the loops around it.
+
+    A step of the sum takes `inputs` of each pixel. Where these are several they are loaded as a vector, of which the
+    multiply-adds take lane after lane. A `flat` tile is of one row of all pixels, which it need not divide: what
+    remains is a smaller tile.
+    """
 
     rows: int
     columns: int
@@ -96,6 +109,8 @@ class Tile:
     lanes: int
     order: LoopOrder
     padding: PaddingSource
+    inputs: int = 1
+    flat: bool = False
 
     @property
     def channels(self) -> int:
@@ -113,39 +128,85 @@ def rank_tiles(shape: ConvShape, unit: VectorUnit) -> list[Tile]:
 
     Those of equal shape and different loops follow each other, so that few schedules see both.
     """
-    ranked = sorted(
-        _shapes(shape, unit),
-        key=lambda tile: (-_efficiency(shape, unit, tile), _loads_per_product(shape, tile)),
-    )
-    tiles: list[Tile] = []
-    for rows, columns, vectors, lanes in ranked:
-        for padding in _paddings(shape):
-            for order in _orders(shape):
-                tile = Tile(
-                    rows=rows,
-                    columns=columns,
-                    vectors=vectors,
-                    lanes=lanes,
-                    order=order,
-                    padding=padding,
-                )
-                tiles.append(tile)
-    return tiles
+    inputs = _inputs_of_a_step(shape, unit)
+
+    def merit(extents: _Extents) -> tuple[float, float]:
+        if inputs == 1:
+            return _efficiency(shape, unit, extents), -_loads_per_product(shape, extents)
+        return _busy(extents), -_instructions_per_product(extents, inputs)
+
+    found = list(_shapes(shape, unit, inputs))
+    if inputs == 1 and shape.flat:
+        best = max((_efficiency(shape, unit, one) for one in found), default=0.0)
+        found += [
+            one
+            for one in _flat_shapes(shape, unit, inputs)
+            if _efficiency(shape, unit, one) > _FLAT_GAIN * best
+        ]
+    return [
+        Tile(
+            rows=one.rows,
+            columns=one.columns,
+            vectors=one.vectors,
+            lanes=one.lanes,
+            order=order,
+            padding=padding,
+            inputs=inputs,
+            flat=one.flat,
+        )
+        for one in sorted(found, key=merit, reverse=True)
+        for padding in _paddings(shape)
+        for order in _orders(shape)
+    ]
 
 
-_Extents = tuple[int, int, int, int]
+@dataclass(frozen=True, slots=True)
+class _Extents:
+    """What is unrolled of a tile."""
+
+    rows: int
+    columns: int
+    vectors: int
+    lanes: int
+    flat: bool = False
+
+    @property
+    def pixels(self) -> int:
+        return self.rows * self.columns
+
+    @property
+    def products(self) -> int:
+        """The vector multiply-adds in a step of the sum, which is as many sums."""
+        return self.pixels * self.vectors
 
 
-def _shapes(shape: ConvShape, unit: VectorUnit) -> Iterator[_Extents]:
-    """Yield rows, columns, vectors and lanes of every tile that divides the output and fits the registers."""
+def _inputs_of_a_step(shape: ConvShape, unit: VectorUnit) -> int:
+    """Return how many inputs of a pixel are loaded at once: a vector where a multiply-add takes a lane of it."""
+    if not unit.multiplies_lanes or shape.taps > 1 or shape.groups > 1:
+        return 1
+    return next(count for count in (unit.lanes, unit.lanes // 2, 1) if shape.inputs % count == 0)
+
+
+def _shapes(shape: ConvShape, unit: VectorUnit, inputs: int) -> Iterator[_Extents]:
+    """Yield what is unrolled of every tile that divides the output and fits the registers."""
     for lanes in vector_lengths(shape.vector_channels, unit, powers_of_two=shape.depthwise):
         # One vector a pixel keeps a depthwise tile's tests at the edge few and its code short.
         for vectors in [1] if shape.depthwise else _divisors(shape.channels // lanes):
             for rows in (count for count in _ROWS if shape.height % count == 0):
                 for columns in _divisors(shape.width):
-                    extents = (rows, columns, vectors, lanes)
-                    if _fits(shape, unit, extents):
+                    extents = _Extents(rows, columns, vectors, lanes)
+                    if _fits(shape, unit, extents, inputs):
                         yield extents
+
+
+def _flat_shapes(shape: ConvShape, unit: VectorUnit, inputs: int) -> Iterator[_Extents]:
+    """Yield what is unrolled of every tile of pixels in one line that no tile of rows and columns is equal to."""
+    for lanes in vector_lengths(shape.vector_channels, unit):
+        for vectors in _divisors(shape.channels // lanes):
+            for pixels in range(2, _PIXELS + 1):
+                extents = _Extents(1, pixels, vectors, lanes, flat=True)
+                if shape.width % pixels and _fits(shape, unit, extents, inputs):
+                    yield extents
 
 
 def vector_lengths(channels: int, unit: VectorUnit, *, powers_of_two: bool = False) -> list[int]:
@@ -164,52 +225,78 @@ def vector_lengths(channels: int, unit: VectorUnit, *, powers_of_two: bool = Fal
     return shorter[:-3:-1]
 
 
-def _fits(shape: ConvShape, unit: VectorUnit, extents: _Extents) -> bool:
-    rows, columns, vectors, _ = extents
-    pixels = rows * columns
-    registers = pixels * vectors + vectors + 1
+def _fits(shape: ConvShape, unit: VectorUnit, extents: _Extents, inputs: int) -> bool:
+    # Weights are loaded in pairs where a vector of inputs stays for several steps.
+    loaded = extents.vectors + 1 if inputs == 1 else extents.pixels + min(extents.vectors, 2)
     return (
-        pixels <= _PIXELS
-        and registers <= unit.registers
-        and _body(shape, pixels * vectors) <= _LARGEST_BODY
+        extents.pixels <= _PIXELS
+        and extents.products + loaded <= unit.registers
+        and _body(shape, extents.products) <= _LARGEST_BODY
     )
 
 
 def _body(shape: ConvShape, products: int) -> int:
-    """Return the multiply-adds in straight-line code; see `templates.schedule_tile` for what is unrolled."""
+    """Return the multiply-adds in straight-line code; see `convolution.schedule_tile` for what is unrolled."""
     unrolled_inputs = shape.inputs if shape.inputs <= 4 else 1
     return products * shape.taps * unrolled_inputs if shape.taps > 1 else products
 
 
 def _loads(shape: ConvShape, extents: _Extents) -> float:
     """Return the vector loads in a step of the sum (a tap of a depthwise convolution)."""
-    rows, columns, vectors, lanes = extents
     if not shape.depthwise:
-        return rows * columns * max(1, vectors * lanes // shape.group_channels) + vectors
+        vectors = extents.vectors
+        return extents.pixels * max(1, vectors * extents.lanes // shape.group_channels) + vectors
     # Neighbouring outputs share their inputs, which are loaded once.
-    high = (rows - 1) * shape.stride + shape.kernel_height
-    wide = (columns - 1) * shape.stride + shape.kernel_width
-    return (high * wide + shape.taps) * vectors / shape.taps
+    high = (extents.rows - 1) * shape.stride + shape.kernel_height
+    wide = (extents.columns - 1) * shape.stride + shape.kernel_width
+    return (high * wide + shape.taps) * extents.vectors / shape.taps
 
 
 def _loads_per_product(shape: ConvShape, extents: _Extents) -> float:
-    rows, columns, vectors, _ = extents
-    return _loads(shape, extents) / (rows * columns * vectors)
+    return _loads(shape, extents) / extents.products
+
+
+def _cycles(shape: ConvShape, extents: _Extents) -> float:
+    """Return the expected cycles of a step of the sum."""
+    cycles = max(extents.products / _PIPES, _loads(shape, extents) / _PIPES, float(_LATENCY_CYCLES))
+    slice_bytes = _FLOAT_BYTES * shape.taps * shape.inputs * extents.vectors * extents.lanes
+    if not shape.depthwise and slice_bytes > _FIRST_CACHE_BYTES:
+        cycles = max(cycles, float(extents.vectors * _SECOND_CACHE_CYCLES))
+    return cycles
 
 
 def _efficiency(shape: ConvShape, unit: VectorUnit, extents: _Extents) -> float:
     """Return the expected share of the core's peak."""
-    rows, columns, vectors, lanes = extents
-    products = rows * columns * vectors
-    cycles = max(products / _PIPES, _loads(shape, extents) / _PIPES, float(_LATENCY_CYCLES))
-    slice_bytes = _FLOAT_BYTES * shape.taps * shape.inputs * vectors * lanes
-    if not shape.depthwise and slice_bytes > _FIRST_CACHE_BYTES:
-        cycles = max(cycles, float(vectors * _SECOND_CACHE_CYCLES))
-    share = products * lanes / (cycles * _PIPES * unit.lanes)
+    cycles = sum(count * _cycles(shape, one) for count, one in _parts(shape, extents))
+    products = sum(count * one.products for count, one in _parts(shape, extents))
+    share = products * extents.lanes / (cycles * _PIPES * unit.lanes)
     if shape.depthwise:
         # Every further row is tested at the edge by itself.
-        share *= _FURTHER_ROW ** (rows - 1)
-    return share * (1 - _body(shape, products) / (8 * _LARGEST_BODY))
+        share *= _FURTHER_ROW ** (extents.rows - 1)
+    return share * (1 - _body(shape, extents.products) / (8 * _LARGEST_BODY))
+
+
+def _parts(shape: ConvShape, extents: _Extents) -> list[tuple[int, _Extents]]:
+    """Return the tiles that the image is made of, each with how many there are: a flat one and its remainder."""
+    if not extents.flat:
+        return [(1, extents)]
+    whole, rest = divmod(shape.height * shape.width, extents.pixels)
+    return [(whole, extents), *([(1, replace(extents, columns=rest))] if rest else [])]
+
+
+def _busy(extents: _Extents) -> float:
+    """Return the share of the units that is at work, or would be if nothing but an addition's latency held it up."""
+    return min(1.0, extents.products / (_PIPES * _LATENCY_CYCLES))
+
+
+def _instructions_per_product(extents: _Extents, inputs: int) -> float:
+    """Return the instructions of a step of the sum for each product of two numbers.
+
+    Those of the loop are three; two vectors of weights come by one load.
+    """
+    products = inputs * extents.products
+    loads = extents.pixels + inputs * math.ceil(extents.vectors / 2)
+    return (products + loads + 3) / (products * extents.lanes)
 
 
 def _paddings(shape: ConvShape) -> tuple[PaddingSource, ...]:

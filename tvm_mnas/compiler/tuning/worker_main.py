@@ -4,11 +4,11 @@
 value a line. It imports TVM once. What is built runs in a process forked from here, one for the schedules of a round: a
 compiler that crashes or hangs costs one schedule, those after it go to a new process, and what it leaks ends there.
 
-A convolution's first schedules are register tiles (`templates.py`), the most promising first; those of a pooling or a
-classifier hold the sums of some channels in registers (`sums.py`), and those of a kernel that sums nothing go through
-its output row by row (`rows.py`). For other kernels, and after that, MetaSchedule's generic space: a first round draws
-schedules at random, a later one evolves them from what was measured, ranked by the XGBoost cost model. The model sees
-its kernel's records alone, so a round needs nothing that is not in the request.
+A convolution's first schedules are register tiles (`convolution.py`), the most promising first; those of a pooling or a
+classifier hold the sums of some channels in registers (`reduction.py`), and those of a kernel that sums nothing go
+through its output row by row (`elementwise.py`). For other kernels, and after that, MetaSchedule's generic space: a
+first round draws schedules at random, a later one evolves them from what was measured, ranked by the XGBoost cost
+model. The model sees its kernel's records alone, so a round needs nothing that is not in the request.
 """
 
 from __future__ import annotations
