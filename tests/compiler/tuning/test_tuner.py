@@ -569,12 +569,12 @@ def test_nothing_is_built_on_a_borrowed_core_while_kernels_are_measured(
 
 
 def test_a_convolution_has_schedules_beyond_the_tiles(tmp_path: Path, builder: WarmBuilder) -> None:
-    # Stated, since the number of tiles is the core's; nothing built here runs.
+    # Stated, since the number of tiles is the core's; nothing built here runs. With a stride there are twelve tiles.
     store = RecordStore.open(tmp_path / "records", target=SKYLAKE_AVX512)
-    convolution = nn.Sequential(nn.Conv2d(16, 16, 1, bias=False), nn.ReLU()).eval()
+    convolution = nn.Sequential(nn.Conv2d(16, 16, 1, stride=2, bias=False), nn.ReLU()).eval()
     (kernel,) = (
         kernel
-        for kernel in lower_network(convolution, (1, 16, 5, 5), SKYLAKE_AVX512).kernels
+        for kernel in lower_network(convolution, (1, 16, 9, 9), SKYLAKE_AVX512).kernels
         if "conv2d" in kernel.name
     )
     runner = FixedRunner(lambda run: 1e-6 * (1 + run % 7))
