@@ -25,8 +25,13 @@ NOTATIONS = {
         "r4_k3_s22_e6_i32_o64:r3_k3_s11_e6_i64_o96:r3_k3_s22_e6_i96_o160:"
         "r1_k3_s11_e6_i160_o320_noskip:head1280:n1000"
     ),
+    "mnasnet-a1": (
+        "i224_c3_w1:stem32_s22:r1_k3_s11_e1_i32_o16_noskip:r2_k3_s22_e6_i16_o24:"
+        "r3_k5_s22_e3_i24_o40_se0.25:r4_k3_s22_e6_i40_o80:r2_k3_s11_e6_i80_o112_se0.25:"
+        "r3_k5_s22_e6_i112_o160_se0.25:r1_k3_s11_e6_i160_o320:head1280:n1000"
+    ),
 }
-PARAMETERS = {"mnasnet-b1": 4_383_312, "mobilenet-v2": 3_504_872}
+PARAMETERS = {"mnasnet-b1": 4_383_312, "mobilenet-v2": 3_504_872, "mnasnet-a1": 3_887_038}
 """Of the published networks, counted by those who published them or their weights."""
 
 _SETTLING_STEPS = 4

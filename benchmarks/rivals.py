@@ -1,6 +1,6 @@
 """Our exported network against the inference engines that people would use instead, in one run.
 
-    python benchmarks/rivals.py                                   # MnasNet-B1 and MobileNetV2, at 224, batch 1
+    python benchmarks/rivals.py                                   # MnasNet-B1, MobileNetV2, MnasNet-A1 at 224
     python benchmarks/rivals.py --records tuning_logs --schedules-per-kernel 64 --networks mnasnet-b1
 
 Float32, one thread, one core: each contender is a warm process of its own, bound to the same core and set to

@@ -33,7 +33,11 @@ def test_the_networks_are_the_published_ones(script: Script) -> None:
         name: count_cost(Architecture.parse(notation)).parameters
         for name, notation in networks.NOTATIONS.items()
     }
-    assert counts == {"mnasnet-b1": 4_383_312, "mobilenet-v2": 3_504_872}
+    assert counts == {
+        "mnasnet-b1": 4_383_312,
+        "mobilenet-v2": 3_504_872,
+        "mnasnet-a1": 3_887_038,
+    }
     assert counts == networks.PARAMETERS
 
 
