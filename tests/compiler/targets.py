@@ -16,6 +16,8 @@ HASWELL = _target("x86_64-linux-gnu", "haswell")
 """16 registers of 8 floats. Its code runs on every x86-64 core with AVX2."""
 SKYLAKE_AVX512 = _target("x86_64-linux-gnu", "skylake-avx512")
 """32 registers of 16 floats."""
+ZNVER4 = _target("x86_64-linux-gnu", "znver4")
+"""32 registers of 16 floats, of which it works on 8 at once."""
 CORTEX_A72 = _target("aarch64-linux-gnu", "cortex-a72")
 """32 registers of 4 floats. Its code runs on every 64-bit ARM core."""
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.compiler.conftest import SHAPE, Mean, small_network
+from tests.compiler.targets import HASWELL, SKYLAKE_AVX512, ZNVER4
 from tvm_mnas.compiler.core.kernel import LoweredNetwork
 from tvm_mnas.compiler.lowering.constants import fold_layouts
 from tvm_mnas.compiler.lowering.lower import lower_network
@@ -83,6 +84,13 @@ def test_equal_layers_of_one_network_and_of_different_ones_are_one_kernel(target
     assert calls_short.keys() == calls_long.keys()
     # The first reads the image as it comes, and the last one's output is laid out again.
     assert sorted(calls_long.values()) == [1, 1, 3]
+
+
+@pytest.mark.parametrize(("core", "channels"), [(HASWELL, 24), (ZNVER4, 24), (SKYLAKE_AVX512, 32)])
+def test_channels_are_rounded_up_to_what_a_core_works_on_at_once(core: str, channels: int) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 24, 1), nn.ReLU(), nn.Conv2d(24, 24, 1))
+    names = [kernel.name for kernel in lower_network(network, (1, 3, 8, 8), core).kernels]
+    assert any(f"1x1x3x{channels}" in name for name in names), names
 
 
 def test_a_pooling_is_the_same_kernel_at_any_depth(target: str) -> None:

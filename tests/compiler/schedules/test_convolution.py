@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
 
 from tests.compiler.scheduled import arguments_of, module_of, replayed, run_kernel
-from tests.compiler.targets import CORTEX_A72, HASWELL, SKYLAKE_AVX512
+from tests.compiler.targets import CORTEX_A72, HASWELL, SKYLAKE_AVX512, ZNVER4
 from tvm_mnas.compiler.core.kernel import Kernel
 from tvm_mnas.compiler.core.target import VectorUnit, load_target, vector_unit
 from tvm_mnas.compiler.lowering import legalize
@@ -280,6 +280,7 @@ def test_a_tile_is_a_record_that_replays(lowered: dict[str, list[Kernel]], targe
     [
         (SKYLAKE_AVX512, VectorUnit(lanes=16, registers=32)),
         (HASWELL, VectorUnit(lanes=8, registers=16)),
+        (ZNVER4, VectorUnit(lanes=16, registers=32, datapath=8)),
         (
             '{"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64"}',
             VectorUnit(lanes=4, registers=16),

@@ -11,6 +11,7 @@ from tvm_mnas.compiler.core.target import VectorUnit
 from tvm_mnas.compiler.schedules.tiles import ConvShape, LoopOrder, PaddingSource, Tile, rank_tiles
 
 AVX512 = VectorUnit(lanes=16, registers=32)
+DOUBLE_PUMPED = replace(AVX512, datapath=8)
 AVX2 = VectorUnit(lanes=8, registers=16)
 NEON = VectorUnit(lanes=4, registers=32, multiplies_lanes=True)
 
@@ -42,7 +43,9 @@ STEM = replace(
 )
 
 
-@pytest.mark.parametrize("unit", [AVX512, AVX2, NEON], ids=["avx512", "avx2", "neon"])
+@pytest.mark.parametrize(
+    "unit", [AVX512, DOUBLE_PUMPED, AVX2, NEON], ids=["avx512", "double-pumped", "avx2", "neon"]
+)
 @pytest.mark.parametrize(
     "shape", [POINTWISE, DEPTHWISE, GROUPED, STEM], ids=["pw", "dw", "g", "stem"]
 )
@@ -103,6 +106,17 @@ def test_pixels_are_one_line_where_rows_and_columns_leave_the_units_idle() -> No
     # 49 = 9 x 5 + 4: what remains is nearly as good; of 6 it would be a single pixel.
     assert 49 % first.columns * first.vectors >= 8
     assert any(not tile.flat for tile in rank_tiles(SEVEN, AVX2)[:32])
+
+
+def test_half_vectors_are_as_good_where_a_core_works_on_half_a_register_at_once() -> None:
+    narrow = replace(POINTWISE, channels=72)
+    assert {tile.lanes for tile in rank_tiles(narrow, DOUBLE_PUMPED)} == {8}
+    whole = rank_tiles(POINTWISE, DOUBLE_PUMPED)
+    assert {tile.lanes for tile in whole} == {16, 8}
+    # Fewer sums hide the latency of an addition where each takes two passes.
+    single = replace(SEVEN, channels=16)
+    assert rank_tiles(single, AVX512)[0].flat
+    assert not rank_tiles(single, DOUBLE_PUMPED)[0].flat
 
 
 @pytest.mark.parametrize("unit", [AVX2, AVX512, NEON], ids=["avx2", "avx512", "neon"])

@@ -11,6 +11,9 @@ from typing import Any
 class VectorUnit:
     """The vector registers of a target: float32 `lanes` in each, and how many.
 
+    `datapath` is how many lanes an instruction works on at once, all of them unless stated: where it is half of them a
+    whole register takes twice as long as half of one, and only saves an instruction.
+
     `multiplies_lanes` says whether a multiply-add takes one lane of a register for all of another, as on ARM, where a
     value for all lanes costs a load of its own otherwise. Elsewhere it comes from memory within the multiply-add, or by
     a load that broadcasts.
@@ -19,6 +22,15 @@ class VectorUnit:
     lanes: int
     registers: int
     multiplies_lanes: bool = False
+    datapath: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.datapath:
+            object.__setattr__(self, "datapath", self.lanes)
+
+
+_DATAPATHS = {"znver1": 4, "znver4": 8}
+"""Of the cores, by LLVM's name, that work on half a register at once (AMD's guides for families 17h and 19h)."""
 
 
 def load_target(target: str) -> Any:
@@ -37,11 +49,12 @@ def vector_unit(target: Any) -> VectorUnit:
     from tvm.target import codegen
 
     # llvm_get_vector_width says 512 for every x86.
+    core = str(target.attrs.get("mcpu", ""))
     features = {str(name) for name in codegen.llvm_get_cpu_features(target)}
     if "avx512f" in features:
-        return VectorUnit(lanes=16, registers=32)
+        return VectorUnit(lanes=16, registers=32, datapath=_DATAPATHS.get(core, 16))
     if "avx" in features:
-        return VectorUnit(lanes=8, registers=16)
+        return VectorUnit(lanes=8, registers=16, datapath=_DATAPATHS.get(core, 8))
     triple = str(target.attrs.get("mtriple", ""))
     if triple.startswith("aarch64"):
         return VectorUnit(lanes=4, registers=32, multiplies_lanes=True)

@@ -53,7 +53,7 @@ def lower_network(
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            lanes = vector_unit(load_target(target)).lanes
+            lanes = vector_unit(load_target(target)).datapath
             plain = pad_channels(_without_norms(network, input_shape, input_dtype), lanes)
             module = import_network(plain, input_shape, input_dtype)
         module = _lowered(module, target)

@@ -16,7 +16,7 @@ from enum import StrEnum
 from tvm_mnas.compiler.core.target import VectorUnit
 
 _PIPES = 2
-"""Vector multiply-adds, and vector loads, that a core starts in a cycle."""
+"""Multiply-adds, and loads, of a datapath's width that a core starts in a cycle."""
 _LATENCY_CYCLES = 4
 """From the start of a multiply-add to that of one that needs its result."""
 _FIRST_CACHE_BYTES = 32 * 1024
@@ -210,13 +210,15 @@ def _flat_shapes(shape: ConvShape, unit: VectorUnit, inputs: int) -> Iterator[_E
 
 
 def vector_lengths(channels: int, unit: VectorUnit, *, powers_of_two: bool = False) -> list[int]:
-    """Return the two vector lengths to try: the whole and the half one, or the longest that divide the channels.
+    """Return the vector lengths to try: the whole and the half one, the datapath's, or the longest two that divide.
 
     A vector of 15 lanes is one of 16 to the arithmetic; only its loads and stores are several. What is mostly loads, as
     a depthwise convolution, asks for `powers_of_two`.
     """
     if channels % unit.lanes == 0:
         return [unit.lanes, unit.lanes // 2]
+    if channels % unit.datapath == 0:
+        return [unit.datapath]
     shorter = [
         lanes
         for lanes in _divisors(channels)
@@ -256,9 +258,11 @@ def _loads_per_product(shape: ConvShape, extents: _Extents) -> float:
     return _loads(shape, extents) / extents.products
 
 
-def _cycles(shape: ConvShape, extents: _Extents) -> float:
+def _cycles(shape: ConvShape, unit: VectorUnit, extents: _Extents) -> float:
     """Return the expected cycles of a step of the sum."""
-    cycles = max(extents.products / _PIPES, _loads(shape, extents) / _PIPES, float(_LATENCY_CYCLES))
+    passes = math.ceil(extents.lanes / unit.datapath)
+    products, loads = passes * extents.products, passes * _loads(shape, extents)
+    cycles = max(products / _PIPES, loads / _PIPES, float(_LATENCY_CYCLES))
     slice_bytes = _FLOAT_BYTES * shape.taps * shape.inputs * extents.vectors * extents.lanes
     if not shape.depthwise and slice_bytes > _FIRST_CACHE_BYTES:
         cycles = max(cycles, float(extents.vectors * _SECOND_CACHE_CYCLES))
@@ -267,9 +271,9 @@ def _cycles(shape: ConvShape, extents: _Extents) -> float:
 
 def _efficiency(shape: ConvShape, unit: VectorUnit, extents: _Extents) -> float:
     """Return the expected share of the core's peak."""
-    cycles = sum(count * _cycles(shape, one) for count, one in _parts(shape, extents))
+    cycles = sum(count * _cycles(shape, unit, one) for count, one in _parts(shape, extents))
     products = sum(count * one.products for count, one in _parts(shape, extents))
-    share = products * extents.lanes / (cycles * _PIPES * unit.lanes)
+    share = products * extents.lanes / (cycles * _PIPES * unit.datapath)
     if shape.depthwise:
         # Every further row is tested at the edge by itself.
         share *= _FURTHER_ROW ** (extents.rows - 1)
