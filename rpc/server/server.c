@@ -318,6 +318,37 @@ static int device_state(void *self, const TVMFFIAny *args, int32_t count, TVMFFI
   return return_text(json, strlen(json), result);
 }
 
+/* ---- The caches as a network leaves them ---- */
+
+/* About what a mobile network reads and writes from one run of a kernel to its next: its weights and its images. */
+enum { EVICTED_BYTES = 16 << 20, LINE_BYTES = 64 };
+
+static void read_through(const volatile char *data, size_t size) {
+  for (size_t at = 0; at < size; at += LINE_BYTES) (void)data[at];
+}
+
+/* Has the first argument, a kernel's image, in the caches and little else: its weights come from beyond them. */
+static int device_evict(void *self, const TVMFFIAny *args, int32_t count, TVMFFIAny *result) {
+  static char *evicted;
+  (void)self;
+  if (!evicted) {
+    if (!(evicted = malloc(EVICTED_BYTES))) return fail_call("no memory to empty the caches with");
+    /* Pages that nobody wrote to are all one. */
+    memset(evicted, 1, EVICTED_BYTES);
+  }
+  read_through(evicted, EVICTED_BYTES);
+  const DLTensor *image = NULL;
+  if (count > 0 && args->type_index == kTVMFFIDLTensorPtr) image = args->v_ptr;
+  if (count > 0 && args->type_index == kTVMFFITensor) image = (const DLTensor *)(args->v_obj + 1);
+  if (image) {
+    size_t size = image->dtype.bits / 8;
+    for (int axis = 0; axis < image->ndim; ++axis) size *= image->shape[axis];
+    read_through((const char *)image->data + image->byte_offset, size);
+  }
+  *result = (TVMFFIAny){.type_index = kTVMFFINone};
+  return 0;
+}
+
 /* ---- How much work code is ---- */
 
 static void release(const TVMFFIAny *value) {
@@ -375,6 +406,7 @@ static void load_tvm(void) {
       {"tvm.rpc.server.load_module", server_load_module}, {"tvm.rpc.server.listdir", server_listdir},
       {"tvm.rpc.server.download_linked_module", server_download_linked_module},
       {"tvm_mnas.device_facts", device_facts}, {"tvm_mnas.device_state", device_state},
+      {"tvm_mnas.device_evict", device_evict},
       {"tvm_mnas.device_instructions", device_instructions}};
   for (size_t i = 0; i < sizeof functions / sizeof *functions; ++i) {
     TVMFFIObjectHandle made;

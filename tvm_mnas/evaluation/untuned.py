@@ -47,6 +47,7 @@ def measure_untuned(
         timing=profile.kernel_timing,
         deadline_s=DEADLINE_S,
         lease_deadline_s=LEASE_DEADLINE_S,
+        cold=True,
     )
     if isinstance(seconds, str) and seconds.startswith(f"{NO_DEVICE}:"):
         # Says nothing of the kernel: it may run once the device is back.

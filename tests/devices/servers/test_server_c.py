@@ -34,7 +34,7 @@ from tvm_mnas.devices.servers.bundle import (
     find_compiler,
     tvm_library_directories,
 )
-from tvm_mnas.devices.servers.local_main import FACTS_FUNCTION, free_port
+from tvm_mnas.devices.servers.local_main import EVICT_FUNCTION, FACTS_FUNCTION, free_port
 from tvm_mnas.errors import TrackerError
 
 KEY = "board"
@@ -200,6 +200,7 @@ def test_a_network_and_a_kernel_give_what_tvms_own_server_gives(
             timing=QUICK,
             deadline_s=HANG_S,
             lease_deadline_s=HANG_S,
+            cold=True,
         )
         assert ours.fingerprint().digest == farm.fingerprint().digest
     assert len(outputs) == len(expected) == 2
@@ -208,6 +209,14 @@ def test_a_network_and_a_kernel_give_what_tvms_own_server_gives(
     assert np.abs(outputs[0]).max() > 0.05  # equal zeros would prove nothing
     assert latency.latency_ms > 0
     assert isinstance(samples, list) and len(samples) == QUICK.repeat
+
+
+def test_the_caches_can_be_emptied_whatever_a_kernel_takes_first(rig: Rig) -> None:
+    remote = rig.connect()
+    evict = remote.get_function(EVICT_FUNCTION)
+    evict(tvm.runtime.empty((3, 5), "float32", remote.cpu(0)))
+    evict("no tensor")
+    evict()
 
 
 def test_the_facts_are_those_that_python_tells(rig: Rig) -> None:

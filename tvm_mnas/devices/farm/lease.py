@@ -41,8 +41,11 @@ class Lease:
         *,
         deadline_s: float,
         entry: str = "",
+        cold: bool = False,
     ) -> WorkerReply:
         """Time the entry function of a shared library on random arguments of these (dtype, shape).
+
+        With `cold` its weights come from beyond the caches, as in a network, where the device's server can see to that.
 
         The reply holds `samples_s`, or `instructions` where an emulator counts them, or why there are none: a kernel's
         failure is a result, not an exception.
@@ -53,6 +56,7 @@ class Lease:
             "entry": entry,
             "arguments": [[dtype, list(shape)] for dtype, shape in arguments],
             "timing": _timing_values(timing),
+            "cold": cold,
         }
         return self._call(request, deadline_s)
 

@@ -109,6 +109,7 @@ class KernelRunner(PyRunner):  # type: ignore[misc]
             timing=self.timing,
             deadline_s=self.deadline_s,
             lease_deadline_s=self.lease_deadline_s,
+            cold=True,
         )
         failed = isinstance(outcome, str)
         if self.on_result is not None:
@@ -125,18 +126,21 @@ def measure_kernel(
     deadline_s: float,
     lease_deadline_s: float,
     entry: str = "",
+    cold: bool = False,
 ) -> list[float] | str:
     """Return a kernel's run times in seconds, or "reason: what happened". Never raises for the device's sake.
 
-    Where an emulator counts instructions it is these, by their order in place of a time (`instructions.py`). A lost
-    connection is tried once more: it may have been the server's end and not the kernel's doing.
+    With `cold` it is timed as in a network, whose other kernels went through the caches since its last run, if the
+    device's server can see to that. Where an emulator counts instructions it is these, by their order in place of a
+    time (`instructions.py`). A lost connection is tried once more: it may have been the server's end and not the
+    kernel's doing.
     """
     reply = WorkerReply(WorkerStatus.LOST)
     for _ in range(2):
         try:
             with farm.lease(deadline_s=lease_deadline_s, hold_s=deadline_s) as lease:
                 reply = lease.time_kernel(
-                    path, arguments, timing, deadline_s=deadline_s, entry=entry
+                    path, arguments, timing, deadline_s=deadline_s, entry=entry, cold=cold
                 )
         except DeviceError as error:
             return f"{NO_DEVICE}: {error}"

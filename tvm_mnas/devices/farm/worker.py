@@ -23,11 +23,8 @@ from typing import Any
 
 from tvm_mnas.devices.core.tracker import Grant, TrackerAddress, TrackerClient, address_text
 from tvm_mnas.devices.farm.channel import WorkerStatus, read_frame, write_frame
-from tvm_mnas.devices.servers.local_main import (
-    FACTS_FUNCTION,
-    INSTRUCTIONS_FUNCTION,
-    STATE_FUNCTION,
-)
+from tvm_mnas.devices.farm.clocks import cold_times_s, counted, evicts, warm_times_s
+from tvm_mnas.devices.servers.local_main import FACTS_FUNCTION, STATE_FUNCTION
 from tvm_mnas.errors import LeaseTimeoutError, TrackerError
 from tvm_mnas.processes import block_torch, die_with_parent
 
@@ -67,6 +64,7 @@ class _Session:
         self._reference: tuple[str, Any, list[Any]] | None = None
         self.network: tuple[Any, Any] | None = None
         self.counts = False
+        self.evicts = False
         self._kept: tuple[tuple[int, ...], tuple[Any, Any]] | None = None
 
     def alive(self) -> bool:
@@ -225,6 +223,7 @@ class Worker:
                 raise
             facts = {"server": request["known_as"]}
         session.counts = facts.get("instructions") == "counted"
+        session.evicts = evicts(session.remote)
         return {"facts": facts}, b""
 
     def do_close(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
@@ -244,21 +243,25 @@ class Worker:
         return {"state": state}, b""
 
     def do_kernel(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
-        """Time a kernel's entry function on random arguments: seconds per repeat, or what an emulator counts."""
+        """Time a kernel's entry function on random arguments: seconds per repeat, or what an emulator counts.
+
+        With `cold` the caches are as in a network, where the device's server can see to that.
+        """
         session = self._need_session()
         session.drop_network()
         library = session.load(request["path"])
         arguments = session.random_arguments(request["arguments"])
         if session.counts:
             entry = request.get("entry") or library.entry_name
-            return {"instructions": _counted(session, library, entry, arguments)}, b""
-        return {"samples_s": _timed(session, library, arguments, request)}, b""
+            return {"instructions": counted(session.remote, library, entry, arguments)}, b""
+        times_s = cold_times_s if request["cold"] and session.evicts else warm_times_s
+        return {"samples_s": times_s(library, session.device, arguments, request)}, b""
 
     def do_reference(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
         """Time the reference kernel; what else is loaded stays so."""
         session = self._need_session()
         library, arguments = session.reference(request["path"], request["arguments"])
-        return {"samples_s": _timed(session, library, arguments, request)}, b""
+        return {"samples_s": warm_times_s(library, session.device, arguments, request)}, b""
 
     def do_load(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
         """Have a compiled network on the device and set its input to the payload, an array of `shape` and `dtype`."""
@@ -290,7 +293,9 @@ class Worker:
         """Count the instructions of one run of the loaded network."""
         session = self._need_session()
         _, machine = self._need_network(session)
-        return {"instructions": _counted(session, machine.module, "invoke_stateful", [_ENTRY])}, b""
+        return {
+            "instructions": counted(session.remote, machine.module, "invoke_stateful", [_ENTRY])
+        }, b""
 
     def do_run(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
         """Run the loaded network on the payload; returns dtype and shape of each output, and their bytes."""
@@ -335,26 +340,6 @@ def _probe(grant: Grant) -> None:
     with probe, contextlib.suppress(OSError):
         probe.sendall(struct.pack("<ii", _RPC_MAGIC, len(_NOBODY)) + _NOBODY)
         probe.recv(4)
-
-
-def _timed(
-    session: _Session, library: Any, arguments: list[Any], request: Mapping[str, Any]
-) -> list[float]:
-    timing = request["timing"]
-    evaluator = library.time_evaluator(
-        request.get("entry") or library.entry_name,
-        session.device,
-        number=timing["number"],
-        repeat=timing["repeat"],
-        min_repeat_ms=timing["min_repeat_ms"],
-        cooldown_interval_ms=timing["cooldown_ms"],
-    )
-    return [float(value) for value in evaluator(*arguments).results]
-
-
-def _counted(session: _Session, module: Any, entry: str, arguments: list[Any]) -> list[int]:
-    count = session.remote.get_function(INSTRUCTIONS_FUNCTION)
-    return [int(number) for number in json.loads(str(count(module, entry, *arguments)))]
 
 
 def _flat(outputs: Any) -> list[Any]:

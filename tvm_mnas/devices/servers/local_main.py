@@ -12,6 +12,7 @@ import argparse
 import ctypes
 import importlib.util
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -19,9 +20,10 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from tvm_mnas.devices.core.host import device_facts, device_state
 from tvm_mnas.devices.core.tracker import TrackerAddress, TrackerClient
@@ -37,6 +39,11 @@ STATE_FUNCTION = "tvm_mnas.device_state"
 INSTRUCTIONS_FUNCTION = "tvm_mnas.device_instructions"
 """What the bundle's server answers in an emulator that counts: the instructions of one call, all and by class."""
 
+EVICT_FUNCTION = "tvm_mnas.device_evict"
+"""Likewise: has a kernel's first argument, its image, in the caches and little else, as where a network calls it."""
+
+_EVICTED_BYTES = 16 << 20
+"""About what a mobile network reads and writes from one run of a kernel to the next: its weights and its images."""
 _PORTS_TO_TRY = 200
 _RESTART_PAUSE_S = 0.02
 
@@ -86,6 +93,7 @@ def _run_server(tracker: TrackerAddress, key: str, core: int | None) -> None:
 
     for name, answer in ((FACTS_FUNCTION, device_facts), (STATE_FUNCTION, device_state)):
         tvm_ffi.register_global_func(name, partial(_as_json, answer), override=True)
+    tvm_ffi.register_global_func(EVICT_FUNCTION, _evict, override=True)
     # Every process forked from here on, down to the sessions' children, ends with the one above it.
     os.register_at_fork(after_in_child=ask_to_be_killed)
     listener = 0
@@ -109,6 +117,29 @@ def _run_server(tracker: TrackerAddress, key: str, core: int | None) -> None:
 
 def _as_json(answer: Callable[[], dict[str, str]]) -> str:
     return json.dumps(answer())
+
+
+def _evict(first: Any, *others: Any) -> None:
+    import numpy as np
+
+    _read(_evicted())
+    # A tensor that came over RPC owns nothing, and what lends its memory otherwise crashes.
+    size = math.prod(first.shape) * np.dtype(str(first.dtype)).itemsize
+    _read(np.frombuffer((ctypes.c_char * size).from_address(first.data_ptr()), np.uint8))
+
+
+@cache
+def _evicted() -> Any:
+    import numpy as np
+
+    return np.ones(_EVICTED_BYTES // 4, np.float32)
+
+
+def _read(values: Any) -> None:
+    """Have the caches hold what they can of `values`."""
+    import numpy as np
+
+    np.maximum.reduce(values, axis=None)
 
 
 def _listen(tracker: TrackerAddress, key: str) -> None:
