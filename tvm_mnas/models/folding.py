@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+from collections import Counter
+from typing import Any
+
 import torch
-from torch import Tensor, nn
-from torch.fx.experimental.optimization import fuse
+from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+_FOLDED: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Conv1d: nn.BatchNorm1d,
+    nn.Conv2d: nn.BatchNorm2d,
+    nn.Conv3d: nn.BatchNorm3d,
+}
 
 
 class ChannelScale(nn.Module):
@@ -37,10 +47,60 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
     """
     was_training = network.training
     try:
-        folded: nn.Module = fuse(network.eval())
+        # In eval mode: what a module does in training must not get into the graph.
+        graph = fx.symbolic_trace(network.eval()).graph
     finally:
         network.train(was_training)
+    modules = dict(network.named_modules(remove_duplicate=False))
+    memo: dict[int, object] = {}
+    for node in _folded_norms(graph, modules):
+        convolution = node.args[0]
+        assert isinstance(convolution, fx.Node)
+        # What is folded anew would be cloned for nothing, which takes longer than all of the rest.
+        memo[id(modules[str(convolution.target)])] = _fold(
+            modules[str(convolution.target)], modules[str(node.target)]
+        )
+        node.replace_all_uses_with(convolution)
+        graph.erase_node(node)
+    folded = fx.GraphModule(copy.deepcopy(network, memo), graph)
     for name, module in list(folded.named_modules()):
         if isinstance(module, nn.BatchNorm2d):
             folded.set_submodule(name, ChannelScale(module))
     return folded.eval()
+
+
+def _folded_norms(graph: fx.Graph, modules: dict[str, nn.Module]) -> list[fx.Node]:
+    """Return the calls of batch norms that can be folded: of the only use of a convolution that is called once."""
+    called = [node for node in graph.nodes if node.op == "call_module"]
+    # One module may have several names.
+    calls = Counter(id(modules[node.target]) for node in called)
+
+    def is_folded(node: fx.Node) -> bool:
+        before = node.args[0] if node.args else None
+        if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) > 1:
+            return False
+        convolution, norm = modules[str(before.target)], modules[str(node.target)]
+        return (
+            type(norm) is _FOLDED.get(type(convolution))
+            and calls[id(convolution)] == calls[id(norm)] == 1
+            and norm.running_mean is not None
+        )
+
+    return [node for node in called if is_folded(node)]
+
+
+def _fold(convolution: Any, norm: Any) -> Any:
+    """Return a convolution that computes what `convolution` and `norm` after it do; it shares nothing with them."""
+    empty = copy.copy(convolution)
+    empty._parameters = {**convolution._parameters, "weight": None, "bias": None}
+    folded = copy.deepcopy(empty)
+    folded.weight, folded.bias = fuse_conv_bn_weights(
+        convolution.weight,
+        convolution.bias,
+        norm.running_mean,
+        norm.running_var,
+        norm.eps,
+        norm.weight,
+        norm.bias,
+    )
+    return folded

@@ -12,6 +12,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ class ObjectCache:
 
         bare = function.without_attr("global_symbol")
         code = int(tvm_ffi.structural_hash(bare)) & 0xFFFF_FFFF_FFFF_FFFF
-        text = f"{FORMAT}:{version('apache-tvm')}:{self.target}:{code:016x}"
+        text = f"{FORMAT}:{_tvm_version()}:{self.target}:{code:016x}"
         return f"tvm_mnas_{kind}_{hashlib.sha256(text.encode()).hexdigest()[:24]}"
 
     def _compile(self, function: Any, symbol: str, path: Path) -> None:
@@ -90,6 +91,11 @@ class ObjectCache:
             with part.open("ab") as file:
                 file.write(hashlib.sha256(part.read_bytes()).digest())
             os.replace(part, path)
+
+
+@cache
+def _tvm_version() -> str:
+    return version("apache-tvm")
 
 
 def _is_whole(path: Path) -> bool:

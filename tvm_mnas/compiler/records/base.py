@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,8 +87,7 @@ class TuningRecords(ABC):
             best = self.best_record(kernel.key)
             if best is None:
                 continue
-            loaded = database.Workload.from_json(json.loads(kernel.workload))
-            workload = memory.commit_workload(loaded.mod)
+            workload = memory.commit_workload(_code_of(kernel.workload))
             memory.commit_tuning_record(database.TuningRecord.from_json(json.loads(best), workload))
         return memory
 
@@ -98,3 +98,11 @@ class TuningRecords(ABC):
         Raises:
             RecordsError: if it cannot be written.
         """
+
+
+@lru_cache(maxsize=1024)
+def _code_of(workload: str) -> Any:
+    """Return the module that a kernel's `workload` describes: candidates share most of their kernels."""
+    from tvm_mnas.compiler.core.metaschedule import load_meta_schedule
+
+    return load_meta_schedule().database.Workload.from_json(json.loads(workload)).mod
