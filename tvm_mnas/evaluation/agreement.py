@@ -7,23 +7,25 @@ far the outputs differ from image to image, and outputs that hardly do are refus
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tvm_mnas.errors import MeasurementError
+from tvm_mnas.precision import Dtype
 
 if TYPE_CHECKING:
     from torch import nn
 
-TOLERANCE = 1e-4
+TOLERANCE: Mapping[Dtype, float] = MappingProxyType({"float32": 1e-4, "float16": 2.0**-5})
 """The largest difference from the judge, relative to how far the outputs differ from image to image."""
-ROUNDING = 1e-6
-"""What may be added to it, relative to the outputs' magnitude: some units in the last place of float32."""
+ROUNDING: Mapping[Dtype, float] = MappingProxyType({"float32": 1e-6, "float16": 2.0**-10})
+"""What may be added to it, relative to the outputs' magnitude: some units in the last place."""
 LEAST_SPREAD = 1e-3
 """How far outputs must differ from image to image, relative to their magnitude, for a difference to mean something."""
 CHECKED_IMAGES = 3
@@ -84,8 +86,16 @@ def check_images(shape: Sequence[int], dtype: str, *, seed: int) -> Array:
     return images.astype(dtype)
 
 
-def compare_outputs(found: Sequence[Array], expected: Sequence[Array], *, judge: str) -> Agreement:
+def compare_outputs(
+    found: Sequence[Array],
+    expected: Sequence[Array],
+    *,
+    judge: str,
+    dtype: Dtype = "float32",
+) -> Agreement:
     """Return how far the device's outputs `found` are from the judge's, each (K and the axes of that output).
+
+    They were computed in `dtype`, which says how near they must be.
 
     Raises:
         MeasurementError: if there are others, not finite ones, such that hardly depend on the image, or wrong ones.
@@ -113,7 +123,7 @@ def compare_outputs(found: Sequence[Array], expected: Sequence[Array], *, judge:
             )
         magnitude = float(np.abs(values).max(initial=0.0))
         spread = float(np.ptp(values, axis=0).max(initial=0.0))
-        allowed = TOLERANCE * spread + ROUNDING * magnitude
+        allowed = TOLERANCE[dtype] * spread + ROUNDING[dtype] * magnitude
         difference = float(np.abs(outputs - values).max(initial=0.0))
         if difference > allowed:
             raise MeasurementError(

@@ -155,7 +155,7 @@ def bench_model(
         loaded = subject.load(seed=options.seed)
         if loaded.assumed is not None:
             observer.note(f"{model}: {loaded.assumed}")
-        lowered = loaded.lower(profile.target)
+        lowered = loaded.lower(profile.target, precision=profile.precision)
         toolchain.rehearse(lowered, loaded.judge, directory)
         report = toolchain.tune(
             [lowered], on_progress=lambda done, total: observer.stage("tuning", done, total)

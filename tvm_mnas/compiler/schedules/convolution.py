@@ -26,6 +26,7 @@ from tvm_mnas.compiler.schedules.blocks import (
     pack_weights,
     reduction_blocks,
     start_in_registers,
+    sums_dtype,
     vectorize_output,
 )
 from tvm_mnas.compiler.schedules.tiles import ConvShape, LoopOrder, PaddingSource, Tile, rank_tiles
@@ -39,7 +40,7 @@ def propose_convolutions(module: Any, target: Any) -> Iterator[Any]:
     if shape is None:
         return
     threads = int(target.attrs.get("num-cores", 1))
-    tiles = rank_tiles(shape, vector_unit(target))
+    tiles = rank_tiles(shape, vector_unit(target, dtype=sums_dtype(module)))
     yield from applicable(partial(schedule_tile, module, tile, threads=threads) for tile in tiles)
 
 
