@@ -274,6 +274,7 @@ class Toolchain:
                     schedules=artifact.schedules,
                     tuned_share=artifact.tuned_share,
                 ),
+                precision=artifact.precision,
             )
             for artifact in artifacts
         ]

@@ -49,8 +49,11 @@ def _legalize_convolution(builder: Any, call: Any) -> Any:
     images = _before_transpose(builder, call)
 
     def convolution(source: Any, weights: Any) -> Any:
+        inputs = source if images is None else _transposed(source, weights.dtype)
+        wider = attributes.out_dtype and str(attributes.out_dtype) != str(weights.dtype)
         return topi.nn.conv(
-            inp=source if images is None else _transposed(source, weights.dtype),
+            # A step of its own, so that a schedule can cast several inputs at once.
+            inp=topi.cast(inputs, attributes.out_dtype) if wider else inputs,
             filt=weights,
             stride=[int(extent) for extent in attributes.strides],
             padding=[int(extent) for extent in attributes.padding],

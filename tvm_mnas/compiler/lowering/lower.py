@@ -87,7 +87,7 @@ def _without_norms(
     return replace_transposed(folded).eval()
 
 
-def _lowered(module: Any, target: str, precision: Precision) -> Any:
+def _lowered(module: Any, target: str, precision: Precision = FLOAT32) -> Any:
     transform = relax.transform
     tvm_target = load_target(target)
     module = split_activations(module)
