@@ -114,6 +114,8 @@ class BenchResult:
             "schema": SCHEMA_VERSION,
             "model": self.model,
             "latency": self.latency.to_dict(),
+            "dtype": self.latency.dtype,
+            "accumulator": self.latency.accumulator,
             "kernels": [kernel.to_json() for kernel in self.kernels],
             "agreement": asdict(self.agreement),
             "kernels_ms": self.kernels_ms,

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from tvm_mnas.compiler.core.target import vector_unit
 from tvm_mnas.compiler.schedules.blocks import (
     REDUCTION,
@@ -70,6 +72,7 @@ def conv_shape(module: Any) -> ConvShape | None:
         groups=int(image.shape[3]) // inputs,
         stride=stride,
         padded=any(_pads(schedule, block) for block in blocks.before),
+        weight_bytes=np.dtype(str(weights.dtype)).itemsize,
     )
 
 

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 
 from tvm_mnas.devices.core.state import DeviceState, state_warnings
 from tvm_mnas.errors import MeasurementError, ProfileError
-from tvm_mnas.precision import Dtype, Precision
+from tvm_mnas.precision import FLOAT32, Dtype, Precision
 
 _RELATIVE_TOLERANCE = 1e-9
 _OPTIONAL = (
@@ -206,6 +206,9 @@ class Latency:
         for name in _OPTIONAL:
             if data[name] is None:
                 del data[name]
+        if self.precision == FLOAT32:
+            # A file without them is of float32, as all were once; older versions read it then.
+            del data["dtype"], data["accumulator"]
         if self.warnings:
             data["warnings"] = list(self.warnings)
         return data
