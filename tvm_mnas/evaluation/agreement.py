@@ -49,7 +49,8 @@ TOLERANCES: Mapping[Dtype, Tolerance] = MappingProxyType(
 
 Float16 rounds to 2^-11, float32 to 2^-24: no network in float16 comes within 1e-4. torch's own runs in float16, of four
 MnasNets and MobileNets of the zoo and 24 networks drawn from the spaces that ship, are 1 to 12 of its roundings off,
-and sums in float16 up to 21; so 64. An output is rounded itself, to one; images that differ by less than 64 would have to be told apart in that.
+networks with sums in float16 up to 21; so 64. An output is rounded itself, by one; images that differ by less than 64
+would have to be told apart in that.
 """
 CHECKED_IMAGES = 3
 """On how many images a compiled network must agree before its time counts."""
