@@ -59,7 +59,7 @@ def test_the_floor_is_of_whole_vectors_of_the_sums_type(
 
 
 def test_half_precision_is_set_beside_float32(script: Script) -> None:
-    half, whole = (InstructionCounts.of([n, 0, 0, 0, 0, 0, 0]) for n in (50_000_000, 100_000_000))
+    half, whole = (InstructionCounts.of([n, n, 0, 0, 0, 0, 0]) for n in (50_000_000, 100_000_000))
     assert script("arm_instructions").half_line("b1", "cortex-a76", half, whole) == (
         "b1, cortex-a76: float16 takes 50.0 M instructions, 0.50 of float32's 100.0 M"
     )

@@ -129,7 +129,8 @@ class _Halver(relax.PyExprMutator):  # type: ignore[misc]
 
 
 def _narrowed(values: Any) -> Any:
-    """Return `values` in float16: what is infinite, or the largest there is and stands for it, stays infinite."""
+    """Return `values` in float16; what is beyond its range is infinite, which a comparison of outputs finds."""
+    # A mask's -3.4e38 is meant to be that.
     with np.errstate(over="ignore"):
         return values.astype(np.float16)
 
