@@ -19,9 +19,10 @@ from tvm_mnas.evaluation.agreement import (
     torch_judge,
 )
 from tvm_mnas.models.folding import fold_batch_norm
-from tvm_mnas.precision import Dtype
+from tvm_mnas.precision import Precision
 
 SHAPE = (1, 3, 24, 24)
+HALF = Precision("float16", "float16")
 HEADS: dict[str, Callable[[], nn.Module]] = {
     "plain": nn.Identity,
     "softmax": lambda: nn.Softmax(1),
@@ -186,7 +187,7 @@ def test_in_half_precision_a_wrong_network_is_refused_too(
     judge = torch_judge(right, batch_size=1)
     with pytest.raises(MeasurementError, match=r"on the device is wrong: .* of torch .*'s"):
         compare_outputs(
-            _in_half(wrong, images), judge.outputs(images), judge=judge.name, dtype="float16"
+            _in_half(wrong, images), judge.outputs(images), judge=judge.name, precision=HALF
         )
 
 
@@ -196,22 +197,26 @@ def test_torchs_own_half_precision_passes_as_such_alone(head: str, seed: int) ->
     judge = torch_judge(network(head), batch_size=1)
     images = check_images(SHAPE, "float32", seed=seed)
     found, expected = _in_half(network(head), images), judge.outputs(images)
-    agreement = compare_outputs(found, expected, judge=judge.name, dtype="float16")
-    assert 1e-4 < agreement.difference < TOLERANCES["float16"].difference / 4
+    agreement = compare_outputs(found, expected, judge=judge.name, precision=HALF)
+    assert 1e-4 < agreement.difference < TOLERANCES[HALF].difference / 8
     with pytest.raises(MeasurementError, match="on the device is wrong"):
         compare_outputs(found, expected, judge=judge.name)
 
 
-@pytest.mark.parametrize("dtype", TOLERANCES)
-def test_the_tolerance_lets_no_constant_pass_whatever_the_spread(dtype: Dtype) -> None:
+@pytest.mark.parametrize("precision", TOLERANCES, ids=str)
+def test_the_tolerance_lets_no_constant_pass_whatever_the_spread(
+    precision: Precision,
+) -> None:
     """What may be added for rounding must not reach the outputs' spread where that is just large enough."""
-    tolerance = TOLERANCES[dtype]
+    tolerance = TOLERANCES[precision]
     moving = np.linspace(-0.5, 0.5, 3)[:, None] * np.ones((3, 4))
     expected = 1 + moving * tolerance.least_spread * 1.1
     mean = np.broadcast_to(expected.mean(axis=0), expected.shape)
     with pytest.raises(MeasurementError, match="on the device is wrong"):
-        compare_outputs([mean], [expected], judge="torch", dtype=dtype)
-    assert compare_outputs([expected], [expected], judge="torch", dtype=dtype).difference == 0
+        compare_outputs([mean], [expected], judge="torch", precision=precision)
+    assert (
+        compare_outputs([expected], [expected], judge="torch", precision=precision).difference == 0
+    )
 
 
 def _in_half(net: nn.Module, images: np.ndarray) -> tuple[np.ndarray, ...]:

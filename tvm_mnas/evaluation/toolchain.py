@@ -298,7 +298,7 @@ class Toolchain:
                 artifact.path, images, self.farm, batch_size=artifact.input_shape[0]
             )
         )
-        return compare_outputs(found, expected, judge=judge.name, dtype=artifact.precision.dtype)
+        return compare_outputs(found, expected, judge=judge.name, precision=artifact.precision)
 
     def check_network(self, artifact: CompiledArtifact, judge: Judge, *, seed: int) -> Agreement:
         """Return how far the device's outputs for random images are from the judge's. Raises what `check` raises."""
