@@ -2,6 +2,7 @@
 
     python benchmarks/arm_instructions.py                              # MnasNet-B1 and MobileNetV2, two cores
     python benchmarks/arm_instructions.py --schedules-per-kernel 32 --networks mnasnet-b1 --cores cortex-a76
+    python benchmarks/arm_instructions.py --dtype float16 --alone      # beside float32, on the cores that have it
 
 It needs what `make arm-tools` brings, and for ONNX Runtime beside ours (`arm_rival.py`) apt-get and pip. Kernels are
 tuned from nothing, or from `--records`, by their instructions. The counts are the same on any machine and say nothing
@@ -23,26 +24,46 @@ from typing import TYPE_CHECKING
 from arm_rival import count_rival
 from networks import NOTATIONS, settled_network
 
+from tvm_mnas.precision import DTYPES, FLOAT32, Precision
+
 if TYPE_CHECKING:
     from tvm_mnas.devices.core.profile import DeviceProfile
     from tvm_mnas.devices.farm.instructions import InstructionCounts
 
 CORES = ("cortex-a72", "cortex-a76")
 WORST = 10
-_LANES = 4
 
 
-def profile_of(core: str) -> DeviceProfile:
-    """Return the emulated device with code for `core`."""
+def profile_of(core: str, precision: Precision = FLOAT32) -> DeviceProfile:
+    """Return the emulated device with code for `core`, its networks in `precision`."""
     from tvm_mnas.devices.core.profile import load_profile
 
     profile = load_profile("emulated-aarch64")
     target = {**json.loads(profile.target), "mcpu": core}
-    return replace(profile, key=f"emulated-{core}", target=json.dumps(target))
+    return replace(
+        profile,
+        key=f"emulated-{core}",
+        target=json.dumps(target),
+        dtype=precision.dtype,
+        accumulator=precision.accumulator,
+    )
+
+
+def lanes_of(core: str, precision: Precision) -> int:
+    """Return how many multiply-adds one instruction of `core` does in `precision`."""
+    from tvm_mnas.compiler.core.target import load_target, vector_unit
+
+    return vector_unit(load_target(profile_of(core).target), dtype=precision.accumulator).lanes
 
 
 def count(
-    name: str, core: str, *, records: Path, schedules_per_kernel: int, uniform: bool
+    name: str,
+    core: str,
+    precision: Precision,
+    *,
+    records: Path,
+    schedules_per_kernel: int,
+    uniform: bool,
 ) -> tuple[InstructionCounts, list[tuple[str, int, int, int]]]:
     """Return the instructions of the network `name`, and of each kernel: name, calls, instructions of all, floor."""
     from tvm_mnas.devices.farm.instructions import ORDER_S
@@ -56,7 +77,7 @@ def count(
     with tempfile.TemporaryDirectory(prefix="arm-instructions-") as text:
         directory = Path(text)
         with open_toolchain(
-            profile_of(core), options, logs=directory, scratch=directory
+            profile_of(core, precision), options, logs=directory, scratch=directory
         ) as toolchain:
             lowered = toolchain.lower(network, shape)
             toolchain.tune(
@@ -67,12 +88,13 @@ def count(
             counts = count_instructions(
                 NetworkFile(path=artifact.path, input_shape=artifact.input_shape), toolchain.farm
             )
+            lanes = lanes_of(core, precision)
             kernels = []
             for kernel in lowered.kernels:
                 best_us = toolchain.store.best_us(kernel.key)
                 assert best_us is not None
                 instructions = round(best_us * 1e-6 / ORDER_S)
-                floor = kernel.flops // 2 // _LANES
+                floor = kernel.flops // 2 // lanes
                 kernels.append(
                     (kernel.name, kernel.calls, kernel.calls * instructions, kernel.calls * floor)
                 )
@@ -106,6 +128,14 @@ def kernel_table(kernels: Sequence[tuple[str, int, int, int]]) -> str:
     return "\n".join(lines)
 
 
+def half_line(name: str, core: str, half: InstructionCounts, whole: InstructionCounts) -> str:
+    """Return how the instructions in float16 compare with those in float32."""
+    return (
+        f"{name}, {core}: float16 takes {half.all / 1e6:.1f} M instructions, "
+        f"{half.all / whole.all:.2f} of float32's {whole.all / 1e6:.1f} M"
+    )
+
+
 def main() -> int:
     """Run the benchmark and print its tables; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -116,22 +146,39 @@ def main() -> int:
         "--by-importance", action="store_true", help="share the schedules as a search does"
     )
     parser.add_argument("--records", default="", help="where records are kept; none: nowhere")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--accumulator", choices=DTYPES, help="of sums; as --dtype if not given")
+    parser.add_argument("--alone", action="store_true", help="without ONNX Runtime")
     arguments = parser.parse_args()
+    asked = Precision(arguments.dtype, arguments.accumulator or arguments.dtype)
     rows: list[tuple[str, str, InstructionCounts, int | None]] = []
+    halves: list[str] = []
     with tempfile.TemporaryDirectory(prefix="arm-records-") as scratch:
         for core in arguments.cores.split(","):
+            if asked != FLOAT32 and lanes_of(core, Precision("float16", "float16")) == lanes_of(
+                core, FLOAT32
+            ):
+                halves.append(f"{core} has no arithmetic in float16: left out")
+                continue
             for name in arguments.networks.split(","):
-                counts, kernels = count(
-                    name,
-                    core,
-                    records=Path(arguments.records or scratch),
-                    schedules_per_kernel=arguments.schedules_per_kernel,
-                    uniform=not arguments.by_importance,
-                )
-                rows.append((name, core, counts, sum(kernel[3] for kernel in kernels)))
-                print(f"\n{name}, {core}: the kernels furthest from their floor, in millions")
-                print(f"\n{kernel_table(kernels)}", flush=True)
-        for name in arguments.networks.split(","):
+                found: list[InstructionCounts] = []
+                for precision in dict.fromkeys((FLOAT32, asked)):
+                    counts, kernels = count(
+                        name,
+                        core,
+                        precision,
+                        records=Path(arguments.records or scratch),
+                        schedules_per_kernel=arguments.schedules_per_kernel,
+                        uniform=not arguments.by_importance,
+                    )
+                    found.append(counts)
+                    code = core if precision == FLOAT32 else f"{core} in {precision}"
+                    rows.append((name, code, counts, sum(kernel[3] for kernel in kernels)))
+                    print(f"\n{name}, {code}: the kernels furthest from their floor, in millions")
+                    print(f"\n{kernel_table(kernels)}", flush=True)
+                if asked != FLOAT32:
+                    halves.append(half_line(name, core, found[1], found[0]))
+        for name in () if arguments.alone else arguments.networks.split(","):
             try:
                 version, rival = count_rival(name, Path(scratch))
             except RuntimeError as error:
@@ -140,6 +187,7 @@ def main() -> int:
                 rows.append((name, f"ONNX Runtime {version}", rival, None))
     print(f"\nOne inference, {arguments.schedules_per_kernel} schedules a kernel, in millions:\n")
     print(network_table(rows))
+    print("".join(f"\n{line}" for line in halves))
     return 0
 
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import ModuleType
 
+import pytest
+
 from tvm_mnas.devices.farm.instructions import InstructionCounts
+from tvm_mnas.precision import FLOAT32, Precision
 
 Script = Callable[[str], ModuleType]
+HALF = Precision("float16", "float16")
 
 
 def test_the_kernels_furthest_from_their_floor_come_first_and_are_ten(script: Script) -> None:
@@ -35,3 +39,27 @@ def test_the_code_is_for_the_core_that_is_asked_for(script: Script) -> None:
     profile = script("arm_instructions").profile_of("cortex-a76")
     assert '"mcpu": "cortex-a76"' in profile.target
     assert (profile.key, profile.emulated) == ("emulated-cortex-a76", True)
+    assert profile.precision == FLOAT32
+    assert script("arm_instructions").profile_of("cortex-a76", HALF).precision == HALF
+
+
+@pytest.mark.parametrize(
+    ("core", "precision", "lanes"),
+    [
+        ("cortex-a76", FLOAT32, 4),
+        ("cortex-a76", HALF, 8),
+        ("cortex-a76", Precision("float16", "float32"), 4),
+        ("cortex-a72", HALF, 4),
+    ],
+)
+def test_the_floor_is_of_whole_vectors_of_the_sums_type(
+    script: Script, core: str, precision: Precision, lanes: int
+) -> None:
+    assert script("arm_instructions").lanes_of(core, precision) == lanes
+
+
+def test_half_precision_is_set_beside_float32(script: Script) -> None:
+    half, whole = (InstructionCounts.of([n, n, 0, 0, 0, 0, 0]) for n in (50_000_000, 100_000_000))
+    assert script("arm_instructions").half_line("b1", "cortex-a76", half, whole) == (
+        "b1, cortex-a76: float16 takes 50.0 M instructions, 0.50 of float32's 100.0 M"
+    )

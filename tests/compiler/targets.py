@@ -21,6 +21,11 @@ ZNVER4 = _target("x86_64-linux-gnu", "znver4")
 CORTEX_A72 = _target("aarch64-linux-gnu", "cortex-a72")
 """32 registers of 4 floats. Its code runs on every 64-bit ARM core."""
 
+CORTEX_A76 = _target("aarch64-linux-gnu", "cortex-a76")
+"""32 registers of 4 floats, or of 8 halves."""
+SAPPHIRE_RAPIDS = _target("x86_64-linux-gnu", "sapphirerapids")
+"""32 registers of 16 floats, or of 32 halves."""
+
 
 def runs_here() -> str:
     """Return the one of these whose code runs on this machine; on another machine, the machine's own target."""

@@ -13,13 +13,16 @@ from torch import nn
 from tvm_mnas.errors import MeasurementError
 from tvm_mnas.evaluation.agreement import (
     CHECKED_IMAGES,
+    TOLERANCES,
     check_images,
     compare_outputs,
     torch_judge,
 )
 from tvm_mnas.models.folding import fold_batch_norm
+from tvm_mnas.precision import Precision
 
 SHAPE = (1, 3, 24, 24)
+HALF = Precision("float16", "float16")
 HEADS: dict[str, Callable[[], nn.Module]] = {
     "plain": nn.Identity,
     "softmax": lambda: nn.Softmax(1),
@@ -170,6 +173,57 @@ def test_images_come_in_whole_batches_and_differ(batch: int) -> None:
     assert len(np.unique(images.std(axis=(1, 2, 3)))) == len(images)
     np.testing.assert_array_equal(images, check_images((batch, 3, 8, 8), "float32", seed=1))
     assert (images != check_images((batch, 3, 8, 8), "float32", seed=2)).any()
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("defect", [one for one in DEFECTS if one is not _scaled])
+def test_in_half_precision_a_wrong_network_is_refused_too(
+    head: str, defect: Callable[[nn.Sequential], None]
+) -> None:
+    right = network(head)
+    wrong = copy.deepcopy(right)
+    defect(wrong)
+    images = check_images(SHAPE, "float32", seed=0)
+    judge = torch_judge(right, batch_size=1)
+    with pytest.raises(MeasurementError, match=r"on the device is wrong: .* of torch .*'s"):
+        compare_outputs(
+            _in_half(wrong, images), judge.outputs(images), judge=judge.name, precision=HALF
+        )
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("seed", range(5))
+def test_torchs_own_half_precision_passes_as_such_alone(head: str, seed: int) -> None:
+    judge = torch_judge(network(head), batch_size=1)
+    images = check_images(SHAPE, "float32", seed=seed)
+    found, expected = _in_half(network(head), images), judge.outputs(images)
+    agreement = compare_outputs(found, expected, judge=judge.name, precision=HALF)
+    assert 1e-4 < agreement.difference < TOLERANCES[HALF].difference / 8
+    with pytest.raises(MeasurementError, match="on the device is wrong"):
+        compare_outputs(found, expected, judge=judge.name)
+
+
+@pytest.mark.parametrize("precision", TOLERANCES, ids=str)
+def test_the_tolerance_lets_no_constant_pass_whatever_the_spread(
+    precision: Precision,
+) -> None:
+    """What may be added for rounding must not reach the outputs' spread where that is just large enough."""
+    tolerance = TOLERANCES[precision]
+    moving = np.linspace(-0.5, 0.5, 3)[:, None] * np.ones((3, 4))
+    expected = 1 + moving * tolerance.least_spread * 1.1
+    mean = np.broadcast_to(expected.mean(axis=0), expected.shape)
+    with pytest.raises(MeasurementError, match="on the device is wrong"):
+        compare_outputs([mean], [expected], judge="torch", precision=precision)
+    assert (
+        compare_outputs([expected], [expected], judge="torch", precision=precision).difference == 0
+    )
+
+
+def _in_half(net: nn.Module, images: np.ndarray) -> tuple[np.ndarray, ...]:
+    half = fold_batch_norm(net).half()
+    with torch.no_grad():
+        outputs = [half(torch.from_numpy(image[None]).half()) for image in images]
+    return (torch.cat(outputs).float().numpy(),)
 
 
 def test_bytes_use_their_range() -> None:

@@ -55,6 +55,25 @@ def test_a_manifest_of_format_1_is_read() -> None:
     assert replace(new.origin, accuracy_noise=None) == old.origin
 
 
+def test_one_of_a_version_without_half_precision_is_of_float32() -> None:
+    values = stored()
+    for name in ("dtype", "accumulator"):
+        del values["artifact"][name]
+    assert Manifest.from_json(values).artifact.dtype == "float32"
+    assert Manifest.from_json(values) == Manifest.from_json(stored())
+
+
+def test_what_a_network_computes_in_is_kept() -> None:
+    manifest = Manifest.from_json(stored())
+    half = replace(
+        manifest,
+        latency=replace(manifest.latency, dtype="float16", accumulator="float32"),
+        artifact=replace(manifest.artifact, dtype="float16", accumulator="float32"),
+    )
+    assert Manifest.from_json(json.loads(json.dumps(half.to_json()))) == half
+    assert half.to_json()["artifact"]["accumulator"] == "float32"
+
+
 def test_a_key_of_a_later_version_is_passed_over() -> None:
     values = stored()
     values["artifact"]["compressed_bytes"] = 3
@@ -75,6 +94,7 @@ def test_a_key_of_a_later_version_is_passed_over() -> None:
         (("accuracy", "test"), {"top1": 2}, "accuracy"),
         (("latency", "samples_ms"), [], "a tuple of samples"),
         (("agreement", "images"), None, "lacks agreement.images"),
+        (("artifact", "dtype"), 16, "artifact.dtype is of type str; it is 16"),
         (("versions",), ["torch"], "versions"),
     ],
 )

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from tvm_mnas.devices.core.profile import DeviceProfile
 from tvm_mnas.devices.farm import runner
 from tvm_mnas.errors import MeasurementError
 from tvm_mnas.evaluation.roofline import DevicePeak, measure_peak, peak_of
+from tvm_mnas.precision import Dtype
 from tvm_mnas.workflows.bench import KernelTiming, _with_limit
 
 KIB = 1024
@@ -102,8 +104,9 @@ def test_a_peak_that_makes_no_sense_is_refused(
         DevicePeak(flops_per_s, bandwidths)
 
 
+@pytest.mark.parametrize(("dtype", "lanes"), [("float32", 8), ("float16", 32)])
 def test_probes_that_fail_on_the_device_do_not_count(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: Dtype, lanes: int
 ) -> None:
     def measure(farm: Any, path: Path, arguments: Any, **_: Any) -> list[float] | str:
         if path.name.startswith("sums-16"):
@@ -112,11 +115,12 @@ def test_probes_that_fail_on_the_device_do_not_count(
 
     monkeypatch.setattr(runner, "measure_kernel", measure)
     toolchain: Any = SimpleNamespace(
-        profile=SimpleNamespace(target='{"kind": "llvm", "num-cores": 1}'), farm=None
+        profile=DeviceProfile(key="x", target='{"kind": "llvm", "num-cores": 1}', dtype=dtype),
+        farm=None,
     )
     peak = measure_peak(toolchain, tmp_path)
-    # 20,000 steps of 24 sums of 8 lanes, in the best of the three times.
-    assert peak.flops_per_s == pytest.approx(2 * 20_000 * 24 * 8 / 1e-3)
+    # 20,000 steps of 24 sums of so many lanes, in the best of the three times.
+    assert peak.flops_per_s == pytest.approx(2 * 20_000 * 24 * lanes / 1e-3)
     assert peak.bandwidths[0] == (16 * KIB, pytest.approx(16 * KIB / 1e-3))
     monkeypatch.setattr(runner, "measure_kernel", lambda *a, **b: "crash: signal 4")
     with pytest.raises(MeasurementError, match="signal 4"):

@@ -6,47 +6,27 @@ Needs `make arm-tools`; without them these tests are skipped, and say what is la
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.integration.emulated import NEEDS_TOOLS, run_command, small_b1
 from tvm_mnas.compiler.lowering.lower import lower_network
 from tvm_mnas.devices.core.profile import load_profile
 from tvm_mnas.evaluation.agreement import torch_judge
 from tvm_mnas.evaluation.toolchain import ToolchainOptions, open_toolchain
 from tvm_mnas.models.inference import predict
 from tvm_mnas.models.network import build_network
-from tvm_mnas.models.zoo.registry import ZOO
 from tvm_mnas.search.run import RunDirectory
-from tvm_mnas.space.architecture import Architecture
 from tvm_mnas.workflows.doctor import Finding, diagnose
 
-ROOT = Path(__file__).resolve().parents[2]
 KEY = "emulated-aarch64"
-SEARCH_S = 400
 TRIALS = 3
-LACKING = [
-    name
-    for name in ("qemu-aarch64", "aarch64-linux-gnu-gcc", "aarch64-linux-gnu-ld")
-    if shutil.which(name) is None
-]
 
-pytestmark = [
-    pytest.mark.timeout(600),
-    pytest.mark.skipif(bool(LACKING), reason=f"make arm-tools brings {', '.join(LACKING)}"),
-]
-
-
-def small_b1() -> Architecture:
-    (entry,) = [entry for entry in ZOO if entry.key == "mnasnet-b1"]
-    assert entry.architecture is not None
-    return replace(entry.architecture, depth_multiplier=0.35, input_size=64)
+pytestmark = [pytest.mark.timeout(600), NEEDS_TOOLS]
 
 
 def test_mnasnet_b1_computes_there_what_torch_does(tmp_path: Path) -> None:
@@ -124,7 +104,7 @@ def test_kernels_there_are_ranked_by_their_instructions_the_same_each_time(tmp_p
 
 @pytest.mark.slow
 def test_a_search_there_says_everywhere_that_its_times_are_no_latencies(tmp_path: Path) -> None:
-    done = _run(
+    done = run_command(
         tmp_path,
         *("search", "--space", str(Path(__file__).with_name("few_kernels.toml"))),
         *("--device", KEY, "--trials", str(TRIALS), "--batch", "1", "--run", "run"),
@@ -142,23 +122,9 @@ def test_a_search_there_says_everywhere_that_its_times_are_no_latencies(tmp_path
         assert evaluation.latency is not None
         assert evaluation.latency.emulated
         assert evaluation.latency.coverage.tuned_share == 1.0
-    report = _run(tmp_path, "report", "run").stdout
+    report = run_command(tmp_path, "report", "run").stdout
     rows = [line for line in report.splitlines() if " ms" in line]
     assert rows
     assert all("emulated: not a latency" in row for row in rows), report
     page = (tmp_path / "run" / "report" / "index.html").read_text(encoding="utf-8")
     assert "emulated: not a latency" in page
-
-
-def _run(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "tvm_mnas", *arguments],
-        cwd=directory,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=SEARCH_S,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done

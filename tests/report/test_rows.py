@@ -201,6 +201,15 @@ def test_provenance_keeps_what_must_not_be_compared_apart() -> None:
     assert (there.device, there.emulated) == ("pixel1", True)
 
 
+def test_latencies_of_another_precision_are_kept_apart() -> None:
+    """As when a run is resumed after its profile was changed."""
+    a, b = sample_architectures(2)
+    half = replace(make_latency(0.03), dtype="float16", accumulator="float32")
+    records = [make_success(0, a, 0.7, make_latency(0.05)), make_success(1, b, 0.7, half)]
+    rows = provenance_rows(records)
+    assert [row.precision for row in rows] == ["float32", "float16, sums in float32"]
+
+
 def test_latencies_of_a_device_that_changed_are_counted_and_told() -> None:
     a, b, c = sample_architectures(3)
     records = [

@@ -9,6 +9,7 @@ import pytest
 
 from tests.report.runs import make_accuracy, make_latency, make_run
 from tvm_mnas.evaluation.agreement import Agreement
+from tvm_mnas.precision import Dtype
 from tvm_mnas.report.text import bench_line, search_lines
 from tvm_mnas.search.result import SearchResult
 from tvm_mnas.workflows.bench import BenchResult, KernelTiming
@@ -44,6 +45,23 @@ def test_kernels_are_summed_beside_a_latency_of_their_own_session_alone() -> Non
     assert "sum of its kernels by" not in line
     assert "0.04" not in line
     assert "timed in another session" in line
+
+
+@pytest.mark.parametrize(
+    ("accumulator", "told"),
+    [("float16", "on local in float16 ("), ("float32", "on local in float16, sums in float32 (")],
+)
+def test_a_latency_in_half_precision_says_so_in_the_line_and_in_json(
+    accumulator: Dtype, told: str
+) -> None:
+    assert "end to end on local (" in bench_line(RESULT)
+    half = replace(
+        RESULT, latency=replace(RESULT.latency, dtype="float16", accumulator=accumulator)
+    )
+    assert told in bench_line(half)
+    values = half.to_json()
+    assert (values["dtype"], values["accumulator"]) == ("float16", accumulator)
+    assert RESULT.to_json()["dtype"] == "float32"
 
 
 @pytest.mark.parametrize(("difference", "told"), [(0.001, False), (0.2, True)])

@@ -69,6 +69,7 @@ def list_devices(
                 "description": profile.description,
                 "threads": profile.threads,
                 "core": profile.core,
+                "precision": str(profile.precision),
                 "reached": "started on demand" if profile.is_local else str(profile.tracker),
             }
         )
@@ -76,6 +77,7 @@ def list_devices(
         Column("key", "key", number=False),
         Column("threads", "threads"),
         Column("core", "core"),
+        Column("computes in", "precision", number=False),
         Column("reached", "reached", number=False),
         Column("description", "description", number=False, wraps=True),
     )

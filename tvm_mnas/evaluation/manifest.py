@@ -72,7 +72,10 @@ class DataFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArtifactFacts:
-    """The compiled library: its file, and the distinct kernels and measured schedules behind it."""
+    """The compiled library: its file, and the distinct kernels and measured schedules behind it.
+
+    It computes in `dtype`, its sums in `accumulator`; what it takes and returns are `Manifest.input` and `output`.
+    """
 
     former_names: ClassVar[Mapping[str, str]] = types.MappingProxyType(
         {"tuning_trials": "schedules_measured"}
@@ -84,6 +87,8 @@ class ArtifactFacts:
     kernels: int
     schedules_measured: int
     target: str
+    dtype: str = "float32"
+    accumulator: str = "float32"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,13 +239,18 @@ def _accuracy(values: object, name: str) -> Accuracy:
 
 
 def _read(kind: type[_Part], values: object, name: str) -> _Part:
-    """Return the part of kind `kind` with the fields in `values`, each of its declared type."""
+    """Return the part of kind `kind` with the fields in `values`, each of its declared type.
+
+    What a later version added has a default: an older file lacks it.
+    """
     former: Mapping[str, str] = getattr(kind, "former_names", {})
     given = {former.get(key, key): value for key, value in _table(values, name).items()}
     hints = get_type_hints(kind)
     known = {field.name: hints[field.name] for field in fields(cast(Any, kind))}
+    defaults = {field.name: field.default for field in fields(cast(Any, kind)) if field.init}
     read = {
-        key: _checked(given.get(key, MISSING), hint, f"{name}.{key}") for key, hint in known.items()
+        key: _checked(given.get(key, defaults[key]), hint, f"{name}.{key}")
+        for key, hint in known.items()
     }
     return kind(**read)
 

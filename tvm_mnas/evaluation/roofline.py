@@ -26,8 +26,8 @@ _LEASE_DEADLINE_S = 60.0
 class DevicePeak:
     """The most that one core was seen to do.
 
-    `flops_per_s` is its arithmetic (float32, two per multiply-add), `bandwidths` are pairs of bytes gone through
-    and bytes per second, by size: what fits a cache is read faster.
+    `flops_per_s` is its arithmetic (two per multiply-add, in the type of the profile's sums), `bandwidths` are pairs of
+    bytes gone through and bytes per second, by size: what fits a cache is read faster.
     """
 
     flops_per_s: float
@@ -84,7 +84,12 @@ def measure_peak(toolchain: Toolchain, directory: Path) -> DevicePeak:
     from tvm_mnas.devices.farm.runner import measure_kernel
 
     target = toolchain.profile.target
-    probes = build_probes(target, directory, linker=find_linker(target))
+    probes = build_probes(
+        target,
+        directory,
+        linker=find_linker(target),
+        dtype=toolchain.profile.precision.accumulator,
+    )
     timing = TimingSettings(repeat=10, min_repeat_ms=5, warmup=0, attempts=1)
     timed: list[tuple[Probe, float]] = []
     failure = "none was built"

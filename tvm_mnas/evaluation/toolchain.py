@@ -101,7 +101,13 @@ class Toolchain:
         """
         from tvm_mnas.compiler.lowering.lower import lower_network
 
-        return lower_network(network, shape, self.profile.target, input_dtype=input_dtype)
+        return lower_network(
+            network,
+            shape,
+            self.profile.target,
+            input_dtype=input_dtype,
+            precision=self.profile.precision,
+        )
 
     def missing(self, lowered: LoweredNetwork) -> list[Kernel]:
         """Return the kernels of `lowered` on which less than the budget was spent."""
@@ -268,6 +274,7 @@ class Toolchain:
                     schedules=artifact.schedules,
                     tuned_share=artifact.tuned_share,
                 ),
+                precision=artifact.precision,
             )
             for artifact in artifacts
         ]
@@ -291,7 +298,7 @@ class Toolchain:
                 artifact.path, images, self.farm, batch_size=artifact.input_shape[0]
             )
         )
-        return compare_outputs(found, expected, judge=judge.name)
+        return compare_outputs(found, expected, judge=judge.name, precision=artifact.precision)
 
     def check_network(self, artifact: CompiledArtifact, judge: Judge, *, seed: int) -> Agreement:
         """Return how far the device's outputs for random images are from the judge's. Raises what `check` raises."""

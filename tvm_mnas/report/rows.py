@@ -111,7 +111,7 @@ class EffortSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProvenanceRow:
-    """How latencies of one device, fingerprint, target, version and method were measured.
+    """How latencies of one device, fingerprint, target, precision, version and method were measured.
 
     `schedules_per_kernel` are measured schedules per tuned kernel, `tuned_share_percent` the part of the run time
     that is spent in tuned kernels, `reference_ms` what the device's reference kernel took right after each latency;
@@ -122,6 +122,7 @@ class ProvenanceRow:
     device: str
     fingerprint: str
     target: str
+    precision: str
     tvm_version: str
     method: str
     emulated: bool
@@ -275,7 +276,7 @@ def effort_summary(records: Sequence[TrialRecord]) -> EffortSummary:
 
 
 def provenance_rows(records: Iterable[TrialRecord]) -> list[ProvenanceRow]:
-    """Return how the latencies were measured, a row for each device, fingerprint, target, version and method.
+    """Return how the latencies were measured, a row for each device, fingerprint, target, precision and version.
 
     More than one row means that latencies were compared that should not be.
     """
@@ -285,6 +286,7 @@ def provenance_rows(records: Iterable[TrialRecord]) -> list[ProvenanceRow]:
             latency.device_key,
             latency.fingerprint,
             latency.target,
+            latency.precision,
             latency.tvm_version,
             latency.method,
             latency.emulated,
@@ -345,6 +347,7 @@ def _provenance(latencies: Sequence[Latency]) -> ProvenanceRow:
         device=first.device_key,
         fingerprint=first.fingerprint,
         target=first.target,
+        precision=str(first.precision),
         tvm_version=first.tvm_version,
         method=first.method,
         emulated=first.emulated,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from tvm_mnas.devices.core.latency import untuned_flag
 from tvm_mnas.evaluation.results import format_duration
+from tvm_mnas.precision import FLOAT32
 
 if TYPE_CHECKING:
     from tvm_mnas.evaluation.roofline import DevicePeak
@@ -21,11 +22,12 @@ def bench_line(result: BenchResult) -> str:
     latency = result.latency
     flag = f", {latency.untuned_flag}" if latency.untuned_flag else ""
     noisy = f", above the profile's {latency.max_spread:.0%}" if latency.noisy else ""
+    computed = "" if latency.precision == FLOAT32 else f" in {latency.precision}"
     by = "by their records"
     if not all(kernel.tuned for kernel in result.kernels):
         by += " or, untuned, their own times"
     text = (
-        f"{latency.latency_ms:.4g} ms end to end on {latency.device_key} "
+        f"{latency.latency_ms:.4g} ms end to end on {latency.device_key}{computed} "
         f"(median of {len(latency.samples_ms)}, spread {latency.spread:.1%}{noisy}){flag}"
     )
     if result.one_session:

@@ -1,6 +1,6 @@
 """Hands over one network: everything that is needed to ship it, and to know how its figures were obtained.
 
-    net.so                 the compiled network: function `main`, images (1,C,H,W) float32 -> logits (1,classes)
+    net.so                 the compiled network: function `main`, images (1,C,H,W) float32 -> logits (1,classes) float32
     weights.safetensors    the trained weights, with the architecture in the header
     net.onnx               the same network for other tools
     architecture.json      its notation, its id and its resolved layers
@@ -168,6 +168,8 @@ def _write_files(
             kernels=artifact.kernels,
             schedules_measured=artifact.schedules,
             target=toolchain.profile.target,
+            dtype=artifact.precision.dtype,
+            accumulator=artifact.precision.accumulator,
         ),
         versions={
             "tvm-mnas": __version__,

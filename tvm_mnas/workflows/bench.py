@@ -114,6 +114,8 @@ class BenchResult:
             "schema": SCHEMA_VERSION,
             "model": self.model,
             "latency": self.latency.to_dict(),
+            "dtype": self.latency.dtype,
+            "accumulator": self.latency.accumulator,
             "kernels": [kernel.to_json() for kernel in self.kernels],
             "agreement": asdict(self.agreement),
             "kernels_ms": self.kernels_ms,
@@ -155,7 +157,7 @@ def bench_model(
         loaded = subject.load(seed=options.seed)
         if loaded.assumed is not None:
             observer.note(f"{model}: {loaded.assumed}")
-        lowered = loaded.lower(profile.target)
+        lowered = loaded.lower(profile.target, precision=profile.precision)
         toolchain.rehearse(lowered, loaded.judge, directory)
         report = toolchain.tune(
             [lowered], on_progress=lambda done, total: observer.stage("tuning", done, total)

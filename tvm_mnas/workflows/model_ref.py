@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tvm_mnas.errors import ConfigError
 from tvm_mnas.evaluation.agreement import Judge, torch_judge
+from tvm_mnas.precision import FLOAT32, Precision
 from tvm_mnas.space.architecture import Architecture
 from tvm_mnas.space.candidate import Candidate, parse_candidate
 from tvm_mnas.space.scaling import split_scaling
@@ -44,15 +45,21 @@ class LoadedModel:
         judge = torch_judge(network, batch_size=input_shape[0])
         return cls(network=network, input_shape=input_shape, judge=judge)
 
-    def lower(self, target: str) -> LoweredNetwork:
-        """Return it lowered for `target`.
+    def lower(self, target: str, *, precision: Precision = FLOAT32) -> LoweredNetwork:
+        """Return it lowered for `target`, to be computed in `precision`.
 
         Raises:
             LoweringError: if TVM cannot express it.
         """
         from tvm_mnas.compiler.lowering.lower import lower_network
 
-        return lower_network(self.network, self.input_shape, target, input_dtype=self.input_dtype)
+        return lower_network(
+            self.network,
+            self.input_shape,
+            target,
+            input_dtype=self.input_dtype,
+            precision=precision,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

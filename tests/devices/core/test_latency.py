@@ -37,12 +37,19 @@ def test_median_and_spread_follow_from_the_samples() -> None:
 
 def test_json_round_trip_keeps_everything_and_shows_the_figures() -> None:
     emulated = replace(LATENCY, emulated=True)
-    for latency in (LATENCY, emulated):
+    half = replace(LATENCY, dtype="float16", accumulator="float16")
+    for latency in (LATENCY, emulated, half, replace(half, accumulator="float32")):
         assert Latency.from_json(latency.to_json()) == latency
     data = json.loads(emulated.to_json())
     assert data["latency_ms"] == 3.0
     assert data["emulated"] is True
     assert data["noisy"] is True
+
+
+def test_a_latency_of_float32_is_stored_as_it_always_was() -> None:
+    assert not {"dtype", "accumulator"} & LATENCY.to_dict().keys()
+    half = replace(LATENCY, dtype="float16", accumulator="float32").to_dict()
+    assert (half["dtype"], half["accumulator"]) == ("float16", "float32")
 
 
 @pytest.mark.parametrize(
@@ -63,6 +70,9 @@ def test_json_round_trip_keeps_everything_and_shows_the_figures() -> None:
         {"state_after": {"frequency_khz": 1}},
         {"max_temperature_c": 0},
         {"reference_ms": 0.0},
+        {"dtype": "float64"},
+        {"dtype": None},
+        {"accumulator": "float16"},
         {"reference_change": -1.0},
         {"reference_change": float("nan")},
         {"measured_at": "yesterday"},

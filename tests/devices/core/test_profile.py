@@ -19,7 +19,9 @@ from tvm_mnas.devices.core.profile import (
 )
 from tvm_mnas.devices.core.tracker import TrackerAddress
 from tvm_mnas.errors import ProfileError
+from tvm_mnas.precision import Precision
 
+HALF = "emulated-armv8.2-float16"
 GOOD = """
 key = "rpi4"
 description = "a board"
@@ -55,6 +57,21 @@ def test_local_is_shipped_pins_one_core_and_detects_its_target() -> None:
     assert target["mcpu"]
 
 
+@pytest.mark.parametrize(
+    ("lines", "precision"),
+    [
+        ("", Precision("float32", "float32")),
+        ('dtype = "float16"', Precision("float16", "float16")),
+        ('dtype = "float16"\naccumulator = "float32"', Precision("float16", "float32")),
+    ],
+)
+def test_sums_are_in_the_networks_type_unless_the_profile_says_otherwise(
+    tmp_path: Path, lines: str, precision: Precision
+) -> None:
+    profile = read_profile(str(write(tmp_path, f"{lines}\n{GOOD}")))
+    assert profile.precision == precision
+
+
 def test_a_profile_of_ones_own_is_read_by_path(tmp_path: Path) -> None:
     profile = load_profile(str(write(tmp_path, GOOD)))
     assert profile.tracker == TrackerAddress("10.0.0.5", 9190)
@@ -85,7 +102,14 @@ def test_keys_that_any_tracker_lists_and_ipv6_addresses_read_back_the_same(
     assert DeviceProfile.from_toml(again) == profile
 
 
-@pytest.mark.parametrize("text", [GOOD, shipped_profiles()["local"].read_text(encoding="utf-8")])
+@pytest.mark.parametrize(
+    "text",
+    [
+        GOOD,
+        GOOD.replace("threads = 2", 'threads = 2\ndtype = "float16"\naccumulator = "float32"'),
+        *(shipped_profiles()[key].read_text(encoding="utf-8") for key in ("local", HALF)),
+    ],
+)
 def test_a_written_profile_reads_back_the_same(tmp_path: Path, text: str) -> None:
     profile = DeviceProfile.from_toml(write(tmp_path, text))
     again = tmp_path / "again.toml"
@@ -119,6 +143,16 @@ def test_a_written_profile_reads_back_the_same(tmp_path: Path, text: str) -> Non
         (('key = "rpi4"', f'key = "{"r" * 128}"'), ("key", "127")),
         (("max_temperature_c = 75", "max_temperature_c = 0"), ("max_temperature_c", "200", "0")),
         (("max_slowdown = 2.5", "max_slowdown = 1"), ("max_slowdown", "above 1", "1")),
+        (("threads = 2", 'threads = 2\ndtype = "half"'), ("dtype", "float32 or float16", "half")),
+        (("threads = 2", "threads = 2\ndtype = 16"), ("dtype", "float32 or float16", "16")),
+        (
+            ("threads = 2", 'threads = 2\ndtype = "float16"\naccumulator = "double"'),
+            ("accumulator", "float32 or float16", "double"),
+        ),
+        (
+            ("threads = 2", 'threads = 2\naccumulator = "float16"'),
+            ("accumulator", "must be float32 where dtype is float32", "float16"),
+        ),
         (("repeat = 7", "repeat = 0"), ("timing.repeat", ">= 1", "0")),
         (("repeat = 7", "repeats = 7"), ("timing.repeats", "repeat")),
         (("cooldown_s = 0.5", "cooldown_s = -1"), ("timing.cooldown_s", "-1")),

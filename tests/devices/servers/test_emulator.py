@@ -90,7 +90,7 @@ def test_an_emulator_that_takes_no_plugin_is_used_without(
     monkeypatch.setenv("PATH", str(tools))
     emulator = find_emulator("aarch64", cache=tmp_path)
     assert emulator == Emulator(str(static), None)
-    assert emulator.command(["program"]) == [str(static), "program"]
+    assert emulator.command(["program"]) == [str(static), "-cpu", "max", "program"]
     assert list((tmp_path / "servers").glob("count-*.so")), "it was asked whether it takes one"
 
 

@@ -24,6 +24,7 @@ from tvm_mnas.compiler.lowering.lower import key_of_function
 from tvm_mnas.compiler.records.base import TuningRecords
 from tvm_mnas.errors import BuildError, TvmMnasError, UntunedKernelError, raise_if_foreign
 from tvm_mnas.files import require_room
+from tvm_mnas.precision import FLOAT32, Precision
 
 _SCHEDULED = "tirx.is_scheduled"
 _NONE_UNTUNED: Mapping[str, float] = MappingProxyType({})
@@ -34,7 +35,8 @@ class CompiledArtifact:
     """A shared library with the function `main`: images of `input_shape` (N,C,H,W) and `input_dtype` -> outputs.
 
     `kernels` counts distinct ones, `tuned_kernels` those compiled from a record, `schedules` the schedules that were
-    measured for all, `tuned_share` the part (0..1) of the run time that is spent in tuned kernels.
+    measured for all, `tuned_share` the part (0..1) of the run time that is spent in tuned kernels; it computes in
+    `precision`.
     """
 
     path: Path
@@ -45,6 +47,7 @@ class CompiledArtifact:
     size_bytes: int
     input_shape: tuple[int, int, int, int]
     input_dtype: str
+    precision: Precision = FLOAT32
 
 
 def compile_network(
@@ -91,6 +94,7 @@ def compile_network(
         size_bytes=path.stat().st_size,
         input_shape=lowered.input_shape,
         input_dtype=lowered.input_dtype,
+        precision=lowered.precision,
     )
 
 

@@ -25,7 +25,7 @@ from tvm_mnas.files import require_room
 Arguments = tuple[tuple[str, tuple[int, ...]], ...]
 """Type and shape of each argument of a kernel, outputs last."""
 
-_LANES = (4, 8, 16)
+_LANES = {"float32": (4, 8, 16), "float16": (8, 16, 32)}
 _CHAINS = (8, 12, 24)
 _STEPS = 20_000
 _READ_CHAINS = 8
@@ -38,18 +38,18 @@ _MULTIPLY_ADD = """
 @I.ir_module
 class Module:
     @T.prim_func(s_tir=True)
-    def main(source: T.Buffer(({extent},), "float32"), result: T.Buffer(({extent},), "float32")):
+    def main(source: T.Buffer(({extent},), "{dtype}"), result: T.Buffer(({extent},), "{dtype}")):
         T.func_attr({{"tirx.noalias": True}})
-        sums = T.alloc_buffer(({extent},), "float32", scope="local")
+        sums = T.alloc_buffer(({extent},), "{dtype}", scope="local")
         for chain in T.unroll({chains}):
             for lane in T.vectorized({lanes}):
                 sums[chain * {lanes} + lane] = source[chain * {lanes} + lane]
         for step in T.serial({steps}):
             for chain in T.unroll({chains}):
                 for lane in T.vectorized({lanes}):
-                    sums[chain * {lanes} + lane] = sums[chain * {lanes} + lane] * T.float32(
+                    sums[chain * {lanes} + lane] = sums[chain * {lanes} + lane] * T.{dtype}(
                         0.5
-                    ) + T.float32(1)
+                    ) + T.{dtype}(1)
         for chain in T.unroll({chains}):
             for lane in T.vectorized({lanes}):
                 result[chain * {lanes} + lane] = sums[chain * {lanes} + lane]
@@ -127,17 +127,20 @@ class Probe:
     size_bytes: int
 
 
-def build_probes(target: str, directory: Path, *, linker: Linker) -> list[Probe]:
+def build_probes(
+    target: str, directory: Path, *, linker: Linker, dtype: str = "float32"
+) -> list[Probe]:
     """Build every probe for `target` into `directory`: vector widths and sums in flight, sizes of memory.
 
-    Which width suits the device shows when they are timed: only the best counts.
+    Which width suits the device shows when they are timed: only the best counts. Where a network's sums are in another
+    `dtype` than float32, there are probes of both: some of its kernels sum in float32 still.
 
     Raises:
         BuildError: if one does not build.
     """
     return [
         _build_probe(source, arguments, flops, size_bytes, target, directory / f"{name}.so", linker)
-        for name, source, arguments, flops, size_bytes in _sources()
+        for name, source, arguments, flops, size_bytes in _sources(dtype)
     ]
 
 
@@ -166,12 +169,16 @@ def build_untuned(kernel: Kernel, target: str, path: Path, *, linker: Linker) ->
     return _arguments_of(kernel)
 
 
-def _sources() -> Iterator[tuple[str, str, Arguments, int, int]]:
-    for lanes in _LANES:
-        for chains in _CHAINS:
-            extent = lanes * chains
-            source = _MULTIPLY_ADD.format(extent=extent, lanes=lanes, chains=chains, steps=_STEPS)
-            yield f"sums-{lanes}x{chains}", source, _vectors(extent, extent), 2 * _STEPS * extent, 0
+def _sources(dtype: str) -> Iterator[tuple[str, str, Arguments, int, int]]:
+    for summed in dict.fromkeys(("float32", dtype)):
+        for lanes in _LANES[summed]:
+            for chains in _CHAINS:
+                extent = lanes * chains
+                source = _MULTIPLY_ADD.format(
+                    extent=extent, lanes=lanes, chains=chains, steps=_STEPS, dtype=summed
+                )
+                arguments: Arguments = ((summed, (extent,)), (summed, (extent,)))
+                yield f"sums-{lanes}x{chains}-{summed}", source, arguments, 2 * _STEPS * extent, 0
     width = _READ_CHAINS * _READ_LANES
     for size in _SIZES_BYTES:
         extent = size // 8

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tvm_mnas.precision import FLOAT32, Precision
+
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
@@ -29,7 +31,7 @@ class Kernel:
 class LoweredNetwork:
     """A network in kernels, its weights still as they are; `artifact.compile_network` goes on from here.
 
-    `input_shape` is (N,C,H,W); `target` the JSON text of the TVM target it was lowered for.
+    `input_shape` is (N,C,H,W); `target` the JSON text of the TVM target it was lowered for; it computes in `precision`.
     """
 
     input_shape: tuple[int, int, int, int]
@@ -37,6 +39,7 @@ class LoweredNetwork:
     kernels: tuple[Kernel, ...]
     module: Any = field(repr=False, compare=False)
     input_dtype: str = "float32"
+    precision: Precision = FLOAT32
 
     @property
     def kernel_calls(self) -> int:

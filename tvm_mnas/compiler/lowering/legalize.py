@@ -13,22 +13,27 @@ from typing import Any
 import tvm
 from tvm import relax, te, topi
 
+from tvm_mnas.compiler.lowering.half import HALF_MEANS
+from tvm_mnas.precision import FLOAT32, Precision
+
 _TRANSPOSE = "relax.permute_dims"
+_CAST = "relax.astype"
 _OPAQUE = 8
 """The operator pattern that FuseOps leaves alone."""
 _INJECTIVE = 2
 """The operator pattern that FuseOps fuses with what is element-wise, and never behind a convolution."""
 
 
-def legalize(module: Any) -> Any:
-    """Return `module` with its operators turned into kernels."""
+def legalize(module: Any, *, precision: Precision = FLOAT32) -> Any:
+    """Return `module`, whose values are of `precision`, with its operators turned into kernels."""
     convolutions = relax.transform.LegalizeOps(
         {
             "relax.nn.conv2d": _legalize_convolution,
             "relax.multiply": _legalize_product,
             "relax.nn.pad": _legalize_padding,
+            **(HALF_MEANS if precision.dtype == "float16" else {}),
         },
-        skip_ops=[_TRANSPOSE],
+        skip_ops=[_TRANSPOSE, _CAST],
     )
     # A transpose that nobody reads any more must not become a kernel.
     return tvm.transform.Sequential(
@@ -44,8 +49,11 @@ def _legalize_convolution(builder: Any, call: Any) -> Any:
     images = _before_transpose(builder, call)
 
     def convolution(source: Any, weights: Any) -> Any:
+        inputs = source if images is None else _transposed(source, weights.dtype)
+        wider = attributes.out_dtype and str(attributes.out_dtype) != str(weights.dtype)
         return topi.nn.conv(
-            inp=source if images is None else _transposed(source),
+            # A step of its own, so that a schedule can cast several inputs at once.
+            inp=topi.cast(inputs, attributes.out_dtype) if wider else inputs,
             filt=weights,
             stride=[int(extent) for extent in attributes.strides],
             padding=[int(extent) for extent in attributes.padding],
@@ -108,15 +116,20 @@ def _is_gate(builder: Any, value: Any, product: Any) -> bool:
     return len(shape) == len(pixels) == 4 and shape[1:3] == [1, 1] != pixels[1:3]
 
 
-def _transposed(images: Any) -> Any:
+def _transposed(images: Any, dtype: str) -> Any:
     batch, channels, height, width = images.shape
     return te.compute(
-        (batch, height, width, channels), lambda n, y, x, c: images[n, c, y, x], name="pixels"
+        (batch, height, width, channels),
+        lambda n, y, x, c: images[n, c, y, x].astype(dtype),
+        name="pixels",
     )
 
 
 def _before_transpose(builder: Any, call: Any) -> Any:
-    """Return the network's input if the convolution `call` reads it transposed to (N,H,W,C), else None."""
+    """Return the network's input if the convolution `call` reads it transposed to (N,H,W,C), else None.
+
+    It may have been cast on the way to the convolution's type.
+    """
     if call.attrs.data_layout != "NHWC" or not isinstance(call.args[0], relax.Var):
         return None
     source = builder.lookup_binding(call.args[0])
@@ -127,5 +140,10 @@ def _before_transpose(builder: Any, call: Any) -> Any:
     if [int(axis) for axis in source.attrs.axes] != [0, 2, 3, 1]:
         return None
     images = source.args[0]
+    if not isinstance(images, relax.Var):
+        return None
+    cast = builder.lookup_binding(images)
+    if isinstance(cast, relax.Call) and isinstance(cast.op, tvm.ir.Op) and cast.op.name == _CAST:
+        images = cast.args[0]
     is_input = isinstance(images, relax.Var) and builder.lookup_binding(images) is None
     return images if is_input else None

@@ -24,6 +24,7 @@ from tvm_mnas.compiler.core.reasons import reason_of
 from tvm_mnas.compiler.core.target import load_target, vector_unit
 from tvm_mnas.compiler.lowering.constants import fold_layouts
 from tvm_mnas.compiler.lowering.frontend import import_network
+from tvm_mnas.compiler.lowering.half import to_half
 from tvm_mnas.compiler.lowering.layouts import sink_transposes, split_activations
 from tvm_mnas.compiler.lowering.legalize import legalize
 from tvm_mnas.compiler.lowering.naming import describe_kernel, name_blocks
@@ -32,6 +33,7 @@ from tvm_mnas.models.exchange.exported import program_to_modules
 from tvm_mnas.models.folding import fold_batch_norm
 from tvm_mnas.models.padding import pad_channels
 from tvm_mnas.models.transposed import replace_transposed
+from tvm_mnas.precision import FLOAT32, Precision
 
 # What TVM doesn't know comes back from its callbacks as RuntimeError: an interrupted lowering would be one that failed.
 for _interruption in (KeyboardInterrupt, Interruption):
@@ -44,8 +46,11 @@ def lower_network(
     target: str,
     *,
     input_dtype: str = "float32",
+    precision: Precision = FLOAT32,
 ) -> LoweredNetwork:
     """Return `network` in eval mode lowered for `target`; `input_shape` is (N,C,H,W), or (N,H,W,C) if it takes that.
+
+    It computes in `precision`, and takes and returns float32 whatever that is.
 
     Raises:
         LoweringError: if torch cannot export it or TVM cannot express it.
@@ -53,12 +58,12 @@ def lower_network(
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            lanes = vector_unit(load_target(target)).datapath
+            lanes = vector_unit(load_target(target), dtype=precision.accumulator).datapath
             plain = pad_channels(_without_norms(network, input_shape, input_dtype), lanes)
             module = import_network(plain, input_shape, input_dtype)
-        module = _lowered(module, target)
+        module = _lowered(module, target, precision)
         kernels = _kernels_of(module, load_target(target))
-        return LoweredNetwork(input_shape, target, kernels, module, input_dtype)
+        return LoweredNetwork(input_shape, target, kernels, module, input_dtype, precision)
     except LoweringError:
         raise
     except Exception as error:
@@ -82,7 +87,7 @@ def _without_norms(
     return replace_transposed(folded).eval()
 
 
-def _lowered(module: Any, target: str) -> Any:
+def _lowered(module: Any, target: str, precision: Precision = FLOAT32) -> Any:
     transform = relax.transform
     tvm_target = load_target(target)
     module = split_activations(module)
@@ -96,7 +101,10 @@ def _lowered(module: Any, target: str) -> Any:
             ]
         )(module)
         module = sink_transposes(fold_layouts(module))
-        module = legalize(module)
+        if precision.dtype == "float16":
+            # Not in torch: TVM's way from there makes every convolution's output float32.
+            module = to_half(module, precision)
+        module = legalize(module, precision=precision)
         module = tvm.transform.Sequential(
             [
                 transform.AnnotateTIROpPattern(),

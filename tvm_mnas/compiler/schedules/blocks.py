@@ -72,6 +72,28 @@ def extent(schedule: Any, loop: Any) -> int:
     return int(schedule.get(loop).extent)
 
 
+def sums_dtype(module: Any) -> str:
+    """Return the type of the sums of `module`, which has one block that sums."""
+    import tvm.s_tir
+
+    schedule = tvm.s_tir.Schedule(module)
+    blocks = reduction_blocks(schedule)
+    assert blocks is not None, "only what sums is asked for the type of its sums"
+    return _written_dtype(schedule, blocks.sums)
+
+
+def output_dtype(module: Any) -> str:
+    """Return the type of what the kernel `module` writes last."""
+    import tvm.s_tir
+
+    schedule = tvm.s_tir.Schedule(module)
+    return _written_dtype(schedule, kernel_blocks(schedule)[-1])
+
+
+def _written_dtype(schedule: Any, block: Any) -> str:
+    return str(schedule.get(block).writes[0].source.dtype)
+
+
 def inline_after(schedule: Any, blocks: ReductionBlocks) -> Any:
     """Inline what follows the sums into the last block; return that block."""
     if not blocks.after:

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from tvm_mnas.compiler.core.target import vector_unit
 from tvm_mnas.compiler.schedules.blocks import (
     REDUCTION,
@@ -26,6 +28,7 @@ from tvm_mnas.compiler.schedules.blocks import (
     pack_weights,
     reduction_blocks,
     start_in_registers,
+    sums_dtype,
     vectorize_output,
 )
 from tvm_mnas.compiler.schedules.tiles import ConvShape, LoopOrder, PaddingSource, Tile, rank_tiles
@@ -39,7 +42,7 @@ def propose_convolutions(module: Any, target: Any) -> Iterator[Any]:
     if shape is None:
         return
     threads = int(target.attrs.get("num-cores", 1))
-    tiles = rank_tiles(shape, vector_unit(target))
+    tiles = rank_tiles(shape, vector_unit(target, dtype=sums_dtype(module)))
     yield from applicable(partial(schedule_tile, module, tile, threads=threads) for tile in tiles)
 
 
@@ -69,6 +72,7 @@ def conv_shape(module: Any) -> ConvShape | None:
         groups=int(image.shape[3]) // inputs,
         stride=stride,
         padded=any(_pads(schedule, block) for block in blocks.before),
+        weight_bytes=np.dtype(str(weights.dtype)).itemsize,
     )
 
 
@@ -83,6 +87,8 @@ def schedule_tile(module: Any, tile: Tile, *, threads: int) -> Any:
     blocks = _blocks(schedule)
     assert blocks is not None, "conv_shape says whether there is a convolution"
     convolution = blocks.sums
+    # Before what precedes is inlined: a cast to the type of the sums then is of whole vectors.
+    loaded = _copied_inputs(schedule, convolution) if tile.inputs > 1 else None
     padding = _inline_before(schedule, blocks, tile)
     output = inline_after(schedule, blocks)
     if tile.flat:
@@ -104,7 +110,7 @@ def schedule_tile(module: Any, tile: Tile, *, threads: int) -> Any:
     schedule.reorder(image, *outside, *steps, *pixels, vector, lane)
     schedule.reverse_compute_at(output, outside[-1])
     if tile.inputs > 1:
-        _load_inputs(schedule, convolution, step, 1 + len(outside) + 3)
+        _load_inputs(schedule, loaded, step, 1 + len(outside) + 3)
         schedule.unroll(input_lane)
     depth = 1 + len(outside)
     schedule.vectorize(lane)
@@ -145,10 +151,14 @@ def _flatten(schedule: Any, convolution: Any, output: Any) -> None:
     schedule.transform_block_layout(output, lambda n, y, x, c: (n, y * width + x, c))
 
 
-def _load_inputs(schedule: Any, convolution: Any, step: Any, depth: int) -> None:
-    """Have the inputs of a step of the sum, the loop `step` at `depth`, loaded as vectors, one for each pixel."""
+def _copied_inputs(schedule: Any, convolution: Any) -> Any:
+    """Have the inputs copied before they are multiplied; return the block that does."""
     images = len(schedule.get(convolution).reads) - 2
-    loaded = schedule.cache_read(convolution, images, STACK, [convolution])
+    return schedule.cache_read(convolution, images, STACK, [convolution])
+
+
+def _load_inputs(schedule: Any, loaded: Any, step: Any, depth: int) -> None:
+    """Have `loaded` copy a step's inputs, the loop `step` at `depth`, as vectors, one for each pixel."""
     schedule.compute_at(loaded, step)
     *pixels, lanes = schedule.get_loops(loaded)[depth:]
     schedule.vectorize(lanes)

@@ -12,7 +12,14 @@ from functools import partial
 from typing import Any
 
 from tvm_mnas.compiler.core.target import vector_unit
-from tvm_mnas.compiler.schedules.blocks import SPATIAL, applicable, extent, kernel_blocks, kinds
+from tvm_mnas.compiler.schedules.blocks import (
+    SPATIAL,
+    applicable,
+    extent,
+    kernel_blocks,
+    kinds,
+    output_dtype,
+)
 
 _MOST_VECTORS = 4
 _WIDTHS = 3
@@ -26,7 +33,7 @@ def propose_elementwise(module: Any, target: Any) -> Iterator[Any]:
     if channels is None:
         return
     threads = int(target.attrs.get("num-cores", 1))
-    widths = vector_widths(channels, vector_unit(target).lanes)
+    widths = vector_widths(channels, vector_unit(target, dtype=output_dtype(module)).lanes)
     yield from applicable(
         partial(schedule_elementwise, module, lanes, threads=threads) for lanes in widths
     )

@@ -24,6 +24,7 @@ from tvm_mnas.compiler.schedules.blocks import (
     pack_weights,
     reduction_blocks,
     start_in_registers,
+    sums_dtype,
     vectorize_output,
 )
 from tvm_mnas.compiler.schedules.tiles import vector_lengths
@@ -42,7 +43,7 @@ def propose_reductions(module: Any, target: Any) -> Iterator[Any]:
     if channels is None:
         return
     threads = int(target.attrs.get("num-cores", 1))
-    ranked = rank_vectors(channels, vector_unit(target))
+    ranked = rank_vectors(channels, vector_unit(target, dtype=sums_dtype(module)))
     yield from applicable(
         partial(schedule_reduction, module, vectors, lanes, threads=threads)
         for vectors, lanes in ranked

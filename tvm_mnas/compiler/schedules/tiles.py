@@ -22,7 +22,6 @@ _LATENCY_CYCLES = 4
 _FIRST_CACHE_BYTES = 32 * 1024
 _SECOND_CACHE_CYCLES = 2
 """For a vector that comes from the second cache."""
-_FLOAT_BYTES = 4
 _LARGEST_BODY = 512
 """Multiply-adds in straight-line code: more do not fit the instruction cache and take long to compile."""
 _FURTHER_ROW = 0.85
@@ -38,6 +37,7 @@ class ConvShape:
     """A convolution's extents: the output's, the kernel's, and the channels that each sum runs over.
 
     `inputs` are those of one of the `groups`. `padded` says whether it reads beyond the image's edge.
+    `weight_bytes` is the size of one weight.
     """
 
     height: int
@@ -49,6 +49,7 @@ class ConvShape:
     groups: int
     stride: int
     padded: bool
+    weight_bytes: int = 4
 
     @property
     def taps(self) -> int:
@@ -263,7 +264,7 @@ def _cycles(shape: ConvShape, unit: VectorUnit, extents: _Extents) -> float:
     passes = math.ceil(extents.lanes / unit.datapath)
     products, loads = passes * extents.products, passes * _loads(shape, extents)
     cycles = max(products / _PIPES, loads / _PIPES, float(_LATENCY_CYCLES))
-    slice_bytes = _FLOAT_BYTES * shape.taps * shape.inputs * extents.vectors * extents.lanes
+    slice_bytes = shape.weight_bytes * shape.taps * shape.inputs * extents.vectors * extents.lanes
     if not shape.depthwise and slice_bytes > _FIRST_CACHE_BYTES:
         cycles = max(cycles, float(extents.vectors * _SECOND_CACHE_CYCLES))
     return cycles

@@ -14,7 +14,8 @@ from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 
 from tvm_mnas.devices.core.state import DeviceState, state_warnings
-from tvm_mnas.errors import MeasurementError
+from tvm_mnas.errors import MeasurementError, ProfileError
+from tvm_mnas.precision import FLOAT32, Dtype, Precision
 
 _RELATIVE_TOLERANCE = 1e-9
 _OPTIONAL = (
@@ -73,6 +74,8 @@ class Latency:
     `reference_change` how much longer that is than the device's level, as a part of it: 0.2 is a fifth longer. The
     level is what it took when this process first met the device, until a change lasts. `device_name` is the one of
     the farm's devices that it was. `None` is what nobody looked at, or an older version wrote.
+
+    The network was computed in `dtype`, its sums in `accumulator`.
     """
 
     samples_ms: tuple[float, ...]
@@ -92,6 +95,8 @@ class Latency:
     reference_ms: float | None = None
     reference_change: float | None = None
     device_name: str | None = None
+    dtype: Dtype = "float32"
+    accumulator: Dtype = "float32"
 
     def __post_init__(self) -> None:
         if not isinstance(self.samples_ms, tuple) or not self.samples_ms:
@@ -124,7 +129,16 @@ class Latency:
                 _is_number(value) and math.isfinite(value) and value > least
             ):
                 raise MeasurementError(f"{name} must be above {least:g}, not {value!r}")
+        try:
+            Precision(self.dtype, self.accumulator)
+        except ProfileError as error:
+            raise MeasurementError(f"{error} in a latency") from error
         _check_utc(self.measured_at)
+
+    @property
+    def precision(self) -> Precision:
+        """In which formats the network was computed."""
+        return Precision(self.dtype, self.accumulator)
 
     @property
     def latency_ms(self) -> float:
@@ -192,6 +206,9 @@ class Latency:
         for name in _OPTIONAL:
             if data[name] is None:
                 del data[name]
+        if self.precision == FLOAT32:
+            # A file without them is of float32, as all were once; older versions read it then.
+            del data["dtype"], data["accumulator"]
         if self.warnings:
             data["warnings"] = list(self.warnings)
         return data

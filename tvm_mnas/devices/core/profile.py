@@ -21,6 +21,7 @@ from tvm_mnas.devices.core.cores import fastest_core
 from tvm_mnas.devices.core.host import detect_target
 from tvm_mnas.devices.core.tracker import TrackerAddress
 from tvm_mnas.errors import ProfileError
+from tvm_mnas.precision import Dtype, Precision
 from tvm_mnas.resources import profiles_directory
 
 HOST_TARGET = "host"
@@ -91,6 +92,8 @@ class DeviceProfile:
     `tracker` is `None` where we start tracker and server ourselves. A latency after which the device is hotter than
     `max_temperature_c` degrees Celsius is flagged. A device that takes more than `max_slowdown` times as long for the
     reference kernel as the fastest of this profile does not measure.
+
+    Networks are computed in `dtype`, their sums kept in `accumulator`; that of `dtype` where it is None.
     """
 
     key: str
@@ -102,6 +105,8 @@ class DeviceProfile:
     emulated: bool = False
     max_temperature_c: float | None = None
     max_slowdown: float = MAX_SLOWDOWN
+    dtype: Dtype = "float32"
+    accumulator: Dtype | None = None
     timing: TimingSettings = TimingSettings()
     kernel_timing: TimingSettings = KERNEL_TIMING
 
@@ -132,6 +137,7 @@ class DeviceProfile:
             raise ProfileError(
                 f"max_slowdown must be above 1 and at most 1000, not {self.max_slowdown!r}"
             )
+        _precision(self.dtype, self.accumulator)
         self._check_target()
 
     def _check_target(self) -> None:
@@ -153,6 +159,11 @@ class DeviceProfile:
             raise ProfileError(
                 f"target.num-cores must equal threads ({self.threads}), not {target.get('num-cores')!r}"
             )
+
+    @property
+    def precision(self) -> Precision:
+        """In which formats networks are computed."""
+        return _precision(self.dtype, self.accumulator)
 
     @property
     def is_local(self) -> bool:
@@ -196,11 +207,17 @@ class DeviceProfile:
             "tracker": None if self.tracker is None else str(self.tracker),
             "max_temperature_c": self.max_temperature_c,
             "max_slowdown": self.max_slowdown,
+            "dtype": self.dtype,
+            "accumulator": self.accumulator,
             "target": HOST_TARGET if self.target == HOST_TARGET else json.loads(self.target),
             "timing": asdict(self.timing),
             "kernel_timing": asdict(self.kernel_timing),
         }
         return tomli_w.dumps({name: value for name, value in values.items() if value is not None})
+
+
+def _precision(dtype: Dtype, accumulator: Dtype | None) -> Precision:
+    return Precision(dtype, dtype if accumulator is None else accumulator)
 
 
 def shipped_profiles() -> dict[str, Path]:

@@ -26,6 +26,7 @@ from tvm_mnas.devices.farm.instructions import InstructionCounts
 from tvm_mnas.devices.farm.lease import Lease
 from tvm_mnas.devices.farm.reference import ReferenceTiming
 from tvm_mnas.errors import DeviceLostError, MeasurementError
+from tvm_mnas.precision import FLOAT32, Precision
 
 Array = npt.NDArray[np.generic]
 
@@ -69,12 +70,16 @@ def measure(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkFile:
-    """A compiled network on disk: `main` with one input of `input_shape` (N,C,H,W); and how well it is tuned."""
+    """A compiled network on disk: `main` with one input of `input_shape` (N,C,H,W) and `dtype`.
+
+    `coverage` says how well it is tuned, `precision` what it computes in.
+    """
 
     path: Path
     input_shape: tuple[int, ...]
     dtype: str = "float32"
     coverage: Coverage = Coverage()  # noqa: RUF009 -- frozen
+    precision: Precision = FLOAT32
 
 
 def measure_in_turn(
@@ -216,6 +221,8 @@ def _measure(
         reference_ms=None if best.reference is None else 1e3 * best.reference.time_s,
         reference_change=None if best.reference is None else best.reference.change,
         device_name=lease.name,
+        dtype=network.precision.dtype,
+        accumulator=network.precision.accumulator,
     )
     if latency.noisy and when_noisy == "raise":
         raise MeasurementError(

@@ -22,6 +22,8 @@ from tvm_mnas.errors import BundleError
 from tvm_mnas.resources import resource_directory
 
 _TIMEOUT_S = 60.0
+_CPU = "max"
+"""All that qemu has of an architecture, arithmetic in half precision among it; a default may be an older core."""
 _API_OF_VERSION = (((9, 1), 3), ((9, 0), 2))
 """From which version on qemu has which interface for plugins; 1 before."""
 
@@ -36,7 +38,7 @@ class Emulator:
     def command(self, program: Sequence[str]) -> list[str]:
         """Return the command that runs `program` in it."""
         options = [] if self.plugin is None else ["-plugin", str(self.plugin)]
-        return [self.path, *options, *program]
+        return [self.path, "-cpu", _CPU, *options, *program]
 
 
 def find_emulator(architecture: str, *, cache: Path | None = None) -> Emulator:

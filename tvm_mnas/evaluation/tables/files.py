@@ -217,6 +217,8 @@ def device_of(latency: Latency) -> TableDevice:
         method=latency.method,
         max_spread=latency.max_spread,
         emulated=latency.emulated,
+        dtype=latency.dtype,
+        accumulator=latency.accumulator,
     )
 
 
@@ -250,6 +252,8 @@ def latencies_of(
             coverage=Coverage(**line["coverage"]),
             reference_ms=line["reference_ms"],
             reference_change=line["reference_change"],
+            dtype=device.dtype,
+            accumulator=device.accumulator,
         )
         found.setdefault((line["architecture"], line["kind"]), {})[int(line["pass"])] = latency
     return found

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from tvm_mnas.errors import RunError
+from tvm_mnas.precision import Dtype
 
 SCHEMA_VERSION = 1
 """Rises when a key changes its meaning."""
@@ -42,6 +43,8 @@ class TableDevice:
     method: str
     max_spread: float
     emulated: bool
+    dtype: Dtype = "float32"
+    accumulator: Dtype = "float32"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -147,14 +147,14 @@ def _summary(run: RunFacts, reward: Reward) -> RunSummary:
 def _warnings(runs: Sequence[RunFacts]) -> list[str]:
     texts: list[str] = []
     ways = {
-        (one.device_key, one.fingerprint, one.target)
+        (one.device_key, one.fingerprint, one.target, one.precision)
         for run in runs
         for one in latencies_of(run.records)
     }
     if len(ways) > 1:
         texts.append(
             f"The latencies on this page were measured in {len(ways)} different ways and do not compare: device, "
-            f"fingerprint or target differ between the runs or within one."
+            f"fingerprint, target or precision differ between the runs or within one."
         )
     if any(is_emulated(run.records) for run in runs):
         texts.append(f"Times on this page come from an emulator ({EMULATED}); they rank nothing.")

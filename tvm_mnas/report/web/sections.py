@@ -133,7 +133,7 @@ def provenance_section(records: Sequence[TrialRecord]) -> Section | None:
     if len(rows) > 1:
         warning = (
             f"The latencies were measured in {len(rows)} different ways and do not compare: "
-            "device, fingerprint, target or version changed during the run."
+            "device, fingerprint, target, precision or version changed during the run."
         )
         parts.append(Paragraph(warning, "warning"))
     parts += [_provenance(row) for row in rows]
@@ -150,6 +150,7 @@ def _provenance(row: ProvenanceRow) -> Pairs:
         ("device", row.device),
         ("fingerprint", Text(row.fingerprint, "code")),
         ("TVM target", Text(row.target, "code")),
+        ("computed in", row.precision),
         ("TVM version", row.tvm_version),
         ("method", row.method),
         ("latencies", f"{row.latencies:,}"),

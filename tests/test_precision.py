@@ -1,0 +1,36 @@
+"""Formats of arithmetic: what there is, and how it is called."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tvm_mnas.errors import ProfileError
+from tvm_mnas.precision import FLOAT32, Precision
+
+
+@pytest.mark.parametrize(
+    ("precision", "text"),
+    [
+        (FLOAT32, "float32"),
+        (Precision("float16", "float16"), "float16"),
+        (Precision("float16", "float32"), "float16, sums in float32"),
+    ],
+)
+def test_it_is_named_in_words(precision: Precision, text: str) -> None:
+    assert str(precision) == text
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("float64", "float64"), "dtype must be float32 or float16, not 'float64'"),
+        (("float16", "half"), "accumulator must be float32 or float16, not 'half'"),
+        (("float32", "float16"), "accumulator must be float32 where dtype is float32"),
+        (([], "float32"), "dtype must be"),
+    ],
+)
+def test_another_format_is_refused(names: tuple[Any, Any], message: str) -> None:
+    with pytest.raises(ProfileError, match=message):
+        Precision(*names)
