@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from arm_rival import count_rival
 from networks import NOTATIONS, settled_network
 
-from tvm_mnas.precision import DTYPES, FLOAT32, Precision
+from tvm_mnas.cores.precision import DTYPES, FLOAT32, Precision
 
 if TYPE_CHECKING:
     from tvm_mnas.devices.core.profile import DeviceProfile
@@ -51,9 +51,9 @@ def profile_of(core: str, precision: Precision = FLOAT32) -> DeviceProfile:
 
 def lanes_of(core: str, precision: Precision) -> int:
     """Return how many multiply-adds one instruction of `core` does in `precision`."""
-    from tvm_mnas.compiler.core.target import load_target, vector_unit
+    from tvm_mnas.compiler.core.target import core_model, load_target
 
-    return vector_unit(load_target(profile_of(core).target), dtype=precision.accumulator).lanes
+    return core_model(load_target(profile_of(core).target), dtype=precision.accumulator).lanes
 
 
 def count(

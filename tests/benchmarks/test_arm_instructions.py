@@ -7,8 +7,8 @@ from types import ModuleType
 
 import pytest
 
+from tvm_mnas.cores.precision import FLOAT32, Precision
 from tvm_mnas.devices.farm.instructions import InstructionCounts
-from tvm_mnas.precision import FLOAT32, Precision
 
 Script = Callable[[str], ModuleType]
 HALF = Precision("float16", "float16")

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from tvm_mnas.cores.precision import Precision
 from tvm_mnas.errors import MeasurementError
 from tvm_mnas.evaluation.agreement import (
     CHECKED_IMAGES,
@@ -19,7 +20,6 @@ from tvm_mnas.evaluation.agreement import (
     torch_judge,
 )
 from tvm_mnas.models.folding import fold_batch_norm
-from tvm_mnas.precision import Precision
 
 SHAPE = (1, 3, 24, 24)
 HALF = Precision("float16", "float16")

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from tvm_mnas.cores.precision import Dtype
 from tvm_mnas.devices.core.profile import DeviceProfile
 from tvm_mnas.devices.farm import runner
 from tvm_mnas.errors import MeasurementError
 from tvm_mnas.evaluation.roofline import DevicePeak, measure_peak, peak_of
-from tvm_mnas.precision import Dtype
 from tvm_mnas.workflows.bench import KernelTiming, _with_limit
 
 KIB = 1024

@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from tests.integration.emulated import NEEDS_TOOLS, mnasnet_b1, run_command
+from tvm_mnas.cores.precision import Dtype
 from tvm_mnas.devices.core.profile import load_profile
 from tvm_mnas.evaluation.agreement import Agreement, torch_judge
 from tvm_mnas.evaluation.toolchain import Shape, ToolchainOptions, open_toolchain
 from tvm_mnas.models.network import build_network
-from tvm_mnas.precision import Dtype
 from tvm_mnas.search.run import RunDirectory
 from tvm_mnas.space.architecture import Architecture
 

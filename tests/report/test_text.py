@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.report.runs import make_accuracy, make_latency, make_run
+from tvm_mnas.cores.precision import Dtype
 from tvm_mnas.evaluation.agreement import Agreement
-from tvm_mnas.precision import Dtype
 from tvm_mnas.report.text import bench_line, search_lines
 from tvm_mnas.search.result import SearchResult
 from tvm_mnas.workflows.bench import BenchResult, KernelTiming

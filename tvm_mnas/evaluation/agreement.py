@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from tvm_mnas.cores.precision import FLOAT32, Precision
 from tvm_mnas.errors import MeasurementError
-from tvm_mnas.precision import FLOAT32, Precision
 
 if TYPE_CHECKING:
     from torch import nn

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tvm_mnas.cores.precision import FLOAT32
 from tvm_mnas.devices.core.latency import untuned_flag
 from tvm_mnas.evaluation.results import format_duration
-from tvm_mnas.precision import FLOAT32
 
 if TYPE_CHECKING:
     from tvm_mnas.evaluation.roofline import DevicePeak

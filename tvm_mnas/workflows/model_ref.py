@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tvm_mnas.cores.precision import FLOAT32, Precision
 from tvm_mnas.errors import ConfigError
 from tvm_mnas.evaluation.agreement import Judge, torch_judge
-from tvm_mnas.precision import FLOAT32, Precision
 from tvm_mnas.space.architecture import Architecture
 from tvm_mnas.space.candidate import Candidate, parse_candidate
 from tvm_mnas.space.scaling import split_scaling

@@ -16,7 +16,7 @@ from tests.compiler.targets import CORTEX_A76
 from tests.compiler.untuned import build_untuned, run_all_here, run_here
 from tvm_mnas.compiler.core.kernel import LoweredNetwork
 from tvm_mnas.compiler.lowering.lower import lower_network
-from tvm_mnas.precision import FLOAT32, Precision
+from tvm_mnas.cores.precision import FLOAT32, Precision
 
 HALF = Precision("float16", "float16")
 WIDE_SUMS = Precision("float16", "float32")

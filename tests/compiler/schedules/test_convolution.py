@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from itertools import islice
@@ -19,12 +20,13 @@ from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
 from tests.compiler.scheduled import arguments_of, module_of, replayed, run_kernel
 from tests.compiler.targets import CORTEX_A72, HASWELL, SKYLAKE_AVX512, ZNVER4
 from tvm_mnas.compiler.core.kernel import Kernel
-from tvm_mnas.compiler.core.target import VectorUnit, load_target, vector_unit
+from tvm_mnas.compiler.core.target import core_model, load_target
 from tvm_mnas.compiler.lowering import legalize
 from tvm_mnas.compiler.lowering.lower import lower_network
 from tvm_mnas.compiler.schedules import convolution
 from tvm_mnas.compiler.schedules.convolution import conv_shape, propose_convolutions, schedule_tile
 from tvm_mnas.compiler.schedules.tiles import LoopOrder, PaddingSource, Tile, rank_tiles
+from tvm_mnas.cores.model import CoreModel
 
 TRIED = 4
 
@@ -88,7 +90,7 @@ def test_a_tile_computes_what_the_unscheduled_kernel_computes(
         module = module_of(kernel)
         arrays = arguments_of(module)
         expected = run_kernel(module, arrays, target)
-        schedules = list(islice(propose_convolutions(module, load_target(target)), TRIED))
+        schedules = list(islice(propose_convolutions(module, target), TRIED))
         assert schedules, f"no tile fits {kernel.name}"
         for schedule in schedules:
             # The packing of weights is part of the module as long as nothing takes it out.
@@ -107,7 +109,7 @@ def test_every_way_around_a_tile_is_right(
     assert shape is not None
     arrays = arguments_of(module)
     expected = run_kernel(module, arrays, target)
-    tiles = rank_tiles(shape, vector_unit(load_target(target)))
+    tiles = rank_tiles(shape, core_model(target))
     ways = {(tile.order, tile.padding): tile for tile in reversed(tiles)}
     assert {order for order, _ in ways} == set(LoopOrder)
     if name == "full 3x3":
@@ -131,7 +133,7 @@ def test_inputs_that_are_loaded_as_vectors_give_the_same(
         assert shape is not None
         arrays = arguments_of(module)
         expected = run_kernel(module, arrays, target)
-        for tile in rank_tiles(shape, vector_unit(load_target(target)))[:TRIED]:
+        for tile in rank_tiles(shape, core_model(target))[:TRIED]:
             schedule = schedule_tile(module, replace(tile, inputs=inputs), threads=1)
             np.testing.assert_allclose(
                 run_kernel(schedule.mod, arrays, target), expected, rtol=1e-4, atol=1e-4
@@ -174,7 +176,7 @@ def test_the_loop_over_whole_tiles_asks_for_nothing() -> None:
     network = nn.Sequential(nn.Conv2d(3, 192, 3, padding=1), nn.Conv2d(192, 1152, 1)).eval()
     kernels = lower_network(network, (1, 3, 7, 7), HASWELL).kernels
     (kernel,) = (kernel for kernel in kernels if " 1x1x192x1152" in kernel.name)
-    schedule = next(propose_convolutions(module_of(kernel), load_target(HASWELL)))
+    schedule = next(propose_convolutions(module_of(kernel), HASWELL))
     code = _code(schedule, HASWELL, "asm")
     code = re.sub(r"^\.Ltmp\d+:\n", "", code, flags=re.MULTILINE)
     bodies = [body for body in re.split(r"^\.L\w+:$", code, flags=re.MULTILINE) if "vfmadd" in body]
@@ -194,7 +196,7 @@ def test_sums_never_reach_the_heap(name: str, target: str) -> None:
     network, shape = NETWORKS[name]
     kernels = lower_network(network.eval(), shape, target).kernels
     (kernel,) = (kernel for kernel in kernels if kernel.name.startswith("conv2d"))
-    schedule = next(propose_convolutions(module_of(kernel), load_target(target)))
+    schedule = next(propose_convolutions(module_of(kernel), target))
     assert "AllocWorkspace" not in _code(schedule, target, "ll")
 
 
@@ -203,7 +205,7 @@ def test_on_arm_a_multiply_add_takes_a_lane_of_a_vector_of_inputs() -> None:
     kernels = lower_network(network, (1, 3, 14, 14), CORTEX_A72).kernels
     (kernel,) = (kernel for kernel in kernels if " 1x1x80x480" in kernel.name)
     module = module_of(kernel)
-    code = _code(next(propose_convolutions(module, load_target(CORTEX_A72))), CORTEX_A72, "asm")
+    code = _code(next(propose_convolutions(module, CORTEX_A72)), CORTEX_A72, "asm")
     lanes = re.findall(r"fmla\s+v\d+\.4s, v\d+\.4s, v\d+\.s\[(\d)\]", code)
     assert len(lanes) >= 32
     assert {lanes.count(lane) for lane in "0123"} == {len(lanes) // 4}
@@ -234,7 +236,7 @@ def test_what_is_no_convolution_has_no_tiles(target: str) -> None:
     kernels = lower_network(network, (1, 4, 4, 4), target).kernels
     assert kernels
     for kernel in kernels:
-        assert list(propose_convolutions(module_of(kernel), load_target(target))) == []
+        assert list(propose_convolutions(module_of(kernel), target)) == []
 
 
 class FarSide(nn.Module):
@@ -260,40 +262,46 @@ def test_a_border_behind_a_convolution_is_a_kernel_of_its_own_and_within_one_has
 
     (apart,) = convolutions()
     assert "pad" not in apart.name
-    assert list(propose_convolutions(module_of(apart), load_target(target)))
+    assert list(propose_convolutions(module_of(apart), target))
     monkeypatch.setattr(legalize, "_INJECTIVE", 0)  # element-wise, as TVM has it
     (fused,) = convolutions()
     assert "pad" in fused.name
     assert conv_shape(module_of(fused)) is None
-    assert list(propose_convolutions(module_of(fused), load_target(target))) == []
+    assert list(propose_convolutions(module_of(fused), target)) == []
 
 
 def test_a_tile_is_a_record_that_replays(lowered: dict[str, list[Kernel]], target: str) -> None:
     (kernel,) = lowered["depthwise 3x3"]
     module = module_of(kernel)
-    schedule = next(propose_convolutions(module, load_target(target)))
+    schedule = next(propose_convolutions(module, target))
     assert tvm_ffi.structural_equal(replayed(schedule, module, target), schedule.mod)
 
 
 @pytest.mark.parametrize(
-    ("text", "unit"),
+    ("text", "core"),
     [
-        (SKYLAKE_AVX512, VectorUnit(lanes=16, registers=32)),
-        (HASWELL, VectorUnit(lanes=8, registers=16)),
-        (ZNVER4, VectorUnit(lanes=16, registers=32, datapath=8)),
+        (SKYLAKE_AVX512, CoreModel(lanes=16, registers=32)),
+        (HASWELL, CoreModel(lanes=8, registers=16)),
+        (ZNVER4, CoreModel(lanes=16, registers=32, datapath=8)),
         (
             '{"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64"}',
-            VectorUnit(lanes=4, registers=16),
+            CoreModel(lanes=4, registers=16),
         ),
-        (CORTEX_A72, VectorUnit(lanes=4, registers=32, multiplies_lanes=True)),
+        (CORTEX_A72, CoreModel(lanes=4, registers=32, multiplies_lanes=True)),
         (
             '{"kind": "llvm", "mtriple": "armv7l-linux-gnueabihf", "mattr": ["+neon"]}',
-            VectorUnit(lanes=4, registers=16),
+            CoreModel(lanes=4, registers=16),
         ),
     ],
 )
-def test_the_vector_unit_is_that_of_the_target(text: str, unit: VectorUnit) -> None:
-    assert vector_unit(load_target(text)) == unit
+def test_the_model_of_the_core_is_that_of_the_target(text: str, core: CoreModel) -> None:
+    assert core_model(text) == core
+
+
+def test_a_core_that_a_target_states_is_the_one_that_tiles_are_for() -> None:
+    stated = json.dumps({**json.loads(CORTEX_A72), "core_model": {"registers": 8, "datapath": 2}})
+    assert core_model(stated) == CoreModel(lanes=4, registers=8, datapath=2, multiplies_lanes=True)
+    assert str(load_target(stated)) == str(load_target(CORTEX_A72)), "TVM is not told"
 
 
 def test_a_tile_that_does_not_fit_costs_only_itself(
@@ -310,7 +318,7 @@ def test_a_tile_that_does_not_fit_costs_only_itself(
 
     monkeypatch.setattr(convolution, "schedule_tile", schedule)
     (kernel,) = lowered["pointwise"]
-    proposed = list(islice(propose_convolutions(module_of(kernel), load_target(target)), 3))
+    proposed = list(islice(propose_convolutions(module_of(kernel), target), 3))
     assert proposed == [tiles[0], *tiles[2:4]]
 
 
@@ -329,6 +337,6 @@ def test_the_first_tile_is_code_for_a_core_that_is_not_here(
         for kernel in lower_network(network.eval(), shape, target).kernels
         if kernel.name.startswith("conv2d")
     ]
-    schedule = next(propose_convolutions(module_of(kernel), load_target(target)))
+    schedule = next(propose_convolutions(module_of(kernel), target))
     code = tvm.compile(schedule.mod, target=load_target(target)).mod.inspect_source("asm")
     assert re.search(register, code), "no whole vector"

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from tests.compiler.scheduled import arguments_of, module_of, replayed, run_kernel
 from tvm_mnas.compiler.core.kernel import Kernel
-from tvm_mnas.compiler.core.target import load_target
 from tvm_mnas.compiler.lowering.lower import lower_network
 from tvm_mnas.compiler.schedules.elementwise import (
     propose_elementwise,
@@ -67,7 +66,7 @@ def test_it_computes_what_the_unscheduled_kernel_computes(
         module = module_of(kernel)
         arrays = arguments_of(module)
         expected = run_kernel(module, arrays, target)
-        proposed = list(propose_elementwise(module, load_target(target)))
+        proposed = list(propose_elementwise(module, target))
         assert proposed, kernel.name
         narrow = schedule_elementwise(module, 2, threads=threads)
         for schedule in (*proposed, narrow):
@@ -80,13 +79,13 @@ def test_what_sums_has_no_rows(kernels: dict[str, Kernel], target: str) -> None:
     sums = [kernel for name, kernel in kernels.items() if name.startswith("conv2d")]
     assert sums
     for kernel in sums:
-        assert list(propose_elementwise(module_of(kernel), load_target(target))) == []
+        assert list(propose_elementwise(module_of(kernel), target)) == []
 
 
 def test_it_is_a_record_that_replays(passes: dict[str, Kernel], target: str) -> None:
     (kernel,) = (kernel for name, kernel in passes.items() if "multiply" in name)
     module = module_of(kernel)
-    schedule = next(propose_elementwise(module, load_target(target)))
+    schedule = next(propose_elementwise(module, target))
     assert tvm_ffi.structural_equal(replayed(schedule, module, target), schedule.mod)
 
 

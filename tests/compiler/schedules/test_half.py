@@ -15,12 +15,12 @@ from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
 from tests.compiler.scheduled import arguments_of, module_of, replayed, run_kernel
 from tests.compiler.targets import CORTEX_A72, CORTEX_A76, SAPPHIRE_RAPIDS, SKYLAKE_AVX512
 from tvm_mnas.compiler.core.kernel import Kernel
-from tvm_mnas.compiler.core.target import load_target, vector_unit
+from tvm_mnas.compiler.core.target import core_model, load_target
 from tvm_mnas.compiler.lowering.lower import lower_network
 from tvm_mnas.compiler.schedules.convolution import conv_shape, propose_convolutions
 from tvm_mnas.compiler.schedules.elementwise import propose_elementwise
 from tvm_mnas.compiler.schedules.reduction import propose_reductions
-from tvm_mnas.precision import FLOAT32, Precision
+from tvm_mnas.cores.precision import FLOAT32, Precision
 
 HALF = Precision("float16", "float16")
 WIDE_SUMS = Precision("float16", "float32")
@@ -53,9 +53,9 @@ def _assembly(schedule: Any, target: str) -> str:
 def test_a_vector_has_twice_the_lanes_where_the_core_computes_in_half(
     target: str, lanes: int, half_lanes: int
 ) -> None:
-    assert vector_unit(load_target(target)).lanes == lanes
-    assert vector_unit(load_target(target), dtype="float16").lanes == half_lanes
-    assert vector_unit(load_target(target), dtype="float32").lanes == lanes
+    assert core_model(target).lanes == lanes
+    assert core_model(target, dtype="float16").lanes == half_lanes
+    assert core_model(target, dtype="float32").lanes == lanes
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_on_arm_a_multiply_add_takes_a_lane_of_a_vector_of_inputs(
     precision: Precision, vectors: str
 ) -> None:
     kernel = _kernel(NETWORK, (1, 3, 14, 14), CORTEX_A76, precision, POINTWISE)
-    schedule = next(propose_convolutions(module_of(kernel), load_target(CORTEX_A76)))
+    schedule = next(propose_convolutions(module_of(kernel), CORTEX_A76))
     code = _assembly(schedule, CORTEX_A76)
     count, kind = vectors
     operand = rf"v\d+\.{vectors}"
@@ -109,9 +109,8 @@ def test_a_schedule_computes_what_the_unscheduled_kernel_computes(
         module = module_of(kernel)
         arrays = arguments_of(module)
         expected = run_kernel(module, arrays, target).astype(np.float32)
-        loaded = load_target(target)
         for propose in (propose_convolutions, propose_reductions, propose_elementwise):
-            for schedule in islice(propose(module, loaded), TRIED):
+            for schedule in islice(propose(module, target), TRIED):
                 found = run_kernel(schedule.mod, arrays, target).astype(np.float32)
                 np.testing.assert_allclose(found, expected, rtol=2e-2, atol=2e-2)
                 assert replayed(schedule, module, target) is not None

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from tests.compiler.scheduled import arguments_of, module_of, replayed, run_kernel
 from tvm_mnas.compiler.core.kernel import Kernel
-from tvm_mnas.compiler.core.target import VectorUnit, load_target
 from tvm_mnas.compiler.lowering.lower import lower_network
 from tvm_mnas.compiler.schedules.reduction import (
     propose_reductions,
     rank_vectors,
     schedule_reduction,
 )
+from tvm_mnas.cores.model import CoreModel
 
 SHAPE = (1, 3, 12, 12)
 TRIED = 3
@@ -51,9 +51,7 @@ def kernels(target: str) -> list[Kernel]:
 def summed(kernels: list[Kernel], target: str) -> list[Kernel]:
     """Those for which there are schedules."""
     return [
-        kernel
-        for kernel in kernels
-        if next(propose_reductions(module_of(kernel), load_target(target)), None)
+        kernel for kernel in kernels if next(propose_reductions(module_of(kernel), target), None)
     ]
 
 
@@ -85,7 +83,7 @@ def test_it_computes_what_the_unscheduled_kernel_computes(
         module = module_of(kernel)
         arrays = arguments_of(module)
         expected = run_kernel(module, arrays, target)
-        proposed = list(islice(propose_reductions(module, load_target(target)), TRIED))
+        proposed = list(islice(propose_reductions(module, target), TRIED))
         for schedule in (*proposed, schedule_reduction(module, 1, 2, threads=threads)):
             np.testing.assert_allclose(
                 run_kernel(schedule.mod, arrays, target),
@@ -99,7 +97,7 @@ def test_it_computes_what_the_unscheduled_kernel_computes(
 def test_a_record_of_it_gives_the_same_code(summed: list[Kernel], target: str) -> None:
     for kernel in summed:
         module = module_of(kernel)
-        schedule = next(propose_reductions(module, load_target(target)))
+        schedule = next(propose_reductions(module, target))
         arrays = arguments_of(module)
         again = replayed(schedule, module, target)
         np.testing.assert_array_equal(
@@ -109,7 +107,7 @@ def test_a_record_of_it_gives_the_same_code(summed: list[Kernel], target: str) -
 
 def test_all_schedules_of_a_kernel_differ(summed: list[Kernel], target: str) -> None:
     for kernel in summed:
-        proposed = list(propose_reductions(module_of(kernel), load_target(target)))
+        proposed = list(propose_reductions(module_of(kernel), target))
         assert len(proposed) > 1, kernel.name
         assert len({tvm_ffi.structural_hash(schedule.mod) for schedule in proposed}) == len(
             proposed
@@ -117,11 +115,11 @@ def test_all_schedules_of_a_kernel_differ(summed: list[Kernel], target: str) -> 
 
 
 def test_as_many_vectors_as_keep_the_units_busy_come_first() -> None:
-    unit = VectorUnit(lanes=16, registers=32)
-    assert rank_vectors(1280, unit) == [
+    core = CoreModel(lanes=16, registers=32)
+    assert rank_vectors(1280, core) == [
         (8, 16), (10, 16), (16, 16), (20, 16), (8, 8), (10, 8), (16, 8), (20, 8)
     ]  # fmt: skip
-    assert rank_vectors(1000, unit) == [
+    assert rank_vectors(1000, core) == [
         (10, 10),
         (20, 10),
         (25, 10),
@@ -130,6 +128,6 @@ def test_as_many_vectors_as_keep_the_units_busy_come_first() -> None:
         (5, 8),
         (1, 8),
     ]
-    assert rank_vectors(32, unit) == [(2, 16), (1, 16), (4, 8), (2, 8), (1, 8)]
-    assert rank_vectors(7, unit) == [(1, 7)]
-    assert rank_vectors(1, unit) == []
+    assert rank_vectors(32, core) == [(2, 16), (1, 16), (4, 8), (2, 8), (1, 8)]
+    assert rank_vectors(7, core) == [(1, 7)]
+    assert rank_vectors(1, core) == []

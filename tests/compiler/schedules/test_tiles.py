@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from tvm_mnas.compiler.core.target import VectorUnit
 from tvm_mnas.compiler.schedules.tiles import ConvShape, LoopOrder, PaddingSource, Tile, rank_tiles
+from tvm_mnas.cores.model import CoreModel
 
-AVX512 = VectorUnit(lanes=16, registers=32)
+AVX512 = CoreModel(lanes=16, registers=32)
 DOUBLE_PUMPED = replace(AVX512, datapath=8)
-AVX2 = VectorUnit(lanes=8, registers=16)
-NEON = VectorUnit(lanes=4, registers=32, multiplies_lanes=True)
+AVX2 = CoreModel(lanes=8, registers=16)
+NEON = CoreModel(lanes=4, registers=32, multiplies_lanes=True)
 
 POINTWISE = ConvShape(
     height=14,
@@ -44,25 +44,25 @@ STEM = replace(
 
 
 @pytest.mark.parametrize(
-    "unit", [AVX512, DOUBLE_PUMPED, AVX2, NEON], ids=["avx512", "double-pumped", "avx2", "neon"]
+    "core", [AVX512, DOUBLE_PUMPED, AVX2, NEON], ids=["avx512", "double-pumped", "avx2", "neon"]
 )
 @pytest.mark.parametrize(
     "shape", [POINTWISE, DEPTHWISE, GROUPED, STEM], ids=["pw", "dw", "g", "stem"]
 )
 def test_every_tile_divides_the_output_and_fits_the_registers(
-    shape: ConvShape, unit: VectorUnit
+    shape: ConvShape, core: CoreModel
 ) -> None:
-    tiles = rank_tiles(shape, unit)
+    tiles = rank_tiles(shape, core)
     assert tiles
     assert len(set(tiles)) == len(tiles)
     for tile in tiles:
         assert shape.height % tile.rows == 0
         assert shape.width % tile.columns == 0
         assert shape.channels % tile.channels == 0
-        assert tile.lanes <= unit.lanes
+        assert tile.lanes <= core.lanes
         # Where inputs are loaded as vectors these stay in registers, and weights come in pairs.
         loaded = tile.vectors + 1 if tile.inputs == 1 else tile.pixels + min(2, tile.vectors)
-        assert tile.pixels * tile.vectors + loaded <= unit.registers
+        assert tile.pixels * tile.vectors + loaded <= core.registers
 
 
 def test_the_first_tile_of_a_pointwise_convolution_fills_both_units() -> None:
@@ -75,16 +75,16 @@ def test_the_first_tile_of_a_pointwise_convolution_fills_both_units() -> None:
 
 
 def test_inputs_are_loaded_as_vectors_where_a_multiply_add_takes_a_lane() -> None:
-    def inputs(shape: ConvShape, unit: VectorUnit) -> set[int]:
-        return {tile.inputs for tile in rank_tiles(shape, unit)}
+    def inputs(shape: ConvShape, core: CoreModel) -> set[int]:
+        return {tile.inputs for tile in rank_tiles(shape, core)}
 
     assert inputs(POINTWISE, NEON) == {4}
     assert inputs(replace(POINTWISE, inputs=18), NEON) == {2}
     assert inputs(replace(POINTWISE, inputs=9), NEON) == {1}
     for other in (DEPTHWISE, GROUPED, STEM):
         assert inputs(other, NEON) == {1}
-    for unit in (AVX2, AVX512):
-        assert inputs(POINTWISE, unit) == {1}
+    for core in (AVX2, AVX512):
+        assert inputs(POINTWISE, core) == {1}
 
 
 def test_the_first_tiles_on_arm_take_few_instructions_besides_their_multiply_adds() -> None:
@@ -119,15 +119,15 @@ def test_half_vectors_are_as_good_where_a_core_works_on_half_a_register_at_once(
     assert not rank_tiles(single, DOUBLE_PUMPED)[0].flat
 
 
-@pytest.mark.parametrize("unit", [AVX2, AVX512, NEON], ids=["avx2", "avx512", "neon"])
+@pytest.mark.parametrize("core", [AVX2, AVX512, NEON], ids=["avx2", "avx512", "neon"])
 def test_a_line_is_of_what_reads_its_own_pixel_alone_and_fits_the_registers(
-    unit: VectorUnit,
+    core: CoreModel,
 ) -> None:
     strided = replace(SEVEN, stride=2)
     for shape in (DEPTHWISE, STEM, strided, replace(SEVEN, height=1, width=1)):
-        assert not any(tile.flat for tile in rank_tiles(shape, unit))
-    for tile in rank_tiles(SEVEN, unit):
-        assert tile.pixels * tile.vectors < unit.registers
+        assert not any(tile.flat for tile in rank_tiles(shape, core))
+    for tile in rank_tiles(SEVEN, core):
+        assert tile.pixels * tile.vectors < core.registers
         assert tile.channels * (SEVEN.channels // tile.channels) == SEVEN.channels
         assert tile.flat == bool(SEVEN.width % tile.columns)
 

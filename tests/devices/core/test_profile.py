@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tvm_mnas.cores.precision import Precision
 from tvm_mnas.devices.core.cores import fastest_core
 from tvm_mnas.devices.core.profile import (
     DeviceProfile,
@@ -19,7 +20,6 @@ from tvm_mnas.devices.core.profile import (
 )
 from tvm_mnas.devices.core.tracker import TrackerAddress
 from tvm_mnas.errors import ProfileError
-from tvm_mnas.precision import Precision
 
 HALF = "emulated-armv8.2-float16"
 GOOD = """
@@ -107,6 +107,7 @@ def test_keys_that_any_tracker_lists_and_ipv6_addresses_read_back_the_same(
     [
         GOOD,
         GOOD.replace("threads = 2", 'threads = 2\ndtype = "float16"\naccumulator = "float32"'),
+        GOOD.replace('kind = "llvm"', 'kind = "llvm"\ncore_model = { lanes = 4, datapath = 2 }'),
         *(shipped_profiles()[key].read_text(encoding="utf-8") for key in ("local", HALF)),
     ],
 )
@@ -134,6 +135,14 @@ def test_a_written_profile_reads_back_the_same(tmp_path: Path, text: str) -> Non
         (("10.0.0.5:9190", "host:٣"), ("tracker", "host:port")),
         (("10.0.0.5:9190", "10.0.0.5:99999"), ("tracker", "65535", "99999")),
         (('kind = "llvm"', ""), ("target", "kind")),
+        (
+            ('kind = "llvm"', 'kind = "llvm"\ncore_model = { lane = 4 }'),
+            ("target.core_model.lane is not a key", "lanes"),
+        ),
+        (
+            ('kind = "llvm"', 'kind = "llvm"\ncore_model = { lanes = 0 }'),
+            ("target.core_model.lanes", ">= 1", "0"),
+        ),
         (('kind = "llvm"', 'kind = "llvm"\nnum-cores = 4'), ("num-cores", "2", "4")),
         (('key = "rpi4"', ""), ("key", "missing")),
         (('key = "rpi4"', 'key = "rpi/4"'), ("key", "rpi/4")),

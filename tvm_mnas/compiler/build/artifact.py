@@ -22,9 +22,9 @@ from tvm_mnas.compiler.core.reasons import reason_of
 from tvm_mnas.compiler.core.target import load_target
 from tvm_mnas.compiler.lowering.lower import key_of_function
 from tvm_mnas.compiler.records.base import TuningRecords
+from tvm_mnas.cores.precision import FLOAT32, Precision
 from tvm_mnas.errors import BuildError, TvmMnasError, UntunedKernelError, raise_if_foreign
 from tvm_mnas.files import require_room
-from tvm_mnas.precision import FLOAT32, Precision
 
 _SCHEDULED = "tirx.is_scheduled"
 _NONE_UNTUNED: Mapping[str, float] = MappingProxyType({})

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tvm_mnas.precision import FLOAT32, Precision
+from tvm_mnas.cores.precision import FLOAT32, Precision
 
 
 @dataclass(frozen=True, slots=True)

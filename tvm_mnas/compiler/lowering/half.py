@@ -17,7 +17,7 @@ import tvm
 from tvm import relax, topi
 
 from tvm_mnas.compiler.lowering.constants import rewritten
-from tvm_mnas.precision import Precision
+from tvm_mnas.cores.precision import Precision
 
 _WIDE = "float32"
 _SUMS = ("relax.matmul", "relax.nn.conv1d", "relax.nn.conv2d", "relax.nn.conv3d")

@@ -14,7 +14,7 @@ import tvm
 from tvm import relax, te, topi
 
 from tvm_mnas.compiler.lowering.half import HALF_MEANS
-from tvm_mnas.precision import FLOAT32, Precision
+from tvm_mnas.cores.precision import FLOAT32, Precision
 
 _TRANSPOSE = "relax.permute_dims"
 _CAST = "relax.astype"

@@ -21,19 +21,19 @@ from tvm_ffi import register_error
 from tvm_mnas.compiler.core.kernel import Kernel, LoweredNetwork
 from tvm_mnas.compiler.core.metaschedule import EQUALITY, key_of, load_meta_schedule
 from tvm_mnas.compiler.core.reasons import reason_of
-from tvm_mnas.compiler.core.target import load_target, vector_unit
+from tvm_mnas.compiler.core.target import core_model, load_target
 from tvm_mnas.compiler.lowering.constants import fold_layouts
 from tvm_mnas.compiler.lowering.frontend import import_network
 from tvm_mnas.compiler.lowering.half import to_half
 from tvm_mnas.compiler.lowering.layouts import sink_transposes, split_activations
 from tvm_mnas.compiler.lowering.legalize import legalize
 from tvm_mnas.compiler.lowering.naming import describe_kernel, name_blocks
+from tvm_mnas.cores.precision import FLOAT32, Precision
 from tvm_mnas.errors import Interruption, LoweringError, raise_if_foreign
 from tvm_mnas.models.exchange.exported import program_to_modules
 from tvm_mnas.models.folding import fold_batch_norm
 from tvm_mnas.models.padding import pad_channels
 from tvm_mnas.models.transposed import replace_transposed
-from tvm_mnas.precision import FLOAT32, Precision
 
 # What TVM doesn't know comes back from its callbacks as RuntimeError: an interrupted lowering would be one that failed.
 for _interruption in (KeyboardInterrupt, Interruption):
@@ -58,7 +58,7 @@ def lower_network(
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            lanes = vector_unit(load_target(target), dtype=precision.accumulator).datapath
+            lanes = core_model(target, dtype=precision.accumulator).width
             plain = pad_channels(_without_norms(network, input_shape, input_dtype), lanes)
             module = import_network(plain, input_shape, input_dtype)
         module = _lowered(module, target, precision)

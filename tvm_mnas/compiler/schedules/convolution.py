@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tvm_mnas.compiler.core.target import vector_unit
+from tvm_mnas.compiler.core.target import core_count, core_model
 from tvm_mnas.compiler.schedules.blocks import (
     REDUCTION,
     SPATIAL,
@@ -36,13 +36,16 @@ from tvm_mnas.compiler.schedules.tiles import ConvShape, LoopOrder, PaddingSourc
 _UNROLLED_INPUTS = 4
 
 
-def propose_convolutions(module: Any, target: Any) -> Iterator[Any]:
-    """Yield schedules of `module`, the most promising first; none if it is no convolution that a tile fits."""
+def propose_convolutions(module: Any, target: str) -> Iterator[Any]:
+    """Yield schedules of `module` for `target` (its JSON text), the most promising first.
+
+    None if it is no convolution that a tile fits.
+    """
     shape = conv_shape(module)
     if shape is None:
         return
-    threads = int(target.attrs.get("num-cores", 1))
-    tiles = rank_tiles(shape, vector_unit(target, dtype=sums_dtype(module)))
+    threads = core_count(target)
+    tiles = rank_tiles(shape, core_model(target, dtype=sums_dtype(module)))
     yield from applicable(partial(schedule_tile, module, tile, threads=threads) for tile in tiles)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from tvm_mnas.compiler.core.target import vector_unit
+from tvm_mnas.compiler.core.target import core_count, core_model
 from tvm_mnas.compiler.schedules.blocks import (
     SPATIAL,
     applicable,
@@ -27,13 +27,16 @@ _WIDTHS = 3
 _LEAST_LANES = 4
 
 
-def propose_elementwise(module: Any, target: Any) -> Iterator[Any]:
-    """Yield schedules of `module`, the widest vectors first; none if it sums, or has no channels to speak of."""
+def propose_elementwise(module: Any, target: str) -> Iterator[Any]:
+    """Yield schedules of `module` for `target` (its JSON text), the widest vectors first.
+
+    None if it sums, or has no channels to speak of.
+    """
     channels = _channels(module)
     if channels is None:
         return
-    threads = int(target.attrs.get("num-cores", 1))
-    widths = vector_widths(channels, vector_unit(target, dtype=output_dtype(module)).lanes)
+    threads = core_count(target)
+    widths = vector_widths(channels, core_model(target, dtype=output_dtype(module)).lanes)
     yield from applicable(
         partial(schedule_elementwise, module, lanes, threads=threads) for lanes in widths
     )

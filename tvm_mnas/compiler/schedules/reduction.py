@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from tvm_mnas.compiler.core.target import VectorUnit, vector_unit
+from tvm_mnas.compiler.core.target import core_count, core_model
 from tvm_mnas.compiler.schedules.blocks import (
     REDUCTION,
     SPATIAL,
@@ -28,39 +28,43 @@ from tvm_mnas.compiler.schedules.blocks import (
     vectorize_output,
 )
 from tvm_mnas.compiler.schedules.tiles import vector_lengths
+from tvm_mnas.cores.model import CoreModel
 
-_BUSY_VECTORS = 8
-"""Two units, each with four additions under way: fewer sums leave them waiting."""
 _LARGEST_BODY = 512
 """What is summed over is unrolled up to so many vectors in straight-line code."""
 _COUNTS = 4
 """How many numbers of vectors are tried of each length."""
 
 
-def propose_reductions(module: Any, target: Any) -> Iterator[Any]:
-    """Yield schedules of `module`, the most promising first; none if it is a convolution or sums along its vectors."""
+def propose_reductions(module: Any, target: str) -> Iterator[Any]:
+    """Yield schedules of `module` for `target` (its JSON text), the most promising first.
+
+    None if it is a convolution or sums along its vectors.
+    """
     channels = _channels(module)
     if channels is None:
         return
-    threads = int(target.attrs.get("num-cores", 1))
-    ranked = rank_vectors(channels, vector_unit(target, dtype=sums_dtype(module)))
+    threads = core_count(target)
+    ranked = rank_vectors(channels, core_model(target, dtype=sums_dtype(module)))
     yield from applicable(
         partial(schedule_reduction, module, vectors, lanes, threads=threads)
         for vectors, lanes in ranked
     )
 
 
-def rank_vectors(channels: int, unit: VectorUnit) -> list[tuple[int, int]]:
+def rank_vectors(channels: int, core: CoreModel) -> list[tuple[int, int]]:
     """Return numbers of vectors and their lanes that divide `channels`, the most promising first.
 
     Long vectors come first, and of these as many as keep the units busy.
     """
     ranked: list[tuple[int, int]] = []
-    for lanes in vector_lengths(channels, unit):
+    for lanes in vector_lengths(channels, core):
         counts = [
-            count for count in range(1, unit.registers - 1) if (channels // lanes) % count == 0
+            count for count in range(1, core.registers - 1) if (channels // lanes) % count == 0
         ]
-        counts.sort(key=lambda count: (count < _BUSY_VECTORS, abs(count - _BUSY_VECTORS)))
+        counts.sort(
+            key=lambda count: (count < core.sums_in_flight, abs(count - core.sums_in_flight))
+        )
         ranked += [(count, lanes) for count in counts[:_COUNTS]]
     return ranked
 

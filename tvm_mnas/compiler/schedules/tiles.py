@@ -13,15 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from tvm_mnas.compiler.core.target import VectorUnit
+from tvm_mnas.cores.model import CoreModel
 
-_PIPES = 2
-"""Multiply-adds, and loads, of a datapath's width that a core starts in a cycle."""
-_LATENCY_CYCLES = 4
-"""From the start of a multiply-add to that of one that needs its result."""
-_FIRST_CACHE_BYTES = 32 * 1024
-_SECOND_CACHE_CYCLES = 2
-"""For a vector that comes from the second cache."""
 _LARGEST_BODY = 512
 """Multiply-adds in straight-line code: more do not fit the instruction cache and take long to compile."""
 _FURTHER_ROW = 0.85
@@ -124,25 +117,25 @@ class Tile:
         return self.rows * self.columns
 
 
-def rank_tiles(shape: ConvShape, unit: VectorUnit) -> list[Tile]:
-    """Return the tiles that fit `shape` and the registers of `unit`, the most promising first.
+def rank_tiles(shape: ConvShape, core: CoreModel) -> list[Tile]:
+    """Return the tiles that fit `shape` and the registers of `core`, the most promising first.
 
     Those of equal shape and different loops follow each other, so that few schedules see both.
     """
-    inputs = _inputs_of_a_step(shape, unit)
+    inputs = _inputs_of_a_step(shape, core)
 
     def merit(extents: _Extents) -> tuple[float, float]:
         if inputs == 1:
-            return _efficiency(shape, unit, extents), -_loads_per_product(shape, extents)
-        return _busy(extents), -_instructions_per_product(extents, inputs)
+            return _efficiency(shape, core, extents), -_loads_per_product(shape, extents)
+        return _busy(core, extents), -_instructions_per_product(extents, inputs)
 
-    found = list(_shapes(shape, unit, inputs))
+    found = list(_shapes(shape, core, inputs))
     if inputs == 1 and shape.flat:
-        best = max((_efficiency(shape, unit, one) for one in found), default=0.0)
+        best = max((_efficiency(shape, core, one) for one in found), default=0.0)
         found += [
             one
-            for one in _flat_shapes(shape, unit, inputs)
-            if _efficiency(shape, unit, one) > _FLAT_GAIN * best
+            for one in _flat_shapes(shape, core, inputs)
+            if _efficiency(shape, core, one) > _FLAT_GAIN * best
         ]
     return [
         Tile(
@@ -181,59 +174,59 @@ class _Extents:
         return self.pixels * self.vectors
 
 
-def _inputs_of_a_step(shape: ConvShape, unit: VectorUnit) -> int:
+def _inputs_of_a_step(shape: ConvShape, core: CoreModel) -> int:
     """Return how many inputs of a pixel are loaded at once: a vector where a multiply-add takes a lane of it."""
-    if not unit.multiplies_lanes or shape.taps > 1 or shape.groups > 1:
+    if not core.multiplies_lanes or shape.taps > 1 or shape.groups > 1:
         return 1
-    return next(count for count in (unit.lanes, unit.lanes // 2, 1) if shape.inputs % count == 0)
+    return next(count for count in (core.lanes, core.lanes // 2, 1) if shape.inputs % count == 0)
 
 
-def _shapes(shape: ConvShape, unit: VectorUnit, inputs: int) -> Iterator[_Extents]:
+def _shapes(shape: ConvShape, core: CoreModel, inputs: int) -> Iterator[_Extents]:
     """Yield what is unrolled of every tile that divides the output and fits the registers."""
-    for lanes in vector_lengths(shape.vector_channels, unit, powers_of_two=shape.depthwise):
+    for lanes in vector_lengths(shape.vector_channels, core, powers_of_two=shape.depthwise):
         # One vector a pixel keeps a depthwise tile's tests at the edge few and its code short.
         for vectors in [1] if shape.depthwise else _divisors(shape.channels // lanes):
             for rows in (count for count in _ROWS if shape.height % count == 0):
                 for columns in _divisors(shape.width):
                     extents = _Extents(rows, columns, vectors, lanes)
-                    if _fits(shape, unit, extents, inputs):
+                    if _fits(shape, core, extents, inputs):
                         yield extents
 
 
-def _flat_shapes(shape: ConvShape, unit: VectorUnit, inputs: int) -> Iterator[_Extents]:
+def _flat_shapes(shape: ConvShape, core: CoreModel, inputs: int) -> Iterator[_Extents]:
     """Yield what is unrolled of every tile of pixels in one line that no tile of rows and columns is equal to."""
-    for lanes in vector_lengths(shape.vector_channels, unit):
+    for lanes in vector_lengths(shape.vector_channels, core):
         for vectors in _divisors(shape.channels // lanes):
             for pixels in range(2, _PIXELS + 1):
                 extents = _Extents(1, pixels, vectors, lanes, flat=True)
-                if shape.width % pixels and _fits(shape, unit, extents, inputs):
+                if shape.width % pixels and _fits(shape, core, extents, inputs):
                     yield extents
 
 
-def vector_lengths(channels: int, unit: VectorUnit, *, powers_of_two: bool = False) -> list[int]:
+def vector_lengths(channels: int, core: CoreModel, *, powers_of_two: bool = False) -> list[int]:
     """Return the vector lengths to try: the whole and the half one, the datapath's, or the longest two that divide.
 
     A vector of 15 lanes is one of 16 to the arithmetic; only its loads and stores are several. What is mostly loads, as
     a depthwise convolution, asks for `powers_of_two`.
     """
-    if channels % unit.lanes == 0:
-        return [unit.lanes, unit.lanes // 2]
-    if channels % unit.datapath == 0:
-        return [unit.datapath]
+    if channels % core.lanes == 0:
+        return [core.lanes, core.lanes // 2]
+    if channels % core.width == 0:
+        return [core.width]
     shorter = [
         lanes
         for lanes in _divisors(channels)
-        if 1 < lanes < unit.lanes and not (powers_of_two and lanes & (lanes - 1))
+        if 1 < lanes < core.lanes and not (powers_of_two and lanes & (lanes - 1))
     ]
     return shorter[:-3:-1]
 
 
-def _fits(shape: ConvShape, unit: VectorUnit, extents: _Extents, inputs: int) -> bool:
+def _fits(shape: ConvShape, core: CoreModel, extents: _Extents, inputs: int) -> bool:
     # Weights are loaded in pairs where a vector of inputs stays for several steps.
     loaded = extents.vectors + 1 if inputs == 1 else extents.pixels + min(extents.vectors, 2)
     return (
         extents.pixels <= _PIXELS
-        and extents.products + loaded <= unit.registers
+        and extents.products + loaded <= core.registers
         and _body(shape, extents.products) <= _LARGEST_BODY
     )
 
@@ -259,22 +252,26 @@ def _loads_per_product(shape: ConvShape, extents: _Extents) -> float:
     return _loads(shape, extents) / extents.products
 
 
-def _cycles(shape: ConvShape, unit: VectorUnit, extents: _Extents) -> float:
+def _cycles(shape: ConvShape, core: CoreModel, extents: _Extents) -> float:
     """Return the expected cycles of a step of the sum."""
-    passes = math.ceil(extents.lanes / unit.datapath)
+    passes = math.ceil(extents.lanes / core.width)
     products, loads = passes * extents.products, passes * _loads(shape, extents)
-    cycles = max(products / _PIPES, loads / _PIPES, float(_LATENCY_CYCLES))
+    cycles = max(
+        products / core.multiply_adds_per_cycle,
+        loads / core.loads_per_cycle,
+        float(core.latency_cycles),
+    )
     slice_bytes = shape.weight_bytes * shape.taps * shape.inputs * extents.vectors * extents.lanes
-    if not shape.depthwise and slice_bytes > _FIRST_CACHE_BYTES:
-        cycles = max(cycles, float(extents.vectors * _SECOND_CACHE_CYCLES))
+    if not shape.depthwise and slice_bytes > core.first_cache_bytes:
+        cycles = max(cycles, float(extents.vectors * core.second_cache_cycles))
     return cycles
 
 
-def _efficiency(shape: ConvShape, unit: VectorUnit, extents: _Extents) -> float:
+def _efficiency(shape: ConvShape, core: CoreModel, extents: _Extents) -> float:
     """Return the expected share of the core's peak."""
-    cycles = sum(count * _cycles(shape, unit, one) for count, one in _parts(shape, extents))
+    cycles = sum(count * _cycles(shape, core, one) for count, one in _parts(shape, extents))
     products = sum(count * one.products for count, one in _parts(shape, extents))
-    share = products * extents.lanes / (cycles * _PIPES * unit.datapath)
+    share = products * extents.lanes / (cycles * core.multiply_adds_per_cycle * core.width)
     if shape.depthwise:
         # Every further row is tested at the edge by itself.
         share *= _FURTHER_ROW ** (extents.rows - 1)
@@ -289,9 +286,9 @@ def _parts(shape: ConvShape, extents: _Extents) -> list[tuple[int, _Extents]]:
     return [(whole, extents), *([(1, replace(extents, columns=rest))] if rest else [])]
 
 
-def _busy(extents: _Extents) -> float:
+def _busy(core: CoreModel, extents: _Extents) -> float:
     """Return the share of the units that is at work, or would be if nothing but an addition's latency held it up."""
-    return min(1.0, extents.products / (_PIPES * _LATENCY_CYCLES))
+    return min(1.0, extents.products / core.sums_in_flight)
 
 
 def _instructions_per_product(extents: _Extents, inputs: int) -> float:

@@ -112,9 +112,9 @@ def _propose(request: Mapping[str, Any]) -> list[tuple[list[Any], Any]]:
     schedules = int(request["schedules"])
     found: list[Any] = []
     first = chain(
-        islice(propose_convolutions(loaded.mod, target), TILES),
-        propose_elementwise(loaded.mod, target),
-        propose_reductions(loaded.mod, target),
+        islice(propose_convolutions(loaded.mod, request["target"]), TILES),
+        propose_elementwise(loaded.mod, request["target"]),
+        propose_reductions(loaded.mod, request["target"]),
     )
     for schedule in first:
         if len(found) == schedules:

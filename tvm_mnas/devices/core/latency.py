@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 
+from tvm_mnas.cores.precision import FLOAT32, Dtype, Precision
 from tvm_mnas.devices.core.state import DeviceState, state_warnings
 from tvm_mnas.errors import MeasurementError, ProfileError
-from tvm_mnas.precision import FLOAT32, Dtype, Precision
 
 _RELATIVE_TOLERANCE = 1e-9
 _OPTIONAL = (

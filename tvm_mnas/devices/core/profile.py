@@ -17,11 +17,12 @@ from pathlib import Path
 
 import tomli_w
 
+from tvm_mnas.cores.model import STATED, check_stated
+from tvm_mnas.cores.precision import Dtype, Precision
 from tvm_mnas.devices.core.cores import fastest_core
 from tvm_mnas.devices.core.host import detect_target
 from tvm_mnas.devices.core.tracker import TrackerAddress
 from tvm_mnas.errors import ProfileError
-from tvm_mnas.precision import Dtype, Precision
 from tvm_mnas.resources import profiles_directory
 
 HOST_TARGET = "host"
@@ -155,6 +156,7 @@ class DeviceProfile:
             raise ProfileError(
                 f'target must be "{HOST_TARGET}" or a table with a kind, not {self.target!r}'
             )
+        check_stated(target.get(STATED, {}))
         if target.get("num-cores") != self.threads:
             raise ProfileError(
                 f"target.num-cores must equal threads ({self.threads}), not {target.get('num-cores')!r}"

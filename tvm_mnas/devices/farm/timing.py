@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from tvm_mnas.cores.precision import FLOAT32, Precision
 from tvm_mnas.devices.core.host import tvm_version
 from tvm_mnas.devices.core.latency import Coverage, Latency, change_text, spread_of
 from tvm_mnas.devices.core.profile import TimingSettings
@@ -26,7 +27,6 @@ from tvm_mnas.devices.farm.instructions import InstructionCounts
 from tvm_mnas.devices.farm.lease import Lease
 from tvm_mnas.devices.farm.reference import ReferenceTiming
 from tvm_mnas.errors import DeviceLostError, MeasurementError
-from tvm_mnas.precision import FLOAT32, Precision
 
 Array = npt.NDArray[np.generic]
 

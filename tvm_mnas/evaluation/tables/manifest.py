@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from tvm_mnas.cores.precision import Dtype
 from tvm_mnas.errors import RunError
-from tvm_mnas.precision import Dtype
 
 SCHEMA_VERSION = 1
 """Rises when a key changes its meaning."""

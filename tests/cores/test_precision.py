@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from tvm_mnas.cores.precision import FLOAT32, Precision
 from tvm_mnas.errors import ProfileError
-from tvm_mnas.precision import FLOAT32, Precision
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""What a device's core computes in, and what it takes to keep it busy."""
