@@ -51,9 +51,9 @@ def profile_of(core: str, precision: Precision = FLOAT32) -> DeviceProfile:
 
 def lanes_of(core: str, precision: Precision) -> int:
     """Return how many multiply-adds one instruction of `core` does in `precision`."""
-    from tvm_mnas.compiler.core.target import core_model, load_target
+    from tvm_mnas.compiler.core.target import core_model
 
-    return core_model(load_target(profile_of(core).target), dtype=precision.accumulator).lanes
+    return core_model(profile_of(core).target, dtype=precision.accumulator).lanes
 
 
 def count(

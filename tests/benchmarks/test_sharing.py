@@ -29,9 +29,9 @@ def test_the_shipped_records_have_convolutions(
     monkeypatch.setattr("sys.argv", ["sharing.py", str(store)])
     assert script("sharing").main() == 0
     first, *_ = capsys.readouterr().out.splitlines()
-    # The two networks have 59 kernels; a pooling and a dense layer of each are no convolution.
-    assert first.startswith("59 kernels, of them ")
-    assert 40 < int(first.split()[4]) < 59
+    # The three networks have 89 kernels; poolings, gates and dense layers are no convolution.
+    assert first.startswith("89 kernels, of them ")
+    assert 60 < int(first.split()[4]) < 89
 
 
 def test_a_directory_without_a_store_is_one_line(
