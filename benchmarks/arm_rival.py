@@ -105,7 +105,7 @@ def count_rival(name: str, directory: Path) -> tuple[str, InstructionCounts]:
         raise RuntimeError("its output is not torch's")
     values = json.loads(printed.splitlines()[-1])
     _, *classes = values["counts"][-1][: len(CLASSES)]
-    # Its process has other threads. The plugin does not lock: where two count at once, `all` and a class lose unequally.
+    # Its process has other threads, and the plugin does not lock: two that count at once lose a few of either count.
     return values["version"], InstructionCounts.of([sum(classes), *classes])
 
 
