@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from tvm_mnas.cores.precision import Precision
@@ -15,6 +16,7 @@ from tvm_mnas.errors import MeasurementError
 from tvm_mnas.evaluation.agreement import (
     CHECKED_IMAGES,
     TOLERANCES,
+    Judge,
     check_images,
     compare_outputs,
     torch_judge,
@@ -90,16 +92,23 @@ def _changed(layer: nn.Module, **changes: object) -> nn.Module:
 DEFECTS = [_pad, _one_sided_pad, _stride, _swapped_channels, _forgotten_bias, _scaled]
 
 
+def _compiled_wrong(
+    head: str, defect: Callable[[nn.Sequential], None]
+) -> tuple[nn.Sequential, Judge, NDArray[np.generic]]:
+    """Return a network with the defect, who judges it by the one without, and images to tell."""
+    right = network(head)
+    wrong = copy.deepcopy(right)
+    defect(wrong)
+    judge = torch_judge(right, batch_size=1)
+    return wrong, judge, check_images(SHAPE, "float32", seed=0)
+
+
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("defect", DEFECTS)
 def test_a_network_that_is_compiled_wrong_is_refused(
     head: str, defect: Callable[[nn.Sequential], None]
 ) -> None:
-    right = network(head)
-    wrong = copy.deepcopy(right)
-    defect(wrong)
-    images = check_images(SHAPE, "float32", seed=0)
-    judge = torch_judge(right, batch_size=1)
+    wrong, judge, images = _compiled_wrong(head, defect)
     with pytest.raises(MeasurementError, match=r"on the device is wrong: .* of torch .*'s"):
         compare_outputs(
             torch_judge(wrong, batch_size=1).outputs(images),
@@ -180,11 +189,7 @@ def test_images_come_in_whole_batches_and_differ(batch: int) -> None:
 def test_in_half_precision_a_wrong_network_is_refused_too(
     head: str, defect: Callable[[nn.Sequential], None]
 ) -> None:
-    right = network(head)
-    wrong = copy.deepcopy(right)
-    defect(wrong)
-    images = check_images(SHAPE, "float32", seed=0)
-    judge = torch_judge(right, batch_size=1)
+    wrong, judge, images = _compiled_wrong(head, defect)
     with pytest.raises(MeasurementError, match=r"on the device is wrong: .* of torch .*'s"):
         compare_outputs(
             _in_half(wrong, images), judge.outputs(images), judge=judge.name, precision=HALF

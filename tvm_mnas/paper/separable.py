@@ -127,10 +127,7 @@ def make_pair(
 def _untuned_us(
     toolchain: Toolchain, models: Sequence[ModelRef], seed: int
 ) -> tuple[float | None, float | None]:
-    bare, one, two = (
-        model.load(seed=seed).lower(toolchain.profile.target, precision=toolchain.profile.precision)
-        for model in models
-    )
+    bare, one, two = (model.load(seed=seed).lower(toolchain.profile) for model in models)
     return tuple(  # type: ignore[return-value]
         _sum_untuned_us(toolchain, bare, network) for network in (one, two)
     )

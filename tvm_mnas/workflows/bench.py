@@ -157,7 +157,7 @@ def bench_model(
         loaded = subject.load(seed=options.seed)
         if loaded.assumed is not None:
             observer.note(f"{model}: {loaded.assumed}")
-        lowered = loaded.lower(profile.target, precision=profile.precision)
+        lowered = loaded.lower(profile)
         toolchain.rehearse(lowered, loaded.judge, directory)
         report = toolchain.tune(
             [lowered], on_progress=lambda done, total: observer.stage("tuning", done, total)

@@ -163,7 +163,7 @@ def _prepare(
     try:
         observer.stage(f"{model.name}: {stage}", 0, 1)
         loaded = model.load(seed=seed)
-        lowered = loaded.lower(toolchain.profile.target, precision=toolchain.profile.precision)
+        lowered = loaded.lower(toolchain.profile)
         stage = "tuning"
         missing = len(toolchain.missing(lowered))
         toolchain.rehearse(lowered, loaded.judge, path.parent)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tvm_mnas.cores.precision import FLOAT32, Precision
 from tvm_mnas.errors import ConfigError
 from tvm_mnas.evaluation.agreement import Judge, torch_judge
 from tvm_mnas.space.architecture import Architecture
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
     from tvm_mnas.compiler.core.kernel import LoweredNetwork
+    from tvm_mnas.devices.core.profile import DeviceProfile
     from tvm_mnas.models.exchange.onnx_file import OnnxFile
     from tvm_mnas.models.zoo.entry import ZooEntry
 
@@ -45,8 +45,8 @@ class LoadedModel:
         judge = torch_judge(network, batch_size=input_shape[0])
         return cls(network=network, input_shape=input_shape, judge=judge)
 
-    def lower(self, target: str, *, precision: Precision = FLOAT32) -> LoweredNetwork:
-        """Return it lowered for `target`, to be computed in `precision`.
+    def lower(self, profile: DeviceProfile) -> LoweredNetwork:
+        """Return it lowered for the target of `profile`, in its precision.
 
         Raises:
             LoweringError: if TVM cannot express it.
@@ -56,9 +56,9 @@ class LoadedModel:
         return lower_network(
             self.network,
             self.input_shape,
-            target,
+            profile.target,
             input_dtype=self.input_dtype,
-            precision=precision,
+            precision=profile.precision,
         )
 
 

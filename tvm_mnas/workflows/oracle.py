@@ -127,9 +127,7 @@ class Device:
         prepared = [self._prepare(network, shape) for network, shape in networks]
         toolchain = self._opened()
         loaded = [self._load(subject) for subject in prepared]
-        lowered = [
-            model.lower(self.profile.target, precision=self.profile.precision) for model in loaded
-        ]
+        lowered = [model.lower(self.profile) for model in loaded]
         for model, network in zip(loaded, lowered, strict=True):
             toolchain.rehearse(network, model.judge, self._directory)
         toolchain.tune(lowered, on_progress=lambda done, total: None)

@@ -148,7 +148,7 @@ def tune_model(
     for done, source in enumerate(sources):
         observer.stage("lowering", done, len(sources))
         # Kernels do not depend on weights: random ones do.
-        lowered = source.load(seed=options.seed).lower(profile.target, precision=profile.precision)
+        lowered = source.load(seed=options.seed).lower(profile)
         if model is not None:
             check_build(lowered, store)
         # Without its module, which holds the weights: those of a whole space are many.

@@ -7,7 +7,6 @@ lld from LLVM or from the pip package `ziglang`.
 from __future__ import annotations
 
 import importlib.util
-import json
 import platform
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tvm_mnas.compiler.core.target import target_table
 from tvm_mnas.errors import BuildError, raise_if_host_failed
 
 _DEADLINE_S = 60.0
@@ -86,7 +86,6 @@ def find_linker(target: str) -> Linker:
 
 
 def _machine_of(target: str) -> str:
-    attributes = json.loads(target) if target.lstrip().startswith("{") else {}
-    machine = str(attributes.get("mtriple", platform.machine())).partition("-")[0]
+    machine = str(target_table(target).get("mtriple", platform.machine())).partition("-")[0]
     # LLVM knows 32-bit ARM by many names; its linkers are one.
     return "armv7l" if machine == "arm" or machine.startswith("armv7") else machine

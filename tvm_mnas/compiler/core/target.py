@@ -9,8 +9,6 @@ from tvm_mnas.cores.model import STATED, CoreModel
 
 _HALF_ARITHMETIC = frozenset({"fullfp16", "avx512fp16"})
 """What LLVM calls arithmetic on whole vectors of float16; without it each step converts to float32 and back."""
-
-
 _DATAPATHS = {"znver1": 4, "znver4": 8}
 """Of the cores, by LLVM's name, that work on half a register at once (AMD's guides for families 17h and 19h)."""
 
@@ -23,9 +21,15 @@ def load_target(target: str) -> Any:
     """
     import tvm.target
 
-    if not target.lstrip().startswith("{"):
-        return tvm.target.Target(target)
-    return tvm.target.Target({k: v for k, v in json.loads(target).items() if k != STATED})
+    table = target_table(target)
+    told = {key: value for key, value in table.items() if key != STATED}
+    return tvm.target.Target(told if table else target)
+
+
+def target_table(target: str) -> dict[str, Any]:
+    """Return the table that the text of a target is, an empty one where it is a word, as `llvm`."""
+    table: dict[str, Any] = json.loads(target) if target.lstrip().startswith("{") else {}
+    return table
 
 
 def core_count(target: str) -> int:
@@ -38,24 +42,18 @@ def core_model(target: str, *, dtype: str = "float32") -> CoreModel:
 
     It follows from the name and the features by which LLVM knows the core, but for what the text itself states.
     """
+    from tvm.target import codegen
+
     known = load_target(target)
-    core = _float32_core(known)
-    if target.lstrip().startswith("{"):
-        core = core.stated(json.loads(target).get(STATED, {}))
-    halves = dtype == "float16" and not _HALF_ARITHMETIC.isdisjoint(_features(known))
+    features = {str(name) for name in codegen.llvm_get_cpu_features(known)}
+    core = _float32_core(known, features).stated(target_table(target).get(STATED, {}))
+    halves = dtype == "float16" and not _HALF_ARITHMETIC.isdisjoint(features)
     return core.doubled() if halves else core
 
 
-def _features(target: Any) -> set[str]:
-    from tvm.target import codegen
-
-    return {str(name) for name in codegen.llvm_get_cpu_features(target)}
-
-
-def _float32_core(target: Any) -> CoreModel:
+def _float32_core(target: Any, features: set[str]) -> CoreModel:
     # llvm_get_vector_width says 512 for every x86.
     name = str(target.attrs.get("mcpu", ""))
-    features = _features(target)
     if "avx512f" in features:
         return CoreModel(lanes=16, registers=32, datapath=_DATAPATHS.get(name))
     if "avx" in features:
