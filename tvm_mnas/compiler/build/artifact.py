@@ -15,6 +15,7 @@ from tvm import relax
 from tvm_mnas.compiler.build.coverage import tuned_share, untuned_kernels
 from tvm_mnas.compiler.build.extern_calls import call_by_symbol
 from tvm_mnas.compiler.build.packing import fold_packing
+from tvm_mnas.compiler.build.storages import cpu_pipeline
 from tvm_mnas.compiler.core.kernel import LoweredNetwork
 from tvm_mnas.compiler.core.linking import Linker, find_linker
 from tvm_mnas.compiler.core.objects import ObjectCache
@@ -137,7 +138,8 @@ def _build(
             module = fold_packing(module, kept)
             cache = ObjectCache(kept, lowered.target)
             compiled = _compile_kernels(module, cache)
-            executable = tvm.compile(call_by_symbol(module, compiled), target=target)
+            calls = call_by_symbol(module, compiled)
+            executable = tvm.compile(calls, target=target, relax_pipeline=cpu_pipeline(target))
         part = directory / "net.so"
         _link(executable, cache, compiled, linker, part)
         part.replace(path)
