@@ -327,7 +327,18 @@ static void read_through(const volatile char *data, size_t size) {
   for (size_t at = 0; at < size; at += LINE_BYTES) (void)data[at];
 }
 
-/* Has the first argument, a kernel's image, in the caches and little else: its weights come from beyond them. */
+static void read_tensor(const TVMFFIAny *argument) {
+  const DLTensor *tensor = NULL;
+  if (argument->type_index == kTVMFFIDLTensorPtr) tensor = argument->v_ptr;
+  if (argument->type_index == kTVMFFITensor) tensor = (const DLTensor *)(argument->v_obj + 1);
+  if (!tensor) return;
+  size_t size = tensor->dtype.bits / 8;
+  for (int axis = 0; axis < tensor->ndim; ++axis) size *= tensor->shape[axis];
+  read_through((const char *)tensor->data + tensor->byte_offset, size);
+}
+
+/* Has a kernel's image and its output, the first argument and the last, in the caches and little else: the image was
+ * just written, the output takes the place of another, and the weights come from beyond. */
 static int device_evict(void *self, const TVMFFIAny *args, int32_t count, TVMFFIAny *result) {
   static char *evicted;
   (void)self;
@@ -337,14 +348,8 @@ static int device_evict(void *self, const TVMFFIAny *args, int32_t count, TVMFFI
     memset(evicted, 1, EVICTED_BYTES);
   }
   read_through(evicted, EVICTED_BYTES);
-  const DLTensor *image = NULL;
-  if (count > 0 && args->type_index == kTVMFFIDLTensorPtr) image = args->v_ptr;
-  if (count > 0 && args->type_index == kTVMFFITensor) image = (const DLTensor *)(args->v_obj + 1);
-  if (image) {
-    size_t size = image->dtype.bits / 8;
-    for (int axis = 0; axis < image->ndim; ++axis) size *= image->shape[axis];
-    read_through((const char *)image->data + image->byte_offset, size);
-  }
+  if (count > 1) read_tensor(args + count - 1);
+  if (count > 0) read_tensor(args);
   *result = (TVMFFIAny){.type_index = kTVMFFINone};
   return 0;
 }

@@ -168,7 +168,7 @@ def test_a_vector_stays_within_a_group_where_one_fits() -> None:
 
 def test_few_trials_see_both_orders_of_the_best_shape() -> None:
     first, second = rank_tiles(POINTWISE, AVX512)[:2]
-    assert replace(first, order=second.order) == second
+    assert replace(first, order=second.order, prefetch=second.prefetch) == second
     assert first.order is not second.order
 
 
@@ -185,3 +185,25 @@ def test_weights_beyond_the_first_cache_favour_tiles_of_more_pixels() -> None:
     deep = replace(POINTWISE, height=7, width=7, channels=320, inputs=1152)
     best: Tile = rank_tiles(deep, AVX512)[0]
     assert best.pixels >= 7
+
+
+@pytest.mark.parametrize(
+    ("shape", "core", "fetched"),
+    [
+        (POINTWISE, AVX512, True),
+        (POINTWISE, replace(AVX512, first_cache_bytes=480 * 80 * 4), False),
+        (replace(POINTWISE, channels=24), AVX512, False),
+        (replace(POINTWISE, height=1, width=1), AVX512, False),
+        (DEPTHWISE, AVX512, False),
+        (replace(GROUPED, inputs=320), AVX512, False),
+        (replace(STEM, inputs=64), AVX512, False),
+    ],
+    ids=["weights of 150 KiB", "held", "of 7 KiB", "one pixel", "depthwise", "grouped", "3x3"],
+)
+def test_weights_are_fetched_ahead_for_the_pixels_that_pass_a_slice_of_them(
+    shape: ConvShape, core: CoreModel, fetched: bool
+) -> None:
+    tiles = rank_tiles(shape, core)
+    assert tiles
+    for tile in tiles:
+        assert tile.prefetch == (fetched and tile.order is LoopOrder.CHANNELS_OUTSIDE)

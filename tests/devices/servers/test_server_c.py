@@ -214,7 +214,9 @@ def test_a_network_and_a_kernel_give_what_tvms_own_server_gives(
 def test_the_caches_can_be_emptied_whatever_a_kernel_takes_first(rig: Rig) -> None:
     remote = rig.connect()
     evict = remote.get_function(EVICT_FUNCTION)
-    evict(tvm.runtime.empty((3, 5), "float32", remote.cpu(0)))
+    image, output = (tvm.runtime.empty(shape, "float32", remote.cpu(0)) for shape in [(3, 5), (7,)])
+    evict(image)
+    evict(image, "no tensor", output)
     evict("no tensor")
     evict()
 

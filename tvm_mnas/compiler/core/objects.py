@@ -20,6 +20,7 @@ from typing import Any
 import tvm
 
 from tvm_mnas.compiler.core.linking import Linker
+from tvm_mnas.compiler.core.prefetch import with_prefetches
 from tvm_mnas.compiler.core.target import load_target
 
 FORMAT = 1
@@ -76,7 +77,7 @@ class ObjectCache:
 
     def _compile(self, function: Any, symbol: str, path: Path) -> None:
         module = tvm.IRModule({symbol: function.with_attr("global_symbol", symbol)})
-        compiled = tvm.compile(module, target=load_target(self.target))
+        compiled = tvm.compile(with_prefetches(module), target=load_target(self.target))
         compiled.mod.write_to_file(str(path))
 
     def _have(self, path: Path, build: Callable[[Path], None]) -> None:

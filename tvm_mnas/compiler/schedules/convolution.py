@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from tvm_mnas.compiler.core.prefetch import mark
 from tvm_mnas.compiler.core.target import core_count, core_model
 from tvm_mnas.compiler.schedules.blocks import (
     REDUCTION,
@@ -115,6 +116,8 @@ def schedule_tile(module: Any, tile: Tile, *, threads: int) -> Any:
     if tile.inputs > 1:
         _load_inputs(schedule, loaded, step, 1 + len(outside) + 3)
         schedule.unroll(input_lane)
+    if tile.prefetch and threads == 1:
+        mark(schedule, slice_, around, steps[2])
     depth = 1 + len(outside)
     schedule.vectorize(lane)
     for loop in (*pixels, vector):

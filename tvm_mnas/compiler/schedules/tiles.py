@@ -60,6 +60,11 @@ class ConvShape:
         return self.channels // self.groups
 
     @property
+    def weights_bytes(self) -> int:
+        """The size of all weights."""
+        return self.weight_bytes * self.taps * self.inputs * self.channels
+
+    @property
     def depthwise(self) -> bool:
         """Whether each output has an input of its own, so that neighbours' inputs are vectors too."""
         return self.inputs == self.group_channels == 1 < self.channels
@@ -94,7 +99,7 @@ class Tile:
 
     A step of the sum takes `inputs` of each pixel. Where these are several they are loaded as a vector, of which the
     multiply-adds take lane after lane. A `flat` tile is of one row of all pixels, which it need not divide: what
-    remains is a smaller tile.
+    remains is a smaller tile. With `prefetch` the next weights are fetched while these are worked on.
     """
 
     rows: int
@@ -105,6 +110,7 @@ class Tile:
     padding: PaddingSource
     inputs: int = 1
     flat: bool = False
+    prefetch: bool = False
 
     @property
     def channels(self) -> int:
@@ -147,6 +153,7 @@ def rank_tiles(shape: ConvShape, core: CoreModel) -> list[Tile]:
             padding=padding,
             inputs=inputs,
             flat=one.flat,
+            prefetch=order is LoopOrder.CHANNELS_OUTSIDE and _prefetches(shape, core),
         )
         for one in sorted(found, key=merit, reverse=True)
         for padding in _paddings(shape)
@@ -179,6 +186,17 @@ def _inputs_of_a_step(shape: ConvShape, core: CoreModel) -> int:
     if not core.multiplies_lanes or shape.taps > 1 or shape.groups > 1:
         return 1
     return next(count for count in (core.lanes, core.lanes // 2, 1) if shape.inputs % count == 0)
+
+
+def _prefetches(shape: ConvShape, core: CoreModel) -> bool:
+    """Whether a pointwise convolution has weights enough to wait for, and pixels to work on while they come.
+
+    It is for a slice of them that the pixels pass: fetched anew for each tile of pixels they would be in the way.
+    """
+    several = shape.height * shape.width > 1
+    return (
+        shape.taps == shape.groups == 1 and several and shape.weights_bytes > core.first_cache_bytes
+    )
 
 
 def _shapes(shape: ConvShape, core: CoreModel, inputs: int) -> Iterator[_Extents]:

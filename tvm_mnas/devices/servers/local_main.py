@@ -40,7 +40,10 @@ INSTRUCTIONS_FUNCTION = "tvm_mnas.device_instructions"
 """What the bundle's server answers in an emulator that counts: the instructions of one call, all and by class."""
 
 EVICT_FUNCTION = "tvm_mnas.device_evict"
-"""Likewise: has a kernel's first argument, its image, in the caches and little else, as where a network calls it."""
+"""Likewise: has a kernel's image and its output, the first argument and the last, in the caches and little else.
+
+So it is where a network calls the kernel: the image was just written, and the output takes the place of another.
+"""
 
 _EVICTED_BYTES = 16 << 20
 """About what a mobile network reads and writes from one run of a kernel to the next: its weights and its images."""
@@ -93,7 +96,7 @@ def _run_server(tracker: TrackerAddress, key: str, core: int | None) -> None:
 
     for name, answer in ((FACTS_FUNCTION, device_facts), (STATE_FUNCTION, device_state)):
         tvm_ffi.register_global_func(name, partial(_as_json, answer), override=True)
-    tvm_ffi.register_global_func(EVICT_FUNCTION, _evict, override=True)
+    tvm_ffi.register_global_func(EVICT_FUNCTION, evict, override=True)
     # Every process forked from here on, down to the sessions' children, ends with the one above it.
     os.register_at_fork(after_in_child=ask_to_be_killed)
     listener = 0
@@ -119,13 +122,15 @@ def _as_json(answer: Callable[[], dict[str, str]]) -> str:
     return json.dumps(answer())
 
 
-def _evict(first: Any, *others: Any) -> None:
+def evict(first: Any, *others: Any) -> None:
+    """Have the caches hold a kernel's image, `first`, and its output, the last of `others`, and little else."""
     import numpy as np
 
     _read(_evicted())
-    # A tensor that came over RPC owns nothing, and what lends its memory otherwise crashes.
-    size = math.prod(first.shape) * np.dtype(str(first.dtype)).itemsize
-    _read(np.frombuffer((ctypes.c_char * size).from_address(first.data_ptr()), np.uint8))
+    for tensor in (*others[-1:], first):
+        # A tensor that came over RPC owns nothing, and what lends its memory otherwise crashes.
+        size = math.prod(tensor.shape) * np.dtype(str(tensor.dtype)).itemsize
+        _read(np.frombuffer((ctypes.c_char * size).from_address(tensor.data_ptr()), np.uint8))
 
 
 @cache
