@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 KERNELS = {
     "stem": r" 1x(224x224x3|3x224x224) 3x3x3x",
-    "depthwise-3x3": r" 1x112x112x32 3x3x1x",
+    "separable-3x3": r" 1x112x112x32 3x3x1x",
     "depthwise-5x5-stride-2": r" 1x56x56x\d+ 5x5x1x",
     "pointwise-56": r"_relu 1x56x56x\d+ 1x1x",
     "pointwise-28": r"_relu 1x28x28x\d+ 1x1x",
@@ -102,12 +102,13 @@ def build_best(record: Any, target: str, path: Path) -> Library:
     from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
 
     from tvm_mnas.compiler.core.linking import find_linker
+    from tvm_mnas.compiler.core.prefetch import with_prefetches
 
     module = record.as_measure_candidate().sch.mod
     infos = ArgInfo.from_entry_func(module, remove_preproc=True)
     described = [info.as_json() for info in infos]
     module = RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(module)
-    library = tvm.compile(module, target=tvm.target.Target(json.loads(target)))
+    library = tvm.compile(with_prefetches(module), target=tvm.target.Target(json.loads(target)))
     library.mod.write_to_file(str(path.with_suffix(".o")))
     find_linker(target).link([path.with_suffix(".o")], path)
     return Library(

@@ -29,8 +29,8 @@ def test_the_costliest_kernel_that_fits_is_taken(script: Script) -> None:
     ]
     picked = stock.pick_kernels([kernel(*one) for one in names], ["stem", "pointwise-56"])
     assert [one.flops for one in picked.values()] == [9, 7]
-    with pytest.raises(SystemExit, match="no kernel is a depthwise-3x3"):
-        stock.pick_kernels([kernel(*one) for one in names], ["depthwise-3x3"])
+    with pytest.raises(SystemExit, match="no kernel is a separable-3x3"):
+        stock.pick_kernels([kernel(*one) for one in names], ["separable-3x3"])
 
 
 def test_mnasnet_b1_has_a_kernel_for_every_label(script: Script) -> None:

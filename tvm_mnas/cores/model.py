@@ -30,7 +30,8 @@ class CoreModel:
 
     A core starts `multiply_adds_per_cycle` and `loads_per_cycle` of a datapath's width in a cycle, and a multiply-add
     waits `latency_cycles` from the start of the one whose result it takes. Weights that do not fit in
-    `first_cache_bytes` come from the second cache, a vector in `second_cache_cycles`.
+    `first_cache_bytes` come from the second cache, a vector in `second_cache_cycles`. An image that does not fit in
+    `second_cache_bytes` is not written between two convolutions that can be one kernel.
 
     Raises:
         ProfileError: if a number is not above 0, or the datapath is wider than a register.
@@ -45,6 +46,7 @@ class CoreModel:
     latency_cycles: int = 4
     first_cache_bytes: int = 32 * 1024
     second_cache_cycles: int = 2
+    second_cache_bytes: int = 1024 * 1024
 
     def __post_init__(self) -> None:
         if not isinstance(self.multiplies_lanes, bool):

@@ -21,10 +21,11 @@ from tvm_ffi import register_error
 from tvm_mnas.compiler.core.kernel import Kernel, LoweredNetwork
 from tvm_mnas.compiler.core.metaschedule import EQUALITY, key_of, load_meta_schedule
 from tvm_mnas.compiler.core.reasons import reason_of
-from tvm_mnas.compiler.core.target import core_model, load_target
+from tvm_mnas.compiler.core.target import core_count, core_model, load_target
 from tvm_mnas.compiler.lowering.constants import fold_layouts
 from tvm_mnas.compiler.lowering.frontend import import_network
 from tvm_mnas.compiler.lowering.half import to_half
+from tvm_mnas.compiler.lowering.joining import join_depthwise
 from tvm_mnas.compiler.lowering.layouts import sink_transposes, split_activations
 from tvm_mnas.compiler.lowering.legalize import legalize
 from tvm_mnas.compiler.lowering.naming import describe_kernel, name_blocks
@@ -112,8 +113,12 @@ def _lowered(module: Any, target: str, precision: Precision = FLOAT32) -> Any:
                 transform.FuseOps(),
                 transform.FuseTIR(),
                 transform.DeadCodeElimination(),
-                transform.AttachAttrLayoutFreeBuffers(),
             ]
+        )(module)
+        if core_count(target) == 1:
+            module = join_depthwise(module, core_model(target, dtype=precision.accumulator))
+        module = tvm.transform.Sequential(
+            [transform.DeadCodeElimination(), transform.AttachAttrLayoutFreeBuffers()]
         )(module)
         return name_blocks(module)
 

@@ -79,7 +79,7 @@ def sums_dtype(module: Any) -> str:
     schedule = tvm.s_tir.Schedule(module)
     blocks = reduction_blocks(schedule)
     assert blocks is not None, "only what sums is asked for the type of its sums"
-    return _written_dtype(schedule, blocks.sums)
+    return written_dtype(schedule, blocks.sums)
 
 
 def output_dtype(module: Any) -> str:
@@ -87,10 +87,11 @@ def output_dtype(module: Any) -> str:
     import tvm.s_tir
 
     schedule = tvm.s_tir.Schedule(module)
-    return _written_dtype(schedule, kernel_blocks(schedule)[-1])
+    return written_dtype(schedule, kernel_blocks(schedule)[-1])
 
 
-def _written_dtype(schedule: Any, block: Any) -> str:
+def written_dtype(schedule: Any, block: Any) -> str:
+    """Return the type of what `block` writes."""
     return str(schedule.get(block).writes[0].source.dtype)
 
 

@@ -55,8 +55,13 @@ def conv_shape(module: Any) -> ConvShape | None:
     import tvm.s_tir
 
     schedule = tvm.s_tir.Schedule(module)
-    blocks = _blocks(schedule)
-    if blocks is None:
+    blocks = reduction_blocks(schedule)
+    return None if blocks is None else shape_of_sums(schedule, blocks)
+
+
+def shape_of_sums(schedule: Any, blocks: ReductionBlocks) -> ConvShape | None:
+    """Return the extents of the convolution in `blocks.sums`, None if these sums are of something else."""
+    if not _convolves(schedule, blocks.sums):
         return None
     _, height, width, channels, kernel_height, kernel_width, inputs = (
         extent(schedule, loop) for loop in schedule.get_loops(blocks.sums)
@@ -88,8 +93,14 @@ def schedule_tile(module: Any, tile: Tile, *, threads: int) -> Any:
     import tvm.s_tir
 
     schedule = tvm.s_tir.Schedule(module)
-    blocks = _blocks(schedule)
+    blocks = reduction_blocks(schedule)
     assert blocks is not None, "conv_shape says whether there is a convolution"
+    tile_sums(schedule, blocks, tile, threads=threads)
+    return schedule
+
+
+def tile_sums(schedule: Any, blocks: ReductionBlocks, tile: Tile, *, threads: int) -> None:
+    """Schedule the convolution in `blocks.sums`, and the blocks around it, with `tile` and packed weights."""
     convolution = blocks.sums
     # Before what precedes is inlined: a cast to the type of the sums then is of whole vectors.
     loaded = _copied_inputs(schedule, convolution) if tile.inputs > 1 else None
@@ -144,7 +155,6 @@ def schedule_tile(module: Any, tile: Tile, *, threads: int) -> Any:
         convolution,
         lambda y, x, i, o: (o // channels, y, x, i, o % channels),
     )
-    return schedule
 
 
 def _flatten(schedule: Any, convolution: Any, output: Any) -> None:
@@ -172,12 +182,12 @@ def _load_inputs(schedule: Any, loaded: Any, step: Any, depth: int) -> None:
         schedule.unroll(loop)
 
 
-def _blocks(schedule: Any) -> ReductionBlocks | None:
-    """Return the kernel's blocks, None if they are not one convolution with element-wise ones around it."""
-    blocks = reduction_blocks(schedule)
-    if blocks is None or kinds(schedule, blocks.sums) != [SPATIAL] * 4 + [REDUCTION] * 3:
-        return None
-    return blocks if len(schedule.get_loops(blocks.sums)) == 7 else None
+def _convolves(schedule: Any, sums: Any) -> bool:
+    """Whether the block `sums` has the loops of a convolution, and no others around them."""
+    return (
+        kinds(schedule, sums) == [SPATIAL] * 4 + [REDUCTION] * 3
+        and len(schedule.get_loops(sums)) == 7
+    )
 
 
 def _pads(schedule: Any, block: Any) -> bool:

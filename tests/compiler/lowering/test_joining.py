@@ -1,0 +1,145 @@
+"""Two convolutions are one kernel where the image between them is large and nobody else reads it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.compiler.targets import CORTEX_A72, HASWELL, runs_here
+from tests.compiler.untuned import build_untuned, run_here
+from tvm_mnas.compiler.core.kernel import LoweredNetwork
+from tvm_mnas.compiler.lowering.lower import lower_network
+from tvm_mnas.cores.precision import Precision
+from tvm_mnas.models.inference import predict
+
+SHAPE = (1, 8, 10, 10)
+"""Between its two convolutions are 8 channels of 10 x 10 pixels, 3,200 bytes."""
+BYTES = 3200
+
+
+def _held(target: str, second_cache_bytes: int, **more: object) -> str:
+    table = {**json.loads(target), **more}
+    return json.dumps({**table, "core_model": {"second_cache_bytes": second_cache_bytes}})
+
+
+def _separable(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, inputs, size, stride, size // 2, groups=inputs),
+        nn.ReLU(),
+        nn.Conv2d(inputs, outputs, 1),
+    )
+
+
+class Twice(nn.Module):
+    """The second convolution reads the image between them twice: to add it to its output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.deep = nn.Sequential(nn.Conv2d(8, 8, 3, 1, 1, groups=8), nn.ReLU())
+        self.point = nn.Conv2d(8, 8, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        between = self.deep(images)
+        return self.point(between) + between
+
+
+class Residual(nn.Module):
+    """What goes in is added to what comes out, as in an inverted residual."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide = nn.Sequential(nn.Conv2d(8, 16, 1), nn.ReLU6())
+        self.rest = _separable(16, 8)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.rest(self.wide(images)) + images
+
+
+class Gated(nn.Module):
+    """A gate stands between them, and reads the image too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.deep = nn.Sequential(nn.Conv2d(8, 8, 3, 1, 1, groups=8), nn.ReLU())
+        self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 8, 1), nn.Sigmoid())
+        self.point = nn.Conv2d(8, 8, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        between = self.deep(images)
+        return self.point(between * self.gate(between))
+
+
+def _convolutions(lowered: LoweredNetwork) -> list[int]:
+    """Return of each kernel with convolutions how many it has."""
+    found = [kernel.name.split()[0].split("_").count("conv2d") for kernel in lowered.kernels]
+    return sorted(count for count in found if count)
+
+
+def test_an_image_that_the_second_cache_does_not_hold_is_not_written() -> None:
+    network = _separable(8, 12).eval()
+    apart = lower_network(network, SHAPE, _held(HASWELL, BYTES))
+    joined = lower_network(network, SHAPE, _held(HASWELL, BYTES - 1))
+    assert _convolutions(apart) == [1, 1]
+    assert _convolutions(joined) == [2]
+
+
+def test_the_weights_of_both_are_in_the_name() -> None:
+    lowered = lower_network(_separable(8, 16).eval(), SHAPE, _held(CORTEX_A72, 1))
+    names = [kernel.name for kernel in lowered.kernels]
+    assert "conv2d_add_relu_conv2d_add 1x8x10x10 3x3x1x8 1x1x8x16" in names
+
+
+def test_equal_pairs_are_one_kernel() -> None:
+    # The first convolution reads the image as it comes, and so is no other's equal.
+    first = nn.Conv2d(8, 8, 1)
+    pairs = [nn.Sequential(nn.ReLU(), _separable(8, 8)) for _ in range(2)]
+    network = nn.Sequential(first, *pairs, nn.ReLU(), nn.Conv2d(8, 8, 3)).eval()
+    lowered = lower_network(network, SHAPE, _held(CORTEX_A72, 1))
+    calls = {kernel.calls for kernel in lowered.kernels if kernel.name.count("conv2d") == 2}
+    assert calls == {2}
+
+
+@pytest.mark.parametrize(
+    ("network", "counts"),
+    [
+        (Twice(), [1, 1]),
+        (Gated(), [1, 1, 1]),
+        (nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 1)), [1, 1]),
+        (nn.Sequential(_separable(8, 8)[:2], nn.Conv2d(8, 8, 1, stride=2)), [1, 1]),
+        (nn.Sequential(_separable(8, 8)[:2], nn.Conv2d(8, 8, 3)), [1, 1]),
+        (nn.Sequential(_separable(8, 8)[:2], nn.Conv2d(8, 8, 1, groups=2)), [1, 1]),
+    ],
+    ids=["read twice", "gated", "full", "stride 2", "3x3 behind", "grouped behind"],
+)
+def test_others_stay_apart(network: nn.Module, counts: list[int]) -> None:
+    assert _convolutions(lower_network(network.eval(), SHAPE, _held(CORTEX_A72, 1))) == counts
+
+
+def test_several_threads_share_rows_among_them_and_have_kernels_apart() -> None:
+    target = _held(CORTEX_A72, 1, **{"num-cores": 2})
+    assert _convolutions(lower_network(_separable(8, 8).eval(), SHAPE, target)) == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "network",
+    [_separable(8, 12), _separable(8, 6, 5, 2), Residual(), Gated(), Twice()],
+    ids=["separable", "5x5, stride 2", "residual", "gated", "read twice"],
+)
+def test_a_joined_network_computes_what_torch_computes(network: nn.Module, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    lowered = lower_network(network.eval(), SHAPE, _held(runs_here(), 1))
+    images = np.random.default_rng(0).standard_normal((2, *SHAPE[1:]), dtype=np.float32)
+    found = run_here(build_untuned(lowered, tmp_path), images)
+    np.testing.assert_allclose(found, predict(network, images), rtol=1e-4, atol=1e-5)
+
+
+def test_half_precision_is_joined_too() -> None:
+    target = _held(CORTEX_A72, BYTES // 2 - 1)
+    half = Precision("float16", "float16")
+    lowered = lower_network(_separable(8, 8).eval(), SHAPE, target, precision=half)
+    assert _convolutions(lowered) == [2]
