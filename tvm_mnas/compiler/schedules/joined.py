@@ -65,20 +65,19 @@ def rank_pairs(
     depthwise: ConvShape, pointwise: ConvShape, core: CoreModel
 ) -> list[tuple[Tile, Tile]]:
     """Return pairs of tiles, each of one row, the most promising for both together first."""
-    deep = [tile for tile in rank_tiles(depthwise, core) if tile.rows == 1]
+    deep = [tile for tile in rank_tiles(depthwise, core) if tile.rows == 1][:_TILES]
     # The row of the image is the outermost loop: what the second reads is computed in it.
     point = dict.fromkeys(
         replace(tile, order=LoopOrder.CHANNELS_INSIDE, prefetch=False)
         for tile in rank_tiles(pointwise, core)
         if tile.rows == 1 and not tile.flat
     )
-    places = [
-        (one, other)
-        for one in range(len(deep[:_TILES]))
-        for other in range(len(list(point)[:_TILES]))
+    pairs = [
+        (one + other, (first, second))
+        for one, first in enumerate(deep)
+        for other, second in enumerate(list(point)[:_TILES])
     ]
-    places.sort(key=lambda at: (sum(at), at))
-    return [(deep[one], list(point)[other]) for one, other in places]
+    return [pair for _, pair in sorted(pairs, key=lambda placed: placed[0])]
 
 
 def schedule_joined(module: Any, deep: Tile, point: Tile) -> Any:
