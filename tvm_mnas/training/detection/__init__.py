@@ -1,0 +1,1 @@
+"""What detection needs beside classification: annotations, targets, losses, mean average precision."""
