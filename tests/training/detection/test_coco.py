@@ -91,7 +91,10 @@ def _with(part: str, key: str, value: object) -> Callable[[Content], None]:
 DAMAGES: list[tuple[Callable[[Content], Any], str]] = [
     (lambda content: content.pop("categories"), "categories is no list here"),
     (lambda content: content.update(images=[]), "images is empty here"),
-    (lambda content: content["images"].append("a.jpg"), "images are tables, and number 3 is 'a.jpg'"),
+    (
+        lambda content: content["images"].append("a.jpg"),
+        "images are tables, and number 3 is 'a.jpg'",
+    ),
     (_without("images", "width"), "each image has width, and image 1 has none"),
     (_with("images", "height", 0), "height of image 1 must be a whole number above 0, not 0"),
     (_with("images", "file_name", None), "file_name of image 1 must be a text, not None"),

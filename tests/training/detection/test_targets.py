@@ -12,7 +12,9 @@ from tvm_mnas.training.detection.targets import BACKGROUND, IGNORED, Matching, T
 Box = list[float]
 
 
-def _targets(boxes: list[Box], labels: list[int], anchors: list[Box], crowds: list[bool]) -> Targets:
+def _targets(
+    boxes: list[Box], labels: list[int], anchors: list[Box], crowds: list[bool]
+) -> Targets:
     return Matching().targets(
         torch.tensor(boxes).reshape(-1, 4),
         torch.tensor(labels, dtype=torch.long),

@@ -64,9 +64,7 @@ def ssdlite_maps(sizes: Sequence[int]) -> list[AnchorMap]:
         raise ValueError(f"SSDLite has two maps or more, not {len(sizes)}")
     least, most = 0.2, 0.95
     scales = [least + (most - least) * at / (len(sizes) - 1) for at in range(len(sizes))] + [1.0]
-    finest = AnchorMap(
-        sizes[0], (_shape(0.1, 1.0), _shape(scales[0], 2.0), _shape(scales[0], 0.5))
-    )
+    finest = AnchorMap(sizes[0], (_shape(0.1, 1.0), _shape(scales[0], 2.0), _shape(scales[0], 0.5)))
     maps = [finest]
     for at in range(1, len(sizes)):
         shapes = [_shape(scales[at], ratio) for ratio in (1.0, 2.0, 0.5, 3.0, 1 / 3)]

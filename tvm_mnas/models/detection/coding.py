@@ -40,9 +40,7 @@ def corners(boxes: Tensor) -> Tensor:
 
 def centered(boxes: Tensor) -> Tensor:
     """Return `boxes` (...,4), left, top, right, bottom, as (center x, center y, width, height)."""
-    return torch.cat(
-        [(boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]], -1
-    )
+    return torch.cat([(boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]], -1)
 
 
 def overlaps(some: Tensor, others: Tensor) -> Tensor:

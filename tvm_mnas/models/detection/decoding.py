@@ -61,9 +61,7 @@ class YoloDecoder(nn.Module):
     anchor's, a score the sigmoid of the objectness times the softmax of the classes (Redmon and Farhadi 2017, section 2).
     """
 
-    def __init__(
-        self, size: int, shapes: Sequence[tuple[float, float]] = YOLO_V2_ANCHORS
-    ) -> None:
+    def __init__(self, size: int, shapes: Sequence[tuple[float, float]] = YOLO_V2_ANCHORS) -> None:
         super().__init__()
         self.shapes = len(shapes)
         # The corner of an anchor's pixel, and its width and height, all in parts of the image.

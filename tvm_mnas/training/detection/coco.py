@@ -105,7 +105,7 @@ def _is_finite(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-_WHOLE = _Kind("a whole number", _is_WHOLE)
+_WHOLE = _Kind("a whole number", _is_whole)
 _PIXELS = _Kind("a whole number above 0", lambda value: _is_whole(value) and value > 0)
 _TEXT = _Kind("a text", lambda value: isinstance(value, str) and value != "")
 _BOX = _Kind(

@@ -42,7 +42,7 @@ class HardNegativeLoss:
         objects = labels > BACKGROUND
         background = labels == BACKGROUND
         hardness = torch.where(background, each.detach(), -torch.inf)
-        place = hardness.argsort(1, descending=True, stable=True).argsort(1)
+        place = hardness.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
         wanted = self.negatives_per_object * objects.sum(1, keepdim=True)
         negatives = background & (place < wanted.clamp(min=self.least_negatives))
         return each[objects | negatives].sum() / objects.sum().clamp(min=1)
