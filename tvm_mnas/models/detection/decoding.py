@@ -1,4 +1,4 @@
-"""From a detector's raw predictions to boxes and the scores of their classes, as modules that compile with the network."""
+"""From raw predictions to boxes and the scores of their classes, as modules that compile with a network."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from tvm_mnas.models.detection.anchors import AnchorMap, boxes_of
 from tvm_mnas.models.detection.coding import BoxCoding, corners
+
+
+_SSD_CODING = BoxCoding()
 
 
 class Scoring(StrEnum):
@@ -25,7 +28,7 @@ class SsdDecoder(nn.Module):
     """Predictions (N,A,4+1+C) -> boxes (N,A,4), left, top, right, bottom in 0..1, and scores (N,A,C)."""
 
     def __init__(
-        self, maps: Sequence[AnchorMap], *, scoring: Scoring, coding: BoxCoding = BoxCoding()
+        self, maps: Sequence[AnchorMap], *, scoring: Scoring, coding: BoxCoding = _SSD_CODING
     ) -> None:
         super().__init__()
         self.scoring = scoring
@@ -58,7 +61,8 @@ class YoloDecoder(nn.Module):
     """Predictions (N,B*(5+C),S,S) -> boxes (N,S*S*B,4), left, top, right, bottom in 0..1, and scores (N,S*S*B,C).
 
     A center is the sigmoid of its logits from the corner of its pixel, a size the exponential of its logits times the
-    anchor's, a score the sigmoid of the objectness times the softmax of the classes (Redmon and Farhadi 2017, section 2).
+    anchor's, a score the sigmoid of the objectness times the softmax of the classes (Redmon and Farhadi 2017,
+    section 2).
     """
 
     def __init__(self, size: int, shapes: Sequence[tuple[float, float]] = YOLO_V2_ANCHORS) -> None:

@@ -14,9 +14,9 @@ from tvm_mnas.models.detection.coding import overlaps
 class SuppressionRule:
     """Which boxes stay.
 
-    Of each class those whose score is above `score_threshold` are taken by falling score, the earlier anchor first where
-    scores are equal; one that overlaps a box that was taken by more than `overlap_threshold` goes. At most `per_class`
-    of a class stay, and at most `total` of an image.
+    Of each class those whose score is above `score_threshold` are taken by falling score, the earlier anchor first
+    where scores are equal; one that overlaps a box that was taken by more than `overlap_threshold` goes. At most
+    `per_class` of a class stay, and at most `total` of an image.
 
     Raises:
         ValueError: if a number is out of its range.
@@ -39,7 +39,7 @@ class SuppressionRule:
 
 @dataclass(frozen=True, slots=True)
 class Detections:
-    """What was found in an image, by falling score: `boxes` (K,4) left, top, right, bottom; `scores` (K,); `classes` (K,)."""
+    """What was found in an image, by falling score: `boxes` (K,4), left, top, right, bottom; `scores`, `classes` (K,)."""
 
     boxes: Tensor
     scores: Tensor

@@ -12,7 +12,8 @@ class ObjectBox:
     """An object in pixels of its image: the left upper corner, width and height, and its class, counted from 0.
 
     A `crowd` is a region of many that are not told apart: what is found there is neither right nor wrong. `area` is
-    that of the object's outline where one is known, else the box's; COCO counts an object as small, medium or large by it.
+    that of the object's outline where one is known, else the box's; by it COCO counts an object as small, medium or
+    large.
 
     Raises:
         ValueError: if the box has no area, or a number is not finite.

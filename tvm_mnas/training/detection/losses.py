@@ -18,7 +18,8 @@ class ClassLoss(Protocol):
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of a batch, over the number of its objects (at least 1).
 
-        `logits` are (N,A,1+C), the background first, `labels` (N,A): 0 background, -1 ignored, else one more than a class.
+        `logits` are (N,A,1+C), the background first, `labels` (N,A): 0 background, -1 ignored, else one more than a
+        class.
         """
         ...
 
