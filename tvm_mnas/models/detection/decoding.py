@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from tvm_mnas.models.detection.anchors import AnchorMap, boxes_of
 from tvm_mnas.models.detection.coding import BoxCoding, corners
 
-
 _SSD_CODING = BoxCoding()
 
 

@@ -39,7 +39,7 @@ class SuppressionRule:
 
 @dataclass(frozen=True, slots=True)
 class Detections:
-    """What was found in an image, by falling score: `boxes` (K,4), left, top, right, bottom; `scores`, `classes` (K,)."""
+    """An image's objects by falling score: `boxes` (K,4), left, top, right, bottom; `scores`, `classes` (K,)."""
 
     boxes: Tensor
     scores: Tensor
