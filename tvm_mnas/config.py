@@ -14,6 +14,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import tomli_w
 
@@ -26,6 +27,20 @@ from tvm_mnas.plugins import (
     EXECUTORS,
     TRAINERS,
 )
+
+CLASSIFICATION = "classification"
+DETECTION_TASK = "detection"
+TASKS = (CLASSIFICATION, DETECTION_TASK)
+DETECTION: Mapping[str, object] = MappingProxyType(
+    {
+        "space": "drawn-160",
+        "data": "drawn",
+        "recipe": "drawn",
+        "target_latency_ms": 1.0,
+        "trials": 12,
+    }
+)
+"""The settings of a small search for a detector, which needs no device and no data either."""
 
 _MAY_BE_EMPTY = ("storage", "study")
 _SHARE = re.compile(r"(?P<number>\d+(?:\.\d*)?|\.\d+)\s*(?P<percent>%?)")
@@ -48,9 +63,12 @@ class SearchConfig:
     passed over. `storage` is the URL of a database that keeps the study under the name `study`; empty, the run's
     directory does. `evaluator` says where accuracies and latencies come from: this machine and the device, or a table.
     `space`, `data`, `algorithm`, `trainer`, `executor` and `evaluator` may name parts of one's own (`plugins.py`).
+    `task` is what networks are found for; for detection the space's networks are the backbones of detectors, and
+    defaults are those of `DETECTION`.
     Raises `ConfigError` where a value breaks a rule.
     """
 
+    task: str = CLASSIFICATION
     space: str = "quickstart"
     device: str = "local"
     data: str = "embedded"
@@ -97,10 +115,24 @@ class SearchConfig:
                     f"{name} must be at most 0 (the paper takes -0.07, 0 or -1), not {value}"
                 )
         check_untuned_share(self.max_untuned_share)
+        if self.task not in TASKS:
+            raise ConfigError(f"task must be {' or '.join(TASKS)}, not {self.task!r}")
         ALGORITHMS.check(self.algorithm)
         TRAINERS.check(self.trainer)
         EXECUTORS.check(self.executor)
         EVALUATORS.check(self.evaluator)
+
+    def with_defaults_of_its_task(self) -> SearchConfig:
+        """Return it with what was left as in a search for classifiers taken from the defaults of its task."""
+        if self.task != DETECTION_TASK:
+            return self
+        common = SearchConfig()
+        left = {
+            name: value
+            for name, value in DETECTION.items()
+            if getattr(self, name) == getattr(common, name)
+        }
+        return replace(self, **left)  # type: ignore[arg-type]  # checked in __post_init__
 
     def located(self, directory: Path) -> SearchConfig:
         """Return it with every relative path in it taken from `directory`: a run is resumed from anywhere."""
@@ -124,7 +156,7 @@ class SearchConfig:
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, object], *, source: str) -> SearchConfig:
-        """Return the configuration that `values` make over the defaults.
+        """Return the configuration that `values` make over the defaults, which go with the task.
 
         Raises:
             ConfigError: naming `source` and the key, if a key is unknown or a value breaks a rule.
@@ -133,6 +165,8 @@ class SearchConfig:
         for key in values:
             if key not in names:
                 raise ConfigError(f"{source}: {key} is not a setting, only {', '.join(names)} are")
+        if values.get("task") == DETECTION_TASK:
+            values = {**DETECTION, **values}
         try:
             return cls(**values)  # type: ignore[arg-type]  # checked in __post_init__
         except ConfigError as error:

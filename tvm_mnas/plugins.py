@@ -113,6 +113,10 @@ DATA_SOURCES = Registry(
         "shards": "tvm_mnas.training.data.shards:SOURCE",
         "hub": "tvm_mnas.training.data.hub:SOURCE",
         "cache": "tvm_mnas.training.data.cache:SOURCE",
+        "coco": "tvm_mnas.training.detection.sources:COCO",
+        "voc": "tvm_mnas.training.detection.sources:VOC",
+        "yolo": "tvm_mnas.training.detection.sources:YOLO",
+        "drawn": "tvm_mnas.training.detection.sources:DRAWN",
     },
 )
 SPACES = Registry("space", "tvm_mnas.spaces", {})

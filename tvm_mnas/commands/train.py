@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tvm_mnas.commands.options import DEFAULTS, AsJson, Device, RecipeValues, Records
+from tvm_mnas.config import CLASSIFICATION, DETECTION_TASK, TASKS
 from tvm_mnas.console import OUTPUT, Column, SearchDisplay, format_ms, print_json, print_table
 from tvm_mnas.errors import ConfigError
+from tvm_mnas.report.text import score_text
 
 if TYPE_CHECKING:
     from tvm_mnas.devices.core.latency import Latency
@@ -33,9 +35,16 @@ def train(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The new directory of the training.")
     ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="detection: train SSDLite on the model; by itself where that is one."),
+    ] = None,
     recipe: Annotated[
-        str, typer.Option(help="A recipe by name, or a TOML file.")
-    ] = "imagenet-full",
+        str | None,
+        typer.Option(
+            help="A recipe by name, or a TOML file; by default imagenet-full, or coco-ssdlite for a detector."
+        ),
+    ] = None,
     set_values: RecipeValues = None,
     weights: Annotated[
         Path | None, typer.Option(help="Weights to start with (.safetensors); see `finetune`.")
@@ -77,7 +86,9 @@ def train(
         raise ConfigError("a grid goes on when the same command is typed again; leave out --resume")
     request = None
     if resume is None:
-        request = _request(model, data, recipe, set_values or [], seed, max_bad_images, weights)
+        request = _request(
+            model, task, data, recipe, set_values or [], seed, max_bad_images, weights
+        )
         if out is None:
             raise ConfigError("a training needs its directory, and none is named; add -o DIR")
     elif model is not None or data is not None or out is not None or set_values:
@@ -121,10 +132,7 @@ class _Ending:
 
     def line(self, out: Path, result: TrainingResult, latency: Latency | None) -> str:
         """Return what the network trained in `out` is, in a sentence."""
-        text = (
-            f"{out}: {result.test_top1:.2%} top-1 and {result.test_top5:.2%} top-5 of {result.test_samples} test "
-            f"images after {result.epochs:.3g} epochs"
-        )
+        text = f"{out}: {score_text(result.test)} of {result.test.samples} test images after {result.epochs:.3g} epochs"
         if latency is None:
             return text
         return f"{text}; {format_ms(latency.latency_ms)} on {self.device}: {out}/export/net.so"
@@ -239,8 +247,11 @@ def transfer(
     ] = None,
     top: Annotated[int, typer.Option(help="So many of the highest rewards.")] = 12,
     recipe: Annotated[
-        str, typer.Option(help="A recipe by name, or a TOML file.")
-    ] = "imagenet-full",
+        str | None,
+        typer.Option(
+            help="A recipe by name, or a TOML file; by default imagenet-full, or coco-ssdlite for detectors."
+        ),
+    ] = None,
     set_values: RecipeValues = None,
     data: Annotated[str | None, typer.Option(help="Other data than the run's.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="The seed of every random choice.")] = 0,
@@ -259,15 +270,19 @@ def transfer(
     as_json: AsJson = False,
 ) -> None:
     """Train the winners of a search in full, and show accuracy beside latency; typed again, it goes on."""
+    from tvm_mnas.search.run import RunDirectory
     from tvm_mnas.training.log import check_tensorboard
-    from tvm_mnas.training.recipe import find_recipe, parse_changes
+    from tvm_mnas.training.recipe import default_recipe, find_recipe, parse_changes
     from tvm_mnas.workflows.training.transfer import TransferOptions
     from tvm_mnas.workflows.training.transfer import transfer as run_transfer
 
     if tensorboard:
         check_tensorboard()
     options = TransferOptions(
-        recipe=find_recipe(recipe, parse_changes(set_values or [])),
+        recipe=find_recipe(
+            recipe or default_recipe(RunDirectory.open(run).config.task == DETECTION_TASK),
+            parse_changes(set_values or []),
+        ),
         data=data,
         seed=seed,
         how=_side_by_side(train_device, jobs, 0, tensorboard=tensorboard),
@@ -289,8 +304,7 @@ def transfer(
     columns = (
         Column("trial", "trial"),
         Column("in the search", "search"),
-        Column("top-1", "top1"),
-        Column("top-5", "top5"),
+        Column("test", "test", number=False),
         Column("latency", "latency"),
         Column("network", "notation", number=False, wraps=True),
     )
@@ -302,40 +316,67 @@ def _row(winner: Winner) -> dict[str, object]:
     return {
         "trial": winner.trial,
         "search": "-" if winner.search_top1 is None else f"{winner.search_top1:.2%}",
-        "top1": "-" if result is None else f"{result.test_top1:.2%}",
-        "top5": "-" if result is None else f"{result.test_top5:.2%}",
+        "test": "-" if result is None else score_text(result.test),
         "latency": winner.failure if latency is None else format_ms(latency.latency_ms),
         "notation": winner.notation,
     }
 
 
+def _as_detector(model: str) -> str:
+    """Return the name of SSDLite on what `model` names; of a trial that is its notation."""
+    from tvm_mnas.space.detector import PREFIX
+    from tvm_mnas.workflows.model_ref import resolve_architecture
+
+    by_name = ":" not in model
+    return PREFIX + (model if by_name else resolve_architecture(model).notation)
+
+
 def _request(
     model: str | None,
+    task: str | None,
     data: str | None,
-    recipe: str,
+    recipe: str | None,
     changes: list[str],
     seed: int,
     max_bad_images: int,
     weights: Path | None,
 ) -> TrainingRequest:
-    from tvm_mnas.training.recipe import find_recipe, parse_changes
+    from tvm_mnas.space.detector import PREFIX, DetectorArchitecture
+    from tvm_mnas.training.data.sources import class_names
+    from tvm_mnas.training.recipe import default_recipe, find_recipe, parse_changes
     from tvm_mnas.workflows.model_ref import resolve_model
     from tvm_mnas.workflows.training.request import TrainingRequest
+
+    if task is not None and task not in TASKS:
+        raise ConfigError(f"--task must be {' or '.join(TASKS)}, not {task!r}")
 
     if model is None or data is None:
         raise ConfigError(
             "a training needs a model and its data; for example: tvm-mnas train mnasnet-b1 --data "
             "imagenet:/data/imagenet -o b1"
         )
-    chosen = find_recipe(recipe, parse_changes(changes))
-    found = resolve_model(model)
-    if found.architecture is None:
+    if task == DETECTION_TASK and not model.startswith(PREFIX):
+        found = resolve_model(model)
+        if not isinstance(found.architecture, DetectorArchitecture):
+            found = resolve_model(_as_detector(model))
+    else:
+        found = resolve_model(model)
+    candidate = found.architecture
+    if task == CLASSIFICATION and isinstance(candidate, DetectorArchitecture):
+        raise ConfigError(f"{model} is a detector, and the task is classification; leave --task out")  # fmt: skip
+    chosen = find_recipe(
+        recipe or default_recipe(isinstance(candidate, DetectorArchitecture)),
+        parse_changes(changes),
+    )
+    if candidate is None:
         raise ConfigError(
             f"a training needs a network that can be built anew, and {model} is not in the notation; give a notation, "
             f"a network of Table 1 that has one, or RUN:TRIAL"
         )
+    if isinstance(candidate, DetectorArchitecture):
+        candidate = candidate.of_classes(len(class_names(data)))
     return TrainingRequest(
-        notation=found.architecture.notation,
+        notation=candidate.notation,
         data=data,
         recipe=chosen,
         seed=seed,

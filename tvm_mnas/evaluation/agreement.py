@@ -22,6 +22,8 @@ from tvm_mnas.errors import MeasurementError
 if TYPE_CHECKING:
     from torch import nn
 
+    from tvm_mnas.models.detection.suppression import SuppressionRule
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tolerance:
@@ -67,22 +69,27 @@ Array = NDArray[np.generic]
 class Judge:
     """What computes a network's outputs by other means than the compiler, and its `name` with the version.
 
-    `outputs` returns every output for images (K and the other axes of the input).
+    `outputs` returns every output for images (K and the other axes of the input). A detector has a `rule`, by which its
+    detections follow from these outputs, boxes and scores.
     """
 
     name: str
     outputs: Callable[[Array], tuple[Array, ...]]
+    rule: SuppressionRule | None = None
 
 
 def torch_judge(network: nn.Module, *, batch_size: int) -> Judge:
     """Return torch as the judge of `network`, in eval mode, which takes `batch_size` images at a time."""
     import torch
 
+    from tvm_mnas.models.detection.detector import Decoded, Detector
     from tvm_mnas.models.inference import all_outputs
 
+    judged = Decoded(network) if isinstance(network, Detector) else network
     return Judge(
         name=f"torch {torch.__version__}",
-        outputs=partial(all_outputs, network, batch_size=batch_size),
+        outputs=partial(all_outputs, judged, batch_size=batch_size),
+        rule=network.rule if isinstance(network, Detector) else None,
     )
 
 
@@ -90,7 +97,8 @@ def torch_judge(network: nn.Module, *, batch_size: int) -> Judge:
 class Agreement:
     """How far the compiled network's outputs are from the `judge`'s, on `images` images.
 
-    `difference` is the largest of any output, relative to how far that output differs from image to image.
+    `difference` is the largest of any output, relative to how far that output differs from image to image; of
+    detections, the largest of a score or a side, in parts of the image.
     """
 
     judge: str
@@ -113,6 +121,59 @@ def check_images(shape: Sequence[int], dtype: str, *, seed: int) -> Array:
     if dtype == "uint8":
         images = np.clip(128 + 48 * images, 0, 255)
     return images.astype(dtype)
+
+
+def compare(
+    found: Sequence[Array], expected: Sequence[Array], *, judge: Judge, precision: Precision
+) -> Agreement:
+    """Return how far the device's outputs `found` are from what the judge `expected`.
+
+    Raises:
+        MeasurementError: as `compare_outputs` and `compare_detections` do.
+    """
+    if judge.rule is None:
+        return compare_outputs(found, expected, judge=judge.name, precision=precision)
+    return compare_detections(found, expected, judge.rule, judge=judge.name, precision=precision)
+
+
+def compare_detections(
+    found: Sequence[Array],
+    expected: Sequence[Array],
+    rule: SuppressionRule,
+    *,
+    judge: str,
+    precision: Precision = FLOAT32,
+) -> Agreement:
+    """Return how far the device's detections are from the boxes and scores that the judge `expected`.
+
+    Raises:
+        MeasurementError: if they do not follow from those by `rule`, or hardly depend on the image.
+    """
+    from tvm_mnas.models.detection.checking import unexplained
+
+    (detections,) = (one.astype(np.float64) for one in found)
+    boxes, scores = (one.astype(np.float64) for one in expected)
+    if not np.isfinite(detections).all():
+        raise MeasurementError(
+            f"the detections on the device must be finite, and {_not_finite(detections)} are not; look at the "
+            f"network's weights"
+        )
+    tolerance = TOLERANCES[precision]
+    worst = 0.0
+    for number, image in enumerate(zip(detections, boxes, scores, strict=True), 1):
+        wrong, off = unexplained(*image, rule, off=tolerance.difference)
+        if wrong is not None:
+            raise MeasurementError(
+                f"the detections on the device are wrong in image {number}: by {judge}'s boxes and scores, {wrong}"
+            )
+        worst = max(worst, off)
+    spread = max(float(np.ptp(one, axis=0).max(initial=0.0)) for one in (boxes, scores))
+    if len(boxes) > 1 and spread < tolerance.least_spread:
+        raise MeasurementError(
+            f"cannot compare the detections with {judge}'s: they must depend on the image, and are the same for "
+            f"{len(boxes)} images but for {tolerance.least_spread:.1%}; load trained weights, or check the export"
+        )
+    return Agreement(judge=judge, images=len(boxes), difference=worst)
 
 
 def compare_outputs(

@@ -23,7 +23,7 @@ from tvm_mnas.evaluation.agreement import (
     Array,
     Judge,
     check_images,
-    compare_outputs,
+    compare,
 )
 from tvm_mnas.evaluation.untuned import measure_untuned
 
@@ -298,7 +298,7 @@ class Toolchain:
                 artifact.path, images, self.farm, batch_size=artifact.input_shape[0]
             )
         )
-        return compare_outputs(found, expected, judge=judge.name, precision=artifact.precision)
+        return compare(found, expected, judge=judge, precision=artifact.precision)
 
     def check_network(self, artifact: CompiledArtifact, judge: Judge, *, seed: int) -> Agreement:
         """Return how far the device's outputs for random images are from the judge's. Raises what `check` raises."""

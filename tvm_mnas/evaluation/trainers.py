@@ -25,8 +25,9 @@ from tvm_mnas.errors import RunError, TrainingError, TvmMnasError, raise_if_fore
 from tvm_mnas.files import atomic_write_text
 from tvm_mnas.plugins import TRAINERS
 from tvm_mnas.space.candidate import Candidate, parse_candidate
+from tvm_mnas.space.detector import DetectorArchitecture
 from tvm_mnas.training.accelerators import device_here
-from tvm_mnas.training.accuracy import Accuracy
+from tvm_mnas.training.accuracy import MEAN_AVERAGE_PRECISION, TOP_1, Accuracy, Metric
 from tvm_mnas.training.recipe import Recipe, find_recipe
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ class TrainTask:
     ) -> Accuracy:
         """Save the weights of `network` where they are wanted, and return the accuracy to return.
 
-        `top1` is a share in 0..1 of `samples` validation images.
+        `top1` is a share in 0..1 of `samples` validation images, or a detector's mean average precision on them.
 
         Raises:
             TrainingError: if `top1` is no share.
@@ -160,12 +161,18 @@ class TrainTask:
                 duration_s=float(duration_s),
                 seed=self.seed,
                 split="validation",
+                metric=metric_of(self.candidate),
             )
         except ValueError as error:
             raise TrainingError(f"the training ended without a usable accuracy: {error}") from error
         if self.weights is not None:
             save_weights(network, self.weights, self.candidate)
         return accuracy
+
+
+def metric_of(candidate: Candidate) -> Metric:
+    """Return what networks such as `candidate` are judged by."""
+    return MEAN_AVERAGE_PRECISION if isinstance(candidate, DetectorArchitecture) else TOP_1
 
 
 class Trainer(Protocol):

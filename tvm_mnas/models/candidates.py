@@ -12,6 +12,7 @@ from tvm_mnas.models.cost import Cost, count_cost, count_module
 from tvm_mnas.models.network import build_network
 from tvm_mnas.plugins import load_object
 from tvm_mnas.space.architecture import Architecture
+from tvm_mnas.space.detector import DetectorArchitecture
 from tvm_mnas.space.network_space import ChosenNetwork
 
 if TYPE_CHECKING:
@@ -42,8 +43,20 @@ def build_candidate(
             batch_norm_momentum=batch_norm_momentum,
             zero_init_residual=zero_init_residual,
         )
+    if isinstance(candidate, DetectorArchitecture):
+        from tvm_mnas.models.zoo.ssdlite import build_ssdlite
+
+        return build_ssdlite(
+            candidate.backbone,
+            seed=seed,
+            classes=candidate.classes + 1,
+            batch_norm_momentum=batch_norm_momentum,
+            zero_init_residual=zero_init_residual,
+        )
     if not isinstance(candidate, ChosenNetwork):
-        raise ConfigError(f"a candidate is an Architecture or a ChosenNetwork: {candidate!r}")
+        raise ConfigError(
+            f"a candidate is an Architecture, a DetectorArchitecture or a ChosenNetwork: {candidate!r}"
+        )
     builder = load_object(candidate.builder)
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tvm_mnas.files import atomic_write
+from tvm_mnas.models.detection.detector import Decoded, Detector
 
 
 def predict(network: nn.Module, images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -44,8 +45,12 @@ def _arrays(outputs: object) -> tuple[NDArray[np.generic], ...]:
 def export_onnx(network: nn.Module, input_shape: tuple[int, int, int, int], path: Path) -> None:
     """Write `network` in eval mode to `path` as ONNX, weights included; input `images`, output `logits`.
 
+    Of a detector the file has what suppression begins with, `boxes` and `scores`: ONNX has no operator of its kind.
     `input_shape` is (N,C,H,W), and fixed in the file. An existing file is replaced in one step.
     """
+    written, outputs = network.eval(), ["logits"]
+    if isinstance(network, Detector):
+        written, outputs = Decoded(network).eval(), ["boxes", "scores"]
     # The exporter reports operators of packages that are not installed, and deprecations of its own.
     logger = logging.getLogger("torch.onnx")
     level = logger.level
@@ -54,11 +59,11 @@ def export_onnx(network: nn.Module, input_shape: tuple[int, int, int, int], path
         with warnings.catch_warnings(), atomic_write(path) as part:
             warnings.simplefilter("ignore")
             torch.onnx.export(
-                network.eval(),
+                written,
                 (torch.zeros(input_shape),),
                 part,
                 input_names=["images"],
-                output_names=["logits"],
+                output_names=outputs,
                 dynamo=True,
                 external_data=False,
                 verbose=False,

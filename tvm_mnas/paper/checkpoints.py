@@ -93,7 +93,7 @@ def measure_checkpoints(
     from tvm_mnas.models.inference import predict
     from tvm_mnas.training.data.images import LoadOptions
     from tvm_mnas.training.data.sources import load_data
-    from tvm_mnas.training.loop import evaluate
+    from tvm_mnas.training.tasks import Classification
     from tvm_mnas.training.weights import load_checkpoint
 
     accuracies: dict[str, CheckpointAccuracy] = {}
@@ -112,11 +112,11 @@ def measure_checkpoints(
                 f"a network and its data have the same classes: {model.name} has {classes} of them, {data} "
                 f"{splits.classes}; give the data that it was trained with"
             )
-        score = evaluate(network, splits.test, splits.normalization)
+        score = Classification().evaluate(network, splits.test, splits.normalization)
         accuracies[model.name] = CheckpointAccuracy(
             file=str(files[model.name]),
             data=data,
-            top1=score.top1,
+            top1=score.value,
             samples=score.samples,
         )
     return accuracies

@@ -25,7 +25,14 @@ from tvm_mnas.report.drawing import (
     use_whole_numbers,
     write_png,
 )
-from tvm_mnas.report.trials import EMULATED, best_record, is_emulated, measured, pareto_records
+from tvm_mnas.report.trials import (
+    EMULATED,
+    accuracy_name,
+    best_record,
+    is_emulated,
+    measured,
+    pareto_records,
+)
 from tvm_mnas.search.reward import Reward
 from tvm_mnas.search.run import TrialRecord
 
@@ -87,7 +94,7 @@ def draw_pareto(
     candidates = measured(records)
     front = pareto_records(records)
     _label_latency(axes, records, theme)
-    set_label(axes.yaxis, "top-1 accuracy (%)", theme)
+    set_label(axes.yaxis, accuracy_name(records), theme)
     steady, noisy = (
         [r for r in candidates if r.evaluation.latency and r.evaluation.latency.noisy is is_noisy]
         for is_noisy in (False, True)

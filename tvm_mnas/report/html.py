@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from tvm_mnas.config import DETECTION_TASK, SearchConfig
 from tvm_mnas.errors import RunError, TvmMnasError
 from tvm_mnas.evaluation.kernel_times import KERNELS, KernelFacts, read_kernels
 from tvm_mnas.evaluation.manifest import MANIFEST, Manifest, read_manifest
@@ -25,6 +26,8 @@ from tvm_mnas.search.result import pick_finalists
 from tvm_mnas.search.reward import Reward
 from tvm_mnas.search.run import RunDirectory, TrialRecord
 from tvm_mnas.space.catalogue import Space, find_space
+from tvm_mnas.space.detector import DetectorSpace
+from tvm_mnas.space.space import SearchSpace
 
 
 class ReportFiles(NamedTuple):
@@ -62,7 +65,7 @@ def run_facts(
         records=records,
         reward=run.reward,
         config=run.config,
-        space=_space(run.config.space),
+        space=_space(run.config),
         finalists=frozenset(record.number for record in finalists),
         best=number,
         manifest=manifest,
@@ -131,13 +134,18 @@ def draw_pictures(
     return [render_png(figure) for figure in figures]
 
 
-def _space(name: str) -> Space | None:
+def _space(config: SearchConfig) -> Space | None:
     """Return the space of a run, None where it cannot be found any more.
 
     A report imports no file that a run names: it may be from somebody else.
     """
+    name = config.space
     if is_reference(name) and not SPACES.knows(name):
         return None
     with contextlib.suppress(TvmMnasError):
-        return find_space(name)
+        found = find_space(name)
+        if config.task == DETECTION_TASK and isinstance(found, SearchSpace):
+            # What was decided does not depend on the classes, which the run's data would have to tell.
+            return DetectorSpace(found, classes=1)
+        return found
     return None

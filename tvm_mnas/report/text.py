@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from tvm_mnas.cores.precision import FLOAT32
 from tvm_mnas.devices.core.latency import untuned_flag
 from tvm_mnas.evaluation.results import format_duration
+from tvm_mnas.training.accuracy import MEAN_AVERAGE_PRECISION, TOP_1, Score
 
 if TYPE_CHECKING:
     from tvm_mnas.evaluation.roofline import DevicePeak
@@ -59,6 +60,19 @@ def device_peak_line(peak: DevicePeak) -> str:
     """Return the most that one core was seen to do."""
     sizes = ", ".join(f"{rate / 1e9:.0f} at {_format_size(size)}" for size, rate in peak.bandwidths)
     return f"one core's measured peak: {peak.flops_per_s / 1e9:.1f} GFLOP/s; GB/s: {sizes}"
+
+
+def score_text(score: Score) -> str:
+    """Return the measures of a score: `93.10% top-1 and 99.00% top-5`, or `mAP 53.1% (at 0.5 80.0%, ...)`."""
+    if score.metric == TOP_1:
+        return f"{score.value:.2%} top-1 and {score.measures['top5']:.2%} top-5"
+    words = {"map_50": "at 0.5", "map_small": "small", "map_medium": "medium", "map_large": "large"}
+    parts = [
+        f"{word} {score.measures[name]:.1%}"
+        for name, word in words.items()
+        if name in score.measures
+    ]
+    return f"mAP {score.value:.1%} ({', '.join(parts)})"
 
 
 def forecast_line(forecast: Forecast) -> str:
@@ -133,9 +147,10 @@ def search_lines(result: SearchResult) -> list[str]:
     untuned = untuned_flag(latency.coverage.untuned_percent)
     flag = f", {untuned}" if untuned else ""
     flag += "".join(f", UNSTABLE DEVICE: {warning}" for warning in latency.warnings)
+    metric = "mAP: " if manifest.test.metric == MEAN_AVERAGE_PRECISION else ""
     lines += [
         f"best: trial {result.best.number}, {manifest.architecture}",
-        f"      validation {manifest.validation.top1:.2%}, test {manifest.test.top1:.2%} "
+        f"      {metric}validation {manifest.validation.top1:.2%}, test {manifest.test.top1:.2%} "
         f"after {manifest.validation.steps} steps; {latency.latency_ms:.4g} ms on "
         f"{latency.device_key} (spread {latency.spread:.1%}{flag})",
         f"      {result.export}/net.so",

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from tvm_mnas.devices.core.latency import Latency
 from tvm_mnas.search.pareto import Point, pareto_front
 from tvm_mnas.search.run import TrialRecord
+from tvm_mnas.training.accuracy import MEAN_AVERAGE_PRECISION
 
 EMULATED = "emulated: not a latency"
 """What stands beside every time that was taken on an emulator."""
@@ -92,3 +93,9 @@ def device_keys(records: Iterable[TrialRecord]) -> list[str]:
 def latencies_of(records: Iterable[TrialRecord]) -> list[Latency]:
     """Return the latencies of the distinct candidates that have one."""
     return [r.evaluation.latency for r in distinct(records) if r.evaluation.latency is not None]
+
+
+def accuracy_name(records: Sequence[TrialRecord]) -> str:
+    """Return what an axis of the accuracies of `records` is called."""
+    found = {r.evaluation.accuracy.metric for r in records if r.evaluation.accuracy is not None}
+    return "mAP (%)" if MEAN_AVERAGE_PRECISION in found else "top-1 accuracy (%)"

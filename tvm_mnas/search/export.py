@@ -41,10 +41,13 @@ from tvm_mnas.evaluation.results import Observer
 from tvm_mnas.evaluation.toolchain import Toolchain
 from tvm_mnas.evaluation.trainers import load_splits, read_accuracy
 from tvm_mnas.space.architecture import Architecture
+from tvm_mnas.space.detector import DetectorArchitecture
 from tvm_mnas.space.network_space import ChosenNetwork
 from tvm_mnas.training.data.sources import class_names
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from tvm_mnas.space.candidate import Candidate
 
 CHECKED_IMAGES = 16
@@ -100,7 +103,7 @@ def _write_files(
     from tvm_mnas.models.inference import export_onnx
     from tvm_mnas.training.accuracy import Accuracy
     from tvm_mnas.training.data.splits import to_input
-    from tvm_mnas.training.loop import evaluate
+    from tvm_mnas.training.tasks import task_of
     from tvm_mnas.training.weights import load_network, save_weights
 
     steps = iter(range(6))
@@ -126,15 +129,16 @@ def _write_files(
     images = to_input(batch, splits.normalization).contiguous().numpy()
     agreement = toolchain.check(artifact, torch_judge(network, batch_size=1), images)
     step("export: testing")
-    score = evaluate(network, splits.test, splits.normalization)
+    score = task_of(architecture).evaluate(network, splits.test, splits.normalization)
     test = Accuracy(
-        top1=score.top1,
+        top1=score.value,
         samples=score.samples,
         steps=validation.steps,
         train_loss=validation.train_loss,
         duration_s=validation.duration_s,
         seed=validation.seed,
         split="test",
+        metric=score.metric,
     )
     step("export: measuring")
     latency = toolchain.measure(artifact)
@@ -150,7 +154,7 @@ def _write_files(
         parameters=cost.parameters,
         mult_adds=cost.mult_adds,
         input=TensorSpec(name="images", shape=tuple(shape), dtype="float32"),
-        output=TensorSpec(name="logits", shape=(1, architecture.classes), dtype="float32"),
+        output=_output_of(architecture, network),
         data=DataFacts(
             spec=config.data,
             mean=tuple(splits.normalization.mean),
@@ -184,6 +188,15 @@ def _write_files(
     return manifest
 
 
+def _output_of(candidate: Candidate, network: nn.Module) -> TensorSpec:
+    from tvm_mnas.models.detection.detector import Detector
+    from tvm_mnas.models.detection.suppression import ROW
+
+    if isinstance(network, Detector):
+        return TensorSpec(name="detections", shape=(1, network.rule.total, ROW), dtype="float32")
+    return TensorSpec(name="logits", shape=(1, candidate.classes), dtype="float32")
+
+
 def _xgboost_version() -> str:
     """Return the version of the cost model's library, which two distributions provide."""
     try:
@@ -193,6 +206,13 @@ def _xgboost_version() -> str:
 
 
 def _describe(candidate: Candidate) -> dict[str, object]:
+    if isinstance(candidate, DetectorArchitecture):
+        return {
+            "notation": candidate.notation,
+            "id": candidate.id,
+            "backbone": _describe(candidate.backbone),
+            "classes": candidate.classes,
+        }
     if not isinstance(candidate, Architecture):
         return {
             "notation": candidate.notation,

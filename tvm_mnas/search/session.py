@@ -31,7 +31,8 @@ from tvm_mnas.search.loop import SearchObserver, run_trials
 from tvm_mnas.search.proxy import ChanceWatch, Replicates, count_images, epochs_note, noise_of
 from tvm_mnas.search.result import SearchResult, pick_finalists
 from tvm_mnas.search.run import RunDirectory, TrialRecord
-from tvm_mnas.space.catalogue import Space, find_space
+from tvm_mnas.search.task import space_of
+from tvm_mnas.space.catalogue import Space
 from tvm_mnas.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class Session:
         Raises:
             SpaceError: if the space file is missing or breaks a rule.
         """
-        return cls(directory, find_space(directory.config.space))
+        return cls(directory, space_of(directory.config))
 
     @cached_property
     def study(self) -> optuna.Study:

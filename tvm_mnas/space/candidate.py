@@ -1,6 +1,6 @@
-"""What a search proposes: an architecture of blocks, or a network built from choices of one's own.
+"""What a search proposes: an architecture of blocks, a detector on one, or a network built from choices of one's own.
 
-Both are told by one line of text, their notation, which is what runs store and workers get.
+All are told by one line of text, their notation, which is what runs store and workers get.
 """
 
 from __future__ import annotations
@@ -8,11 +8,12 @@ from __future__ import annotations
 from typing import Protocol
 
 from tvm_mnas.space.architecture import Architecture
+from tvm_mnas.space.detector import PREFIX, DetectorArchitecture
 from tvm_mnas.space.network_space import ChosenNetwork
 
 
 class Candidate(Protocol):
-    """One network of a space: `Architecture` and `ChosenNetwork` are candidates."""
+    """One network of a space: `Architecture`, `DetectorArchitecture` and `ChosenNetwork` are."""
 
     @property
     def id(self) -> str:
@@ -51,4 +52,6 @@ def parse_candidate(text: str) -> Candidate:
     Raises:
         SpaceError: naming the part that cannot be read, or the rule that it breaks.
     """
+    if text.lstrip().startswith(PREFIX):
+        return DetectorArchitecture.parse(text)
     return ChosenNetwork.parse(text) if "?" in text else Architecture.parse(text)

@@ -5,19 +5,41 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from types import MappingProxyType
 from typing import Literal, cast
 
 from tvm_mnas.errors import RunError
 
 JsonValue = float | int | str
 Split = Literal["validation", "test"]
+Metric = Literal["top-1", "mAP"]
+TOP_1: Metric = "top-1"
+MEAN_AVERAGE_PRECISION: Metric = "mAP"
+
+
+MEASURES: Mapping[Metric, str] = MappingProxyType({TOP_1: "top1", MEAN_AVERAGE_PRECISION: "map"})
+"""What the value of a metric is called among a score's measures."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How good a network is by `metric` on `samples` images; `measures` are all that were taken, 0..1, by name."""
+
+    metric: Metric
+    measures: Mapping[str, float]
+    samples: int
+
+    @property
+    def value(self) -> float:
+        """The one that counts."""
+        return self.measures[MEASURES[self.metric]]
 
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """Top-1 accuracy of one trained network.
+    """How accurate one trained network is, by `metric`: top-1 accuracy, or a detector's mean average precision.
 
-    `top1` is a share in 0..1 of `samples` images of `split`; `train_loss` the mean training loss
+    `top1` is that, in 0..1, on `samples` images of `split`; `train_loss` the mean training loss
     over the last steps; `duration_s` the wall time of the training, without the evaluation.
     """
 
@@ -28,6 +50,7 @@ class Accuracy:
     duration_s: float
     seed: int
     split: Split
+    metric: Metric = TOP_1
 
     def __post_init__(self) -> None:
         for name in ("samples", "steps", "seed"):
@@ -49,10 +72,12 @@ class Accuracy:
             raise ValueError(f"an accuracy must be of at least one sample, not {self.samples}")
         if self.split not in ("validation", "test"):
             raise ValueError(f"an accuracy must be of validation or test, not {self.split!r}")
+        if self.metric not in (TOP_1, MEAN_AVERAGE_PRECISION):
+            raise ValueError(f"an accuracy must be top-1 or mAP, not {self.metric!r}")
 
     @property
     def standard_error(self) -> float:
-        """Standard error of `top1` from the number of samples alone, as a share."""
+        """Standard error of `top1` from the number of samples alone, as a share; of an mAP that is rough."""
         return float((self.top1 * (1.0 - self.top1) / self.samples) ** 0.5)
 
     def to_json(self) -> dict[str, JsonValue]:
@@ -67,6 +92,8 @@ class Accuracy:
             RunError: a field is missing, unknown or out of range.
         """
         names = {field.name for field in fields(cls)}
+        # Files of before there were detectors do not name it.
+        data = {"metric": TOP_1} | dict(data)
         if set(data) != names:
             wrong = ", ".join(sorted(names ^ set(data)))
             raise RunError(f"a stored accuracy has exactly {len(names)} fields; wrong: {wrong}")
@@ -79,6 +106,7 @@ class Accuracy:
                 duration_s=cast(float, data["duration_s"]),
                 seed=cast(int, data["seed"]),
                 split=cast(Split, data["split"]),
+                metric=cast(Metric, data["metric"]),
             )
         except (TypeError, ValueError) as error:
             raise RunError(f"a stored accuracy cannot be read: {error}") from error

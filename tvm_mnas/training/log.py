@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -36,9 +36,11 @@ class TrainingLog:
         scalars = {"rate": rate, "loss": loss, "images_per_s": round(images_per_s, 1)}
         self._write(step, epoch, scalars, "training")
 
-    def accuracies(self, step: int, *, epoch: float, split: str, top1: float, top5: float) -> None:
+    def accuracies(
+        self, step: int, *, epoch: float, split: str, measures: Mapping[str, float]
+    ) -> None:
         """Tell of the accuracies (0..1) of a split after `step`."""
-        scalars = {f"{split}_top1": top1, f"{split}_top5": top5}
+        scalars = {f"{split}_{name}": value for name, value in measures.items()}
         self._write(step, epoch, scalars, "accuracy")
 
     def _write(self, step: int, epoch: float, scalars: dict[str, float], group: str) -> None:

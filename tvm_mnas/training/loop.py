@@ -22,16 +22,17 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from tvm_mnas.errors import DataError, TrainingError
+from tvm_mnas.errors import TrainingError
 from tvm_mnas.models.candidates import build_candidate
 from tvm_mnas.space.candidate import Candidate
 from tvm_mnas.training.accuracy import Accuracy
 from tvm_mnas.training.average import average_of
 from tvm_mnas.training.data.images import Normalization
-from tvm_mnas.training.data.splits import Batch, DataSplits, Split, batches_from, to_input
+from tvm_mnas.training.data.splits import Batch, DataSplits, batches_from
 from tvm_mnas.training.optimizers import build_optimizer
 from tvm_mnas.training.processes import SINGLE, ProcessGroup
 from tvm_mnas.training.recipe import Recipe, TrainingPlan
+from tvm_mnas.training.tasks import LossOf, Task, place, task_of
 
 OnStep = Callable[[int, int], None]
 """Called after each step with the steps done and the steps in all."""
@@ -104,6 +105,7 @@ def run_training(
     plan: TrainingPlan,
     splits: DataSplits,
     *,
+    task: Task,
     seed: int,
     device: str = "cpu",
     group: ProcessGroup = SINGLE,
@@ -120,12 +122,16 @@ def run_training(
         DataError: damaged data.
     """
     recipe = plan.recipe
-    loss_of = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
-    forward: Callable[[Tensor], Tensor] = group.parallel(state.network, device)
+    loss_of = task.loss(state.network, recipe, group)
+    forward: Callable[[Tensor], Any] = group.parallel(state.network, device)
     if recipe.compile_network:
         forward = torch.compile(forward)
     batches = batches_from(
-        splits.train, state.step, batch_size=recipe.batch_size, steps=plan.steps, seed=seed
+        task.train_split(splits.train, recipe),
+        state.step,
+        batch_size=recipe.batch_size,
+        steps=plan.steps,
+        seed=seed,
     )
     state.network.train()
     with torch.random.fork_rng():
@@ -140,14 +146,14 @@ def _take_step(
     plan: TrainingPlan,
     batch: Batch,
     normalization: Normalization,
-    forward: Callable[[Tensor], Tensor],
-    loss_of: nn.CrossEntropyLoss,
+    forward: Callable[[Tensor], Any],
+    loss_of: LossOf,
     device: str,
     group: ProcessGroup,
 ) -> None:
     for parameters in state.optimizer.param_groups:
         parameters["lr"] = plan.rate_at(state.step)
-    images, labels = _place(group.share(batch), normalization, device)
+    images, labels = place(group.share(batch), normalization, device)
     with _precision(plan.recipe.precision, device):
         loss = loss_of(forward(images), labels)
     # Gradients are averaged over processes; so is the loss that is told.
@@ -161,6 +167,9 @@ def _take_step(
     state.optimizer.zero_grad(set_to_none=True)
     scaled: Any = state.scaler.scale(loss)
     scaled.backward()
+    if plan.recipe.gradient_norm:
+        state.scaler.unscale_(state.optimizer)
+        nn.utils.clip_grad_norm_(state.network.parameters(), plan.recipe.gradient_norm)
     state.scaler.step(state.optimizer)
     state.scaler.update()
     if state.average is not None:
@@ -191,7 +200,8 @@ def train_candidate(
         TrainingError: the loss became infinite or not a number, with the step.
         DataError: the data does not fit the candidate.
     """
-    check_fit(candidate, splits)
+    task = task_of(candidate)
+    task.check_fit(candidate, splits)
     plan = recipe.plan(len(splits.train))
     state = start_training(candidate, plan, seed=seed, device=device)
     started = time.perf_counter()
@@ -199,21 +209,23 @@ def train_candidate(
         state,
         plan,
         splits,
+        task=task,
         seed=seed,
         device=device,
         on_state=lambda now: on_step(now.step, plan.steps) if on_step else None,
     )
     duration_s = time.perf_counter() - started
     network = state.best_network
-    score = evaluate(network, splits.validation, splits.normalization)
+    score = task.evaluate(network, splits.validation, splits.normalization)
     accuracy = Accuracy(
-        top1=score.top1,
+        top1=score.value,
         samples=score.samples,
         steps=plan.steps,
         train_loss=sum(state.losses) / len(state.losses),
         duration_s=duration_s,
         seed=seed,
         split="validation",
+        metric=score.metric,
     )
     return TrainedNetwork(to_plain(network), accuracy)
 
@@ -224,73 +236,7 @@ def to_plain(network: nn.Module) -> nn.Module:
     return network.eval()
 
 
-@dataclass(frozen=True, slots=True)
-class Score:
-    """Top-1 and top-5 accuracy, 0..1, on so many images."""
-
-    top1: float
-    top5: float
-    samples: int
-
-
-def evaluate(
-    network: nn.Module, split: Split, normalization: Normalization, *, batch_size: int = 64
-) -> Score:
-    """Return the accuracy of `network` on `split`, in eval mode (which it is left in).
-
-    Raises:
-        TrainingError: the network's outputs are infinite or not numbers.
-    """
-    network.eval()
-    device = str(next(network.parameters()).device)
-    # Counted on the device: to ask for each batch's number would wait for it.
-    hits = torch.zeros(2, dtype=torch.int64, device=device)
-    finite = torch.ones((), dtype=torch.bool, device=device)
-    seen = 0
-    with torch.inference_mode():
-        for batch in split.eval_batches(batch_size=batch_size):
-            images, labels = _place(batch, normalization, device)
-            logits = network(images)
-            finite &= torch.isfinite(logits).all()
-            best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-            hits += torch.stack([(logits.argmax(dim=1) == labels).sum(), best.any(dim=1).sum()])
-            seen += len(labels)
-    if not bool(finite):
-        raise TrainingError("the trained network's outputs are not finite numbers")
-    top1, top5 = (int(count) / seen for count in hits)
-    return Score(top1, top5, seen)
-
-
-def check_fit(candidate: Candidate, splits: DataSplits) -> None:
-    """Look whether `candidate` can be trained on `splits`.
-
-    Raises:
-        DataError: channels, input size or classes differ.
-    """
-    channels = len(splits.normalization.mean)
-    if candidate.input_channels != channels:
-        raise DataError(
-            f"{splits.name} has {channels} channels, but the network's input has "
-            f"{candidate.input_channels}; use a space with `channels = {channels}`"
-        )
-    if candidate.input_size != splits.input_size:
-        raise DataError(
-            f"the data was loaded for inputs of {splits.input_size}, but the network's "
-            f"input size is {candidate.input_size}"
-        )
-    if candidate.classes < splits.classes:
-        raise DataError(
-            f"{splits.name} has {splits.classes} classes, but the network tells only "
-            f"{candidate.classes} apart; use a space with `classes = {splits.classes}`"
-        )
-
-
 def _precision(precision: str, device: str) -> contextlib.AbstractContextManager[object]:
     if precision == "float32":
         return contextlib.nullcontext()
     return torch.autocast(torch.device(device).type, dtype=_DTYPES[precision])
-
-
-def _place(batch: Batch, normalization: Normalization, device: str) -> tuple[Tensor, Tensor]:
-    images, labels = batch
-    return to_input(images, normalization, device), labels.to(device, non_blocking=True)

@@ -20,6 +20,9 @@ from tvm_mnas.resources import resource_directory
 OPTIMIZERS = ("adamw", "rmsprop", "sgd")
 SCHEDULES = ("cosine", "exponential", "constant")
 PRECISIONS = ("float32", "bf16", "fp16")
+FOCAL = "focal"
+CLASS_LOSSES = ("hard-negative", FOCAL)
+"""Of a detector's classes: Liu et al. 2016, section 2.2, and Lin et al. 2017."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +34,11 @@ class Recipe:
     `weight_decay`, batch norms do not, and biases only if `decay_biases`. `batch_norm_decay` is how much of running
     statistics stays at a step, the paper's momentum: 1 minus torch's. `ema_decay` averages weights over steps, 0 does
     not. `zero_init_residual` begins each residual branch at zero. `crop_padding` is of images in memory. `precision`
-    and `compile_network` make an accelerator faster.
+    and `compile_network` make an accelerator faster. Gradients longer than `gradient_norm` are shortened to it, 0
+    leaves them.
+
+    Of detectors alone: classes are learnt by `class_loss`, boxes count `box_weight` times, and images are changed by
+    `expansion`, `crops` and `colour` (`training.detection.augmentation.Augmentation`).
 
     Raises `ConfigError` where a value breaks a rule.
     """
@@ -61,6 +68,12 @@ class Recipe:
     crop_padding: int = 0
     precision: str = "float32"
     compile_network: bool = False
+    gradient_norm: float = 0.0
+    class_loss: str = "hard-negative"
+    box_weight: float = 1.0
+    expansion: float = 4.0
+    crops: bool = True
+    colour: float = 0.5
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -70,6 +83,7 @@ class Recipe:
             ("optimizer", OPTIMIZERS),
             ("schedule", SCHEDULES),
             ("precision", PRECISIONS),
+            ("class_loss", CLASS_LOSSES),
         ):
             if getattr(self, name) not in choices:
                 raise ConfigError(
@@ -80,7 +94,10 @@ class Recipe:
         for name in ("learning_rate", "decay_epochs", "epsilon"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be positive, not {getattr(self, name)}")
-        for name in ("weight_decay", "reference_batch", "crop_padding"):
+        for name in (
+            *("weight_decay", "reference_batch", "crop_padding"),
+            *("gradient_norm", "box_weight"),
+        ):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} is not negative, but {getattr(self, name)} is")
         for name in (
@@ -89,6 +106,10 @@ class Recipe:
         ):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be in 0..1, not {getattr(self, name)}")
+        if not 1 <= self.expansion <= 16:
+            raise ConfigError(f"expansion must be 1 (none) to 16, not {self.expansion}")
+        if not 0 <= self.colour <= 1:
+            raise ConfigError(f"colour must be in 0..1, not {self.colour}")
         if not 0 < self.decay_factor <= 1:
             raise ConfigError(
                 f"decay_factor must be above 0 and at most 1, not {self.decay_factor}"
@@ -182,6 +203,11 @@ class TrainingPlan:
 def recipe_names() -> tuple[str, ...]:
     """Return the names of the recipes that ship, sorted."""
     return tuple(sorted(path.stem for path in resource_directory("recipes").glob("*.toml")))
+
+
+def default_recipe(detector: bool) -> str:
+    """Return the name of the recipe of a whole training."""
+    return "coco-ssdlite" if detector else "imagenet-full"
 
 
 def find_recipe(text: str, changes: Mapping[str, object] | None = None) -> Recipe:

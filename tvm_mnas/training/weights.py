@@ -12,8 +12,12 @@ from torch import nn
 from tvm_mnas.errors import RunError, SpaceError
 from tvm_mnas.files import atomic_write
 from tvm_mnas.models.candidates import build_candidate
+from tvm_mnas.models.detection.detector import Detector
 from tvm_mnas.models.network import Network
 from tvm_mnas.space.candidate import Candidate, parse_candidate
+
+_BACKBONE = "network.backbone."
+_OF_CLASSES = ("classifier.", "network.heads.logits.")
 
 
 def save_weights(network: nn.Module, path: Path, candidate: Candidate | None = None) -> None:
@@ -62,17 +66,28 @@ def load_checkpoint(network: nn.Module, path: Path) -> None:
 def load_start(network: nn.Module, path: Path) -> tuple[str, ...]:
     """Fill `network` with the weights at `path` but for a classifier of other classes; return what kept its own.
 
+    A detector may start from a classifier's weights, of which it takes the backbone's, or from a detector's of other
+    classes.
+
     Raises:
         RunError: the file is missing or damaged, or differs in more than the classifier.
     """
     state, expected = _read_state(path)[1], network.state_dict()
-    kept = tuple(
-        name
-        for name in expected
-        if name.startswith("classifier.")
-        and name in state
-        and state[name].shape != expected[name].shape
-    )
+    if isinstance(network, Detector) and "classifier.weight" in state:
+        state = {
+            f"{_BACKBONE}{name}": value
+            for name, value in state.items()
+            if not name.startswith("classifier.")
+        }
+        kept = tuple(name for name in expected if not name.startswith(_BACKBONE))
+    else:
+        kept = tuple(
+            name
+            for name in expected
+            if name.startswith(_OF_CLASSES)
+            and name in state
+            and state[name].shape != expected[name].shape
+        )
     filled = state | {name: expected[name] for name in kept}
     _fill(
         network,

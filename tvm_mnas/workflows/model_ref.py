@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ from tvm_mnas.errors import ConfigError
 from tvm_mnas.evaluation.agreement import Judge, torch_judge
 from tvm_mnas.space.architecture import Architecture
 from tvm_mnas.space.candidate import Candidate, parse_candidate
+from tvm_mnas.space.detector import PREFIX, DetectorArchitecture
 from tvm_mnas.space.scaling import split_scaling
 
 if TYPE_CHECKING:
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 
 Shape = tuple[int, int, int, int]
+RAW = "+raw"
+"""Behind a detector's name: without decoding and suppression."""
+_DETECTOR_SIZE = 320
+_COCO_CLASSES = 80
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,13 +69,17 @@ class LoadedModel:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelRef:
-    """One network by the `name` that was typed; exactly one of the four says where it comes from."""
+    """One network by the `name` that was typed; exactly one of the four says where it comes from.
+
+    A `raw` detector ends at what its network predicts, without decoding and suppression.
+    """
 
     name: str
     architecture: Candidate | None = None
     entry: ZooEntry | None = None
     onnx: OnnxFile | None = None
     program: ExportedProgram | None = None
+    raw: bool = False
 
     def __post_init__(self) -> None:
         if [self.architecture, self.entry, self.onnx, self.program].count(None) != 3:
@@ -80,8 +89,21 @@ class ModelRef:
         """Return the torch network in eval mode, its weights drawn from `seed`, or those of its file.
 
         Raises:
+            ConfigError: if it is to be raw and is no detector.
             LoweringError: if there is no torch network for what is in the file.
         """
+        network = self._build(seed)
+        if not self.raw:
+            return network
+        from tvm_mnas.models.detection.detector import Detector
+
+        if not isinstance(network, Detector):
+            raise ConfigError(
+                f"{RAW} ends a detector at its raw predictions, and {self.name} is none; leave it out"
+            )
+        return network.network
+
+    def _build(self, seed: int) -> nn.Module:
         if self.architecture is not None:
             from tvm_mnas.models.candidates import build_candidate
 
@@ -139,7 +161,7 @@ def resolve_model(text: str, *, input_shape: Shape | None = None) -> ModelRef:
     `input_shape` closes axes that are open in a file; anything else has a shape of its own.
 
     All but the file may be scaled: `mobilenet-v2@0.5` has half the filters, `mobilenet-v2@0.5,160` also takes 160
-    pixels.
+    pixels. `ssdlite+` before a network makes it a detector, and `+raw` behind a detector ends it at its predictions.
 
     Raises:
         ConfigError: if there is no such file, finished trial, or key, or the network cannot be scaled; if a file
@@ -168,6 +190,10 @@ def resolve_model(text: str, *, input_shape: Shape | None = None) -> ModelRef:
         return model
     if input_shape is not None:
         raise ConfigError(f"--input-shape is for files, and {text!r} is none; leave it out")
+    if text.endswith(RAW):
+        return replace(resolve_model(text.removesuffix(RAW)), name=text, raw=True)
+    if text.startswith(PREFIX):
+        return ModelRef(name=text, architecture=_detector(text.removeprefix(PREFIX)))
     if "?" in text:
         return ModelRef(name=text, architecture=parse_candidate(text))
     run, colon, trial = text.rpartition(":")
@@ -188,6 +214,19 @@ def resolve_model(text: str, *, input_shape: Shape | None = None) -> ModelRef:
     if entry.architecture is not None:
         return ModelRef(name=text, architecture=entry.architecture)
     return ModelRef(name=text, entry=entry)
+
+
+def _detector(text: str) -> DetectorArchitecture:
+    """Return SSDLite on the network that `text` names; one of the zoo takes 320 pixels, and COCO's classes.
+
+    Raises what `resolve_architecture` raises.
+    """
+    if ":" in text:
+        return DetectorArchitecture.parse(PREFIX + text)
+    backbone = replace(resolve_architecture(text), classes=_COCO_CLASSES)
+    if "," not in text:
+        backbone = replace(backbone, input_size=_DETECTOR_SIZE)
+    return DetectorArchitecture(backbone)
 
 
 def resolve_architecture(text: str) -> Architecture:

@@ -227,9 +227,11 @@ def probe_training(task: TrainTask, report: Callable[[int], None]) -> TrainingPa
     """
     import torch
 
-    from tvm_mnas.training.loop import evaluate, run_training, start_training
+    from tvm_mnas.training.loop import run_training, start_training
+    from tvm_mnas.training.tasks import task_of
 
     splits = task.splits()
+    learnt = task_of(task.candidate)
     plan = replace(task.recipe.plan(len(splits.train)), steps=WARM_STEPS + TIMED_STEPS)
     state = start_training(task.candidate, plan, seed=task.seed, device=task.device)
     ended: list[float] = []
@@ -240,10 +242,12 @@ def probe_training(task: TrainTask, report: Callable[[int], None]) -> TrainingPa
         ended.append(time.perf_counter())
         report(len(ended))
 
-    run_training(state, plan, splits, seed=task.seed, device=task.device, on_state=look)
+    run_training(
+        state, plan, splits, task=learnt, seed=task.seed, device=task.device, on_state=look
+    )
     some = _FirstImages(splits.validation, EVALUATED_IMAGES)
     began = time.perf_counter()
-    score = evaluate(state.best_network, some, splits.normalization)
+    score = learnt.evaluate(state.best_network, some, splits.normalization)
     return TrainingPace(
         step_s=(ended[-1] - ended[WARM_STEPS - 1]) / TIMED_STEPS,
         batch_size=task.recipe.batch_size,

@@ -33,7 +33,8 @@ from tvm_mnas.search.result import SearchResult
 from tvm_mnas.search.run import RunDirectory, TrialRecord
 from tvm_mnas.search.session import Session
 from tvm_mnas.search.study.database import check_storage
-from tvm_mnas.space.catalogue import Space, find_space
+from tvm_mnas.search.task import space_of
+from tvm_mnas.space.catalogue import Space
 from tvm_mnas.training.accelerators import check_device
 from tvm_mnas.training.data.sources import check_data
 from tvm_mnas.training.recipe import Recipe
@@ -58,6 +59,7 @@ def run_search(
     space: str | Space = _DEFAULTS.space,
     device: str = _DEFAULTS.device,
     *,
+    task: str = _DEFAULTS.task,
     target_latency_ms: float | None = None,
     trainer: str | Trainer = _DEFAULTS.trainer,
     data: str = _DEFAULTS.data,
@@ -92,9 +94,10 @@ def run_search(
     """Search and return what was found; the settings are those of `SearchConfig` and of the command line.
 
     `space`, `trainer` and `algorithm` are what the command takes, or objects of one's own: these have a name in a
-    module or file, by which worker processes and a resumed search find them. `recipe` may be a `Recipe`, too. `run` is
-    the run's new directory, by default below `runs/`; `resume_search` goes on with it. `target_latency_ms` is needed
-    but for the default space. With `evaluator="table:NAME"` space and target are the table's, where they are left out.
+    module or file, by which worker processes and a resumed search find them. `recipe` may be a `Recipe`, too. With
+    `task="detection"` the defaults are those of `config.DETECTION`. `run` is the run's new directory, by default below
+    `runs/`; `resume_search` goes on with it. `target_latency_ms` is needed but for the default space. With
+    `evaluator="table:NAME"` space and target are the table's, where they are left out.
 
     A script that calls this does so below `if __name__ == "__main__":`, since worker processes import it.
 
@@ -120,6 +123,7 @@ def run_search(
             )
         target_latency_ms = _DEFAULTS.target_latency_ms
     config = SearchConfig(
+        task=task,
         space=name,
         device=device,
         data=data,
@@ -150,7 +154,8 @@ def run_search(
         records=records,
         storage=storage,
         study=study,
-    ).located(Path.cwd())
+    )
+    config = config.with_defaults_of_its_task().located(Path.cwd())
     # Before there is a directory: the same call with the mistake mended is to find none.
     inputs = check_inputs(config)
     resolved = recipe if isinstance(recipe, Recipe) else recipe_of(config)
@@ -190,7 +195,7 @@ def check_inputs(config: SearchConfig) -> CheckedInputs:
         ConfigError: if the study is to be kept where no database can be, or there is no such executor.
         TrackerError: if the tracker of the device does not answer.
     """
-    space = find_space(config.space)
+    space = space_of(config)
     if config.storage:
         # Whether it is up is found out where the study is opened, before anything else is.
         check_storage(config.storage)

@@ -50,6 +50,10 @@ _MAY_CHANGE = {"trials", "jobs", "executor", "records"}
 
 
 def search(
+    task: Annotated[
+        str | None,
+        typer.Option(help="classification, or detection: the space's networks as backbones."),
+    ] = None,
     space: Annotated[
         str | None, typer.Option(help="A space by name, a TOML file, or package.module:object.")
     ] = None,
@@ -57,7 +61,8 @@ def search(
     data: Annotated[
         str | None,
         typer.Option(
-            help="embedded, imagefolder:PATH, idx:PATH, csv:FILE, shards:PATH, hub:NAME, cache:PATH, or module:object."
+            help="embedded, imagefolder:PATH, idx:PATH, csv:FILE, shards:PATH, hub:NAME, cache:PATH, or module:object; "
+            "with boxes: drawn, coco:PATH, voc:PATH, yolo:PATH."
         ),
     ] = None,
     max_bad_images: Annotated[
@@ -147,6 +152,7 @@ def search(
     from tvm_mnas.search.reward import parse_latency
 
     given: dict[str, Any] = {
+        "task": task,
         "space": space,
         "device": device,
         "data": data,
@@ -221,7 +227,8 @@ def _resolve(
     resolved = SearchConfig.from_mapping(
         settings, source=str(config) if config is not None else "command line"
     ).located(Path.cwd())
-    if resolved.space != DEFAULTS.space and "target_latency_ms" not in settings:
+    named = settings.get("space", DEFAULTS.space) != DEFAULTS.space
+    if named and "target_latency_ms" not in settings:
         raise ConfigError(
             f"a search in the space {resolved.space!r} needs its target latency, and there is none; "
             f"add, for example, --target-latency 80ms"

@@ -13,7 +13,9 @@ import torch
 from torch import fx, nn
 from tvm import relax
 
+from tvm_mnas.compiler.lowering.suppression import KERNEL, suppression_kernel
 from tvm_mnas.errors import raise_if_foreign
+from tvm_mnas.models.detection.suppression import ROW, SuppressionRule
 
 _TRANSLATED = (
     nn.Conv2d,
@@ -79,7 +81,7 @@ def _translated(program: torch.export.ExportedProgram) -> Any:
             keep_params_as_input=False,
             unwrap_unit_return_tuple=True,
             no_bind_return_tuple=False,
-            custom_convert_map={"narrow.default": _narrow},
+            custom_convert_map={"narrow.default": _narrow, "suppress.default": _suppress},
         )
     except Exception:
         # A builder that dies with an open block writes a warning to stderr, where a success leaves nothing.
@@ -96,6 +98,25 @@ def _narrow(node: fx.Node, importer: Any) -> Any:
     return importer.block_builder.emit(
         relax.op.strided_slice(importer.env[source], [axis], [first], [first + length])
     )
+
+
+def _suppress(node: fx.Node, importer: Any) -> Any:
+    """Return the detections that stay: a call of the kernel that is written for it."""
+    arguments: tuple[Any, ...] = node.args
+    boxes, scores = (importer.env[one] for one in arguments[:2])
+    score_threshold, overlap_threshold, per_class, total, candidates = arguments[2:]
+    rule = SuppressionRule(
+        score_threshold=score_threshold,
+        overlap_threshold=overlap_threshold,
+        per_class=per_class,
+        total=total,
+        candidates=candidates,
+    )
+    builder = importer.block_builder
+    images, anchors, classes = (int(extent) for extent in scores.ty.shape)
+    kernel = builder.add_func(suppression_kernel(images, anchors, classes, rule), KERNEL)
+    detections = relax.TensorType((images, total, ROW), "float32")
+    return builder.emit(relax.call_tir(kernel, (boxes, scores), detections))
 
 
 def is_translated(network: fx.GraphModule) -> bool:

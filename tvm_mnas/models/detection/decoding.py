@@ -24,7 +24,7 @@ class Scoring(StrEnum):
 
 
 class SsdDecoder(nn.Module):
-    """Predictions (N,A,4+1+C) -> boxes (N,A,4), left, top, right, bottom in 0..1, and scores (N,A,C)."""
+    """Offsets (N,A,4), logits (N,A,1+C) -> boxes (N,A,4), left, top, right, bottom in 0..1, and scores (N,A,C)."""
 
     def __init__(
         self, maps: Sequence[AnchorMap], *, scoring: Scoring, coding: BoxCoding = _SSD_CODING
@@ -33,12 +33,13 @@ class SsdDecoder(nn.Module):
         self.scoring = scoring
         self.coding = coding
         self.anchors: Tensor
-        self.register_buffer("anchors", boxes_of(maps))
+        # They follow from the maps, and are no weights.
+        self.register_buffer("anchors", boxes_of(maps), persistent=False)
 
-    def forward(self, predictions: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, predictions: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the boxes and the scores that are predicted."""
-        boxes = corners(self.coding.decode(predictions[..., :4], self.anchors))
-        logits = predictions[..., 4:]
+        offsets, logits = predictions
+        boxes = corners(self.coding.decode(offsets, self.anchors))
         if self.scoring is Scoring.SOFTMAX:
             scores = torch.softmax(logits, -1)[..., 1:]
         else:
@@ -73,8 +74,8 @@ class YoloDecoder(nn.Module):
         self.size = size
         self.low: Tensor
         self.scale: Tensor
-        self.register_buffer("low", anchors[:, :2] - 0.5 / size)
-        self.register_buffer("scale", anchors[:, 2:])
+        self.register_buffer("low", anchors[:, :2] - 0.5 / size, persistent=False)
+        self.register_buffer("scale", anchors[:, 2:], persistent=False)
 
     def forward(self, predictions: Tensor) -> tuple[Tensor, Tensor]:
         """Return the boxes and the scores that are predicted."""

@@ -1,4 +1,4 @@
-"""The detectors of Table 2, without what turns predictions into boxes.
+"""The detectors of Table 2, from an image to the boxes that suppression leaves.
 
 Modules are imported when one is built.
 """

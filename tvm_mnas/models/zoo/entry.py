@@ -110,7 +110,7 @@ class ZooEntry:
     def build(self, *, seed: int = 0) -> nn.Module:
         """Return the network in training mode, its weights drawn from `seed` alone.
 
-        :attr:`input_shape` -> (N,1000), or a detector's raw predictions.
+        :attr:`input_shape` -> (N,1000), or a detector's boxes (:class:`~tvm_mnas.models.detection.detector.Detector`).
         """
         if self.architecture is not None:
             from tvm_mnas.models.network import build_network

@@ -1,8 +1,4 @@
-"""What detectors predict with: for each anchor of each feature map, four box offsets and one logit a class.
-
-A detector here ends with these raw predictions: turning them into boxes and dropping those that overlap is no part of
-its counts or its latency.
-"""
+"""What detectors predict with: for each anchor of each feature map, four box offsets and one logit a class."""
 
 from __future__ import annotations
 
@@ -15,7 +11,9 @@ BOX = 4
 
 
 class AnchorHeads(nn.Module):
-    """One predictor of boxes and one of classes for each feature map: maps (N,C,H,W) -> (N,anchors,4+classes).
+    """One predictor of boxes and one of classes for each feature map.
+
+    Maps (N,C,H,W) -> box offsets (N,A,4) and logits (N,A,classes).
 
     `boxes` and `classes` end with 4, or the number of classes, channels for each anchor of a pixel.
     """
@@ -28,13 +26,16 @@ class AnchorHeads(nn.Module):
         self.logits = nn.ModuleList(logits)
         self.classes = classes
 
-    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+    def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Return what is predicted for the anchors of all maps, one after the other."""
-        found = []
-        for features, box, logit in zip(maps, self.boxes, self.logits, strict=True):
-            parts = [_by_anchor(box(features), BOX), _by_anchor(logit(features), self.classes)]
-            found.append(torch.cat(parts, 2))
-        return torch.cat(found, 1)
+        offsets = [
+            _by_anchor(box(features), BOX) for features, box in zip(maps, self.boxes, strict=True)
+        ]
+        logits = [
+            _by_anchor(logit(features), self.classes)
+            for features, logit in zip(maps, self.logits, strict=True)
+        ]
+        return torch.cat(offsets, 1), torch.cat(logits, 1)
 
 
 def _by_anchor(predicted: Tensor, values: int) -> Tensor:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
+from tvm_mnas.models.detection.anchors import AnchorMap, ssd_maps
+from tvm_mnas.models.detection.decoding import Scoring, SsdDecoder
+from tvm_mnas.models.detection.detector import Detector
+from tvm_mnas.models.detection.suppression import SuppressionRule
 from tvm_mnas.models.zoo.building import seeded
 from tvm_mnas.models.zoo.heads import BOX, AnchorHeads
 from tvm_mnas.models.zoo.ssdlite import COCO_CLASSES
@@ -29,7 +35,10 @@ class L2Norm(nn.Module):
 
 
 class Ssd(nn.Module):
-    """VGG-16, smaller and smaller maps, and what is predicted from each: (N,3,S,S) -> (N,anchors,4+classes)."""
+    """VGG-16, smaller and smaller maps, and what is predicted from each.
+
+    (N,3,S,S) -> offsets (N,A,4), logits (N,A,classes).
+    """
 
     def __init__(
         self, extra: list[nn.Module], widths: list[int], anchors: list[int], classes: int
@@ -46,19 +55,27 @@ class Ssd(nn.Module):
             classes,
         )
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return the raw predictions for `images`."""
         fine = self.fine(images)
         features = self.coarse(fine)
         maps = [self.norm(fine), features]
         for layer in self.extra:
             maps.append(layer(maps[-1]))
-        predictions: Tensor = self.heads(maps)
+        predictions: tuple[Tensor, Tensor] = self.heads(maps)
         return predictions
 
 
-def build_ssd300(*, seed: int, classes: int = COCO_CLASSES) -> nn.Module:
-    """Return SSD300, (N,3,300,300) -> (N,8732,4+classes)."""
+_SSD300 = ssd_maps(300, (38, 19, 10, 5, 3, 1), (21, 45, 99, 153, 207, 261, 315))
+_SSD512 = ssd_maps(
+    512, (64, 32, 16, 8, 4, 2, 1), (20.48, 51.2, 133.12, 215.04, 296.96, 378.88, 460.8, 542.72)
+)
+_RULE = SuppressionRule(score_threshold=0.01, overlap_threshold=0.45, total=200, per_class=200)
+"""examples/ssd/ssd_coco.py: confidence_threshold, nms_threshold and keep_top_k."""
+
+
+def build_ssd300(*, seed: int, classes: int = COCO_CLASSES) -> Detector:
+    """Return SSD300, (N,3,300,300) -> detections (N,200,6), of 8732 anchors; `classes` with the background."""
 
     def make() -> nn.Module:
         extra = [
@@ -67,13 +84,13 @@ def build_ssd300(*, seed: int, classes: int = COCO_CLASSES) -> nn.Module:
             _smaller(256, 256, padding=0),
             _smaller(256, 256, padding=0),
         ]
-        return Ssd(extra, [512, 1024, 512, 256, 256, 256], [4, 6, 6, 6, 4, 4], classes)
+        return Ssd(extra, [512, 1024, 512, 256, 256, 256], _shapes(_SSD300), classes)
 
-    return seeded(make, seed)
+    return Detector(seeded(make, seed), SsdDecoder(_SSD300, scoring=Scoring.SOFTMAX), _RULE)
 
 
-def build_ssd512(*, seed: int, classes: int = COCO_CLASSES) -> nn.Module:
-    """Return SSD512, (N,3,512,512) -> (N,24564,4+classes)."""
+def build_ssd512(*, seed: int, classes: int = COCO_CLASSES) -> Detector:
+    """Return SSD512, (N,3,512,512) -> detections (N,200,6), of 24564 anchors; `classes` with the background."""
 
     def make() -> nn.Module:
         extra = [
@@ -82,9 +99,13 @@ def build_ssd512(*, seed: int, classes: int = COCO_CLASSES) -> nn.Module:
             _smaller(256, 256, kernel=4),
         ]
         widths = [512, 1024, 512, 256, 256, 256, 256]
-        return Ssd(extra, widths, [4, 6, 6, 6, 6, 4, 4], classes)
+        return Ssd(extra, widths, _shapes(_SSD512), classes)
 
-    return seeded(make, seed)
+    return Detector(seeded(make, seed), SsdDecoder(_SSD512, scoring=Scoring.SOFTMAX), _RULE)
+
+
+def _shapes(maps: Sequence[AnchorMap]) -> list[int]:
+    return [len(one.shapes) for one in maps]
 
 
 def _vgg_to_conv4() -> nn.Module:

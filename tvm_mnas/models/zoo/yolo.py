@@ -5,11 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from tvm_mnas.models.detection.decoding import YoloDecoder
+from tvm_mnas.models.detection.detector import Detector
+from tvm_mnas.models.detection.suppression import SuppressionRule
 from tvm_mnas.models.zoo.building import conv, norm, seeded
 
 _ANCHORS = 5
 _CLASSES = 80
 _SLOPE = 0.1
+_STRIDE = 32
 _PASSED = 64
 """Channels that the finer map is brought to before it is laid beside the coarse one."""
 
@@ -53,9 +57,15 @@ class YoloV2(nn.Module):
         return predictions
 
 
-def build_yolo_v2(*, seed: int, classes: int = _CLASSES) -> nn.Module:
-    """Return YOLOv2 for images whose size is a multiple of 32."""
-    return seeded(lambda: YoloV2(classes), seed)
+_RULE = SuppressionRule(score_threshold=0.005, overlap_threshold=0.45, total=200, per_class=200)
+"""What `darknet detector valid` takes."""
+
+
+def build_yolo_v2(*, seed: int, classes: int = _CLASSES, input_size: int = 416) -> Detector:
+    """Return YOLOv2, (N,3,S,S) -> detections (N,200,6), for an `input_size` S that is a multiple of 32."""
+    return Detector(
+        seeded(lambda: YoloV2(classes), seed), YoloDecoder(input_size // _STRIDE), _RULE
+    )
 
 
 def _convolutions(channels: int, layers: tuple[tuple[int, int] | None, ...]) -> nn.Module:

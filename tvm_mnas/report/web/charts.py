@@ -11,7 +11,14 @@ from collections.abc import Collection, Sequence
 
 from tvm_mnas.report.drawing import bar_edges, spans_decades
 from tvm_mnas.report.rows import effort_rows
-from tvm_mnas.report.trials import EMULATED, best_record, is_emulated, measured, pareto_records
+from tvm_mnas.report.trials import (
+    EMULATED,
+    accuracy_name,
+    best_record,
+    is_emulated,
+    measured,
+    pareto_records,
+)
 from tvm_mnas.report.web.cells import show_ms, show_seconds
 from tvm_mnas.report.web.svg import (
     BOTTOM,
@@ -57,7 +64,7 @@ def pareto_svg(
         width=HERO_WIDTH,
         height=HERO_HEIGHT,
     )
-    drawing.axes(_time_name(records), "top-1 accuracy (%)")
+    drawing.axes(_time_name(records), accuracy_name(records))
     _draw_target(drawing, target)
     star = best_record(records, best)
     if star is not None and star.reward and len(candidates) > 1:

@@ -11,6 +11,7 @@ from tvm_mnas.errors import SpaceError
 from tvm_mnas.search.run import TrialRecord
 from tvm_mnas.space.architecture import Architecture
 from tvm_mnas.space.catalogue import Space
+from tvm_mnas.space.detector import DetectorArchitecture, DetectorSpace
 from tvm_mnas.space.network_space import ChosenNetwork
 from tvm_mnas.space.space import Decision, SearchSpace
 
@@ -47,7 +48,9 @@ def proposals_of(records: Sequence[TrialRecord], space: Space) -> list[Proposal]
     for record in records:
         candidate = record.evaluation.architecture
         try:
-            if isinstance(candidate, Architecture) and isinstance(space, SearchSpace):
+            if isinstance(candidate, Architecture) and isinstance(space, SearchSpace):  # noqa: SIM114
+                tokens = space.encode(candidate)
+            elif isinstance(candidate, DetectorArchitecture) and isinstance(space, DetectorSpace):
                 tokens = space.encode(candidate)
             elif isinstance(candidate, ChosenNetwork):
                 chosen = dict(candidate.choices)

@@ -14,6 +14,7 @@ from tvm_mnas import __version__
 from tvm_mnas.errors import ConfigError
 from tvm_mnas.report.trials import (
     EMULATED,
+    accuracy_name,
     count_trials,
     is_emulated,
     latencies_of,
@@ -180,7 +181,7 @@ def _fronts_svg(runs: Sequence[RunFacts]) -> str:
         [percent for run in points for _, percent, _ in run] or [0.0, 100.0],
         times=True,
     )
-    drawing.axes("latency (ms)", "top-1 accuracy (%)")
+    drawing.axes("latency (ms)", accuracy_name([record for run in runs for record in run.records]))
     count = max(len(run) for run in points)
     radius = max(1.6, 3.6 - math.log10(max(count, 10) / 10.0))
     for at, (run, mine) in enumerate(zip(runs, points, strict=True)):

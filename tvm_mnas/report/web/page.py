@@ -83,6 +83,7 @@ from tvm_mnas.search.reward import Reward
 from tvm_mnas.search.run import TrialRecord
 from tvm_mnas.space.architecture import Architecture
 from tvm_mnas.space.catalogue import Space
+from tvm_mnas.space.detector import DetectorArchitecture
 from tvm_mnas.space.space import Decision
 
 
@@ -204,8 +205,9 @@ def _winner_section(star: TrialRecord | None, run: RunFacts) -> Section | None:
     row = candidate_row(star)
     parts: list[Part] = []
     candidate = star.evaluation.architecture
-    if isinstance(candidate, Architecture):
-        parts.append(Blocks(stages_of(candidate), candidate.notation))
+    blocks = candidate.backbone if isinstance(candidate, DetectorArchitecture) else candidate
+    if isinstance(blocks, Architecture):
+        parts.append(Blocks(stages_of(blocks), candidate.notation))
     parts.append(
         make_pairs(
             [

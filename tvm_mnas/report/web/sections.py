@@ -37,6 +37,7 @@ from tvm_mnas.report.web.content import (
     make_table,
 )
 from tvm_mnas.search.run import TrialRecord
+from tvm_mnas.training.accuracy import MEAN_AVERAGE_PRECISION
 
 _LEAST_FORECAST = 8
 """A forecast that follows from fewer candidates is not shown."""
@@ -48,10 +49,11 @@ def export_section(manifest: Manifest | None) -> Section | None:
         return None
     latency, artifact = manifest.latency, manifest.artifact
     share = latency.tuned_share
+    metric = "mAP" if manifest.test.metric == MEAN_AVERAGE_PRECISION else "accuracy"
     entries = [
-        ("accuracy, test split", f"{manifest.test.top1:.2%}"),
+        (f"{metric}, test split", f"{manifest.test.top1:.2%}"),
         ("images in the test split", f"{manifest.test.samples:,}"),
-        ("accuracy, validation", f"{manifest.validation.top1:.2%}"),
+        (f"{metric}, validation", f"{manifest.validation.top1:.2%}"),
         ("training steps", f"{manifest.validation.steps:,}"),
         (EMULATED if latency.emulated else "latency", show_ms(latency.latency_ms)),
         ("spread", f"{latency.spread:.1%}"),

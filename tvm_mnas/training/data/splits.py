@@ -22,7 +22,10 @@ _TEST_SEED = 0
 """Of the images held out for the test where none are given for it: they are the same in every run."""
 
 Batch = tuple[Tensor, Tensor]
-"""Images, uint8 (N,S,S,3) for `to_input` to normalize or normalized float32 (N,3,S,S), and labels int64 (N,)."""
+"""Images, uint8 (N,S,S,3) for `to_input` to normalize or normalized float32 (N,3,S,S), and labels int64 (N,).
+
+Where images have boxes labels are those of `training.detection.splits.DetectionSplit`.
+"""
 
 
 def to_input(images: Tensor, normalization: Normalization, device: str = "cpu") -> Tensor:
@@ -88,6 +91,8 @@ class DataSplits:
     input_size: int
     name: str
     normalization: Normalization
+    boxes: bool = False
+    """Whether images have boxes rather than classes: the labels are `training.detection.splits.DetectionSplit`'s."""
 
 
 def split_indices(

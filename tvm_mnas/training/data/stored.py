@@ -37,7 +37,7 @@ IMAGENET_NORMALIZATION = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0
 
 Draw = tuple[int, int]
 """An index, and the position in the stream of training draws, or one of the crops below."""
-_EVALUATION = -1
+EVALUATION = -1
 _SQUARE = -2
 
 
@@ -123,15 +123,15 @@ class StoredSplit:
         self, start: int, *, batch_size: int, steps: int, seed: int
     ) -> Iterator[Batch]:
         """Yield what `train_batches` yields, without its first `start`, of which nothing is decoded."""
-        return self._batches(_TrainPlan(len(self), batch_size, steps, seed, start), seed=seed)
+        return self._batches(TrainPlan(len(self), batch_size, steps, seed, start), seed=seed)
 
     def eval_batches(self, *, batch_size: int) -> Iterator[Batch]:
         """Yield the central crop of every image once, in order."""
-        return self._batches(_EvalPlan(len(self), batch_size, _EVALUATION), seed=0)
+        return self._batches(EvalPlan(len(self), batch_size, EVALUATION), seed=0)
 
     def squares(self, *, batch_size: int) -> Iterator[tuple[Pixels, Labels]]:
         """Yield the central square of every image once, uint8 (N,S,S,3), in order, with its label."""
-        plan = _EvalPlan(len(self), batch_size, _SQUARE)
+        plan = EvalPlan(len(self), batch_size, _SQUARE)
         for indices, pixels in self._decoded(plan, seed=0):
             yield pixels, self.labels[indices]
 
@@ -139,7 +139,7 @@ class StoredSplit:
         """Return what is wrong with each image that cannot be decoded, by name; `on_progress` hears the images done."""
         bad: dict[str, str] = {}
         done = 0
-        for _, _, problems in self._loader(_EvalPlan(len(self), _CHECKED, _SQUARE), seed=0):
+        for _, _, problems in self._loader(EvalPlan(len(self), _CHECKED, _SQUARE), seed=0):
             bad |= {self.store.name(index): problem for index, problem in problems.items()}
             done = min(done + _CHECKED, len(self))
             on_progress(done)
@@ -157,7 +157,7 @@ class StoredSplit:
             bad |= problems
             if len(bad) > self.max_bad_images:
                 index, problem = next(iter(bad.items()))
-                raise DataError(_told(self.store.name(index), problem, self.max_bad_images))
+                raise DataError(bad_image(self.store.name(index), problem, self.max_bad_images))
             if len(indices):
                 yield indices, pixels
 
@@ -175,7 +175,8 @@ class StoredSplit:
         return loader
 
 
-def _told(name: str, problem: str, allowed: int) -> str:
+def bad_image(name: str, problem: str, allowed: int) -> str:
+    """Return what is told of an image that cannot be decoded, where `allowed` may be passed over."""
     text = f"{name} cannot be decoded ({problem})"
     if not allowed:
         return (
@@ -189,7 +190,7 @@ def _told(name: str, problem: str, allowed: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _TrainPlan:
+class TrainPlan:
     """The draws of each training batch, made as needed: a long training has millions."""
 
     count: int
@@ -207,12 +208,12 @@ class _TrainPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class _EvalPlan:
+class EvalPlan:
     """Every index once, in order, for one of the fixed crops."""
 
     count: int
     batch_size: int
-    crop: int
+    crop: int = EVALUATION
 
     def __iter__(self) -> Iterator[list[Draw]]:
         for start in range(0, self.count, self.batch_size):
@@ -259,7 +260,7 @@ class _Decoder(Dataset[_Decoded]):
         if position == _SQUARE:
             box = central_square(*image.size, min(image.size))
             return resized(image, box, self.input_size)
-        if position == _EVALUATION:
+        if position == EVALUATION:
             box = central_box(*image.size, input_size=self.input_size)
             return resized(image, box, self.input_size)
         rng = np.random.default_rng((self.seed, position))

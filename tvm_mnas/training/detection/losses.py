@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tvm_mnas.models.detection.decoding import Scoring
 from tvm_mnas.training.detection.targets import BACKGROUND
 
 
@@ -16,7 +17,7 @@ class ClassLoss(Protocol):
     """A loss of class predictions."""
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss of a batch, over the number of its objects (at least 1).
+        """Return the loss of a batch, summed over its anchors.
 
         `logits` are (N,A,1+C), the background first, `labels` (N,A): 0 background, -1 ignored, else one more than a
         class.
@@ -32,21 +33,31 @@ class HardNegativeLoss:
     "Hard negative mining").
     """
 
+    scoring: Scoring = Scoring.SOFTMAX
     negatives_per_object: int = 3
     least_negatives: int = 1
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the loss, as `ClassLoss` says."""
-        each = functional.cross_entropy(
-            logits.flatten(0, 1), labels.clamp(min=0).flatten(), reduction="none"
-        ).reshape(labels.shape)
+        each = self._each(logits, labels.clamp(min=0))
         objects = labels > BACKGROUND
         background = labels == BACKGROUND
         hardness = torch.where(background, each.detach(), -torch.inf)
         place = hardness.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
         wanted = self.negatives_per_object * objects.sum(1, keepdim=True)
         negatives = background & (place < wanted.clamp(min=self.least_negatives))
-        return each[objects | negatives].sum() / objects.sum().clamp(min=1)
+        return each[objects | negatives].sum()
+
+    def _each(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the cross-entropy (N,A) of each anchor."""
+        if self.scoring is Scoring.SIGMOID:
+            wanted = functional.one_hot(labels, logits.shape[-1])[..., 1:].to(logits.dtype)
+            return functional.binary_cross_entropy_with_logits(
+                logits[..., 1:], wanted, reduction="none"
+            ).sum(-1)
+        return functional.cross_entropy(
+            logits.flatten(0, 1), labels.flatten(), reduction="none"
+        ).reshape(labels.shape)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,15 +78,13 @@ class FocalLoss:
         right = torch.exp(-each)
         weight = self.alpha * wanted + (1 - self.alpha) * (1 - wanted)
         counted = (labels >= BACKGROUND).unsqueeze(-1)
-        total = (weight * (1 - right) ** self.gamma * each * counted).sum()
-        return total / (labels > BACKGROUND).sum().clamp(min=1)
+        return (weight * (1 - right) ** self.gamma * each * counted).sum()
 
 
 def box_loss(offsets: Tensor, wanted: Tensor, labels: Tensor) -> Tensor:
-    """Return the smooth L1 distance of predicted `offsets` (N,A,4) from those `wanted`, over the number of objects.
+    """Return the smooth L1 distance of predicted `offsets` (N,A,4) from those `wanted`, summed.
 
     Only anchors that have an object count (Liu et al. 2016, equation 2).
     """
     objects = labels > BACKGROUND
-    distance = functional.smooth_l1_loss(offsets[objects], wanted[objects], reduction="sum")
-    return distance / objects.sum().clamp(min=1)
+    return functional.smooth_l1_loss(offsets[objects], wanted[objects], reduction="sum")

@@ -98,7 +98,7 @@ def _of(value: float, data: DetectionSet) -> AveragePrecision:
 
 
 def _truth(data: DetectionSet) -> dict[str, Any]:
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for number, image in enumerate(data.images, 1):
         for one in image.objects:
             annotations.append(

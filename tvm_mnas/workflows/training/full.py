@@ -6,7 +6,7 @@ OUT/
   log.jsonl                 a line for every so many steps, and for the accuracy after each epoch
   tensorboard/              the same for TensorBoard, if that is wanted
   weights.safetensors       the trained weights, with their accuracy in weights.json
-  result.json               top-1 and top-5 of the validation and, looked at once, of the test
+  result.json               all measures of the validation and, looked at once, of the test
   export/                   what `tvm-mnas export` writes of the trained network
 """
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from tvm_mnas.training.data.splits import DataSplits
     from tvm_mnas.training.loop import TrainingState
     from tvm_mnas.training.processes import ProcessGroup
+    from tvm_mnas.training.tasks import Task
 
 CHECKPOINT_S = 600.0
 _CHECKPOINT = "checkpoint.safetensors"
@@ -82,7 +83,12 @@ def train(
         return finished
     splits = load_splits_of(request, workers=workers)
     group.check(request.recipe.batch_size)
-    return _Training(out, request, splits, device, group, observer, tensorboard, checkpoint_s).run()
+    from tvm_mnas.training.tasks import task_of
+
+    task = task_of(request.candidate)
+    return _Training(
+        out, request, splits, device, group, observer, tensorboard, checkpoint_s, task
+    ).run()
 
 
 @dataclass
@@ -97,6 +103,7 @@ class _Training:
     observer: TrainingObserver
     tensorboard: bool
     checkpoint_s: float
+    task: Task
     _interrupted: bool = False
     _saved_at: float = field(default_factory=time.monotonic)
     _told: tuple[float, int] = (0.0, 0)
@@ -116,7 +123,7 @@ class _Training:
             kept = load_start(state.network, Path(request.start))
             if kept and self.group.leads:
                 self.observer.note(
-                    f"{request.start} is of other classes: the classifier starts anew"
+                    f"{request.start} is of other classes: what tells them apart starts anew"
                 )
         file = self.out / _CHECKPOINT
         if file.is_file():
@@ -139,6 +146,7 @@ class _Training:
             state,
             plan,
             self.splits,
+            task=self.task,
             seed=self.request.seed,
             device=self.device,
             group=self.group,
@@ -170,10 +178,8 @@ class _Training:
             self._save(state)
 
     def _evaluate(self, state: TrainingState, plan: TrainingPlan, log: TrainingLog) -> None:
-        from tvm_mnas.training.loop import evaluate
-
         splits, began = self.splits, time.perf_counter()
-        score = evaluate(state.best_network, splits.validation, splits.normalization)
+        score = self.task.evaluate(state.best_network, splits.validation, splits.normalization)
         # It is left for judging, and what is trained may be the same network.
         state.network.train()
         self._told = (self._told[0] + time.perf_counter() - began, self._told[1])
@@ -181,8 +187,7 @@ class _Training:
             state.step,
             epoch=state.step / plan.steps_per_epoch,
             split="validation",
-            top1=score.top1,
-            top5=score.top5,
+            measures=score.measures,
         )
 
     def _save(self, state: TrainingState) -> None:
@@ -194,36 +199,33 @@ class _Training:
     def _finish(
         self, state: TrainingState, plan: TrainingPlan, duration_s: float, log: TrainingLog | None
     ) -> TrainingResult:
-        from tvm_mnas.training.loop import evaluate, to_plain
+        from tvm_mnas.training.loop import to_plain
         from tvm_mnas.training.weights import save_weights
 
         network, splits = state.best_network, self.splits
         self.observer.stage("evaluating", 0, 2)
-        validation = evaluate(network, splits.validation, splits.normalization)
+        validation = self.task.evaluate(network, splits.validation, splits.normalization)
         self.observer.stage("evaluating", 1, 2)
-        test = evaluate(network, splits.test, splits.normalization)
+        test = self.task.evaluate(network, splits.test, splits.normalization)
         accuracy = Accuracy(
-            top1=validation.top1,
+            top1=validation.value,
             samples=validation.samples,
             steps=plan.steps,
             train_loss=sum(state.losses) / len(state.losses),
             duration_s=duration_s,
             seed=self.request.seed,
             split="validation",
+            metric=validation.metric,
         )
         result = TrainingResult(
             validation=accuracy,
-            validation_top5=validation.top5,
-            test_top1=test.top1,
-            test_top5=test.top5,
-            test_samples=test.samples,
+            validation_measures=validation.measures,
+            test=test,
             epochs=plan.epochs,
         )
         if log is not None:
             for split, score in (("validation", validation), ("test", test)):
-                log.accuracies(
-                    plan.steps, epoch=plan.epochs, split=split, top1=score.top1, top5=score.top5
-                )
+                log.accuracies(plan.steps, epoch=plan.epochs, split=split, measures=score.measures)
             save_weights(to_plain(network), self.out / WEIGHTS, self.request.candidate)
             write_accuracy(accuracy, self.out / WEIGHTS)
             write_result(self.out, result)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tvm_mnas.errors import RunError
 from tvm_mnas.files import atomic_write_text
 from tvm_mnas.space.candidate import Candidate, parse_candidate
-from tvm_mnas.training.accuracy import Accuracy
+from tvm_mnas.training.accuracy import Accuracy, Score
 from tvm_mnas.training.data.images import LoadOptions
 from tvm_mnas.training.data.sources import check_data, load_data
 from tvm_mnas.training.recipe import Recipe, recipe_from
@@ -22,6 +23,7 @@ SCHEMA = 1
 _REQUEST = "training.json"
 _RESULT = "result.json"
 WEIGHTS = "weights.safetensors"
+_TEST_SAMPLES = "test_samples"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,18 +71,23 @@ class TrainingRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingResult:
-    """What a training ended with; accuracies are shares in 0..1."""
+    """What a training ended with: the accuracy that chooses, all measures of the validation (0..1), and the test."""
 
     validation: Accuracy
-    validation_top5: float
-    test_top1: float
-    test_top5: float
-    test_samples: int
+    validation_measures: Mapping[str, float]
+    test: Score
     epochs: float
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of result.json; `from_json` reads it back to an equal result."""
-        return asdict(self) | {"schema": SCHEMA, "validation": self.validation.to_json()}
+        return {
+            "schema": SCHEMA,
+            "validation": self.validation.to_json(),
+            **{f"validation_{name}": value for name, value in self.validation_measures.items()},
+            **{f"test_{name}": value for name, value in self.test.measures.items()},
+            _TEST_SAMPLES: self.test.samples,
+            "epochs": self.epochs,
+        }
 
     @classmethod
     def from_json(cls, values: dict[str, Any], *, source: str) -> TrainingResult:
@@ -88,16 +95,27 @@ class TrainingResult:
         if values.get("schema") != SCHEMA:
             raise RunError(f"{source} is no result of version {SCHEMA}; delete it, and resume")
         try:
+            validation = Accuracy.from_json(values["validation"])
+            test = Score(validation.metric, _below("test_", values), int(values[_TEST_SAMPLES]))
+            # That it is there is looked at.
+            float(test.value)
             return cls(
-                validation=Accuracy.from_json(values["validation"]),
-                validation_top5=float(values["validation_top5"]),
-                test_top1=float(values["test_top1"]),
-                test_top5=float(values["test_top5"]),
-                test_samples=int(values["test_samples"]),
+                validation=validation,
+                validation_measures=_below("validation_", values),
+                test=test,
                 epochs=float(values["epochs"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(f"{source} is damaged ({error!r}); delete it, and resume") from error
+
+
+def _below(prefix: str, values: dict[str, Any]) -> dict[str, float]:
+    """Return the measures whose names in a result begin with `prefix`."""
+    return {
+        key.removeprefix(prefix): float(value)
+        for key, value in values.items()
+        if key.startswith(prefix) and key != _TEST_SAMPLES
+    }
 
 
 def create_training(out: Path, request: TrainingRequest) -> None:
@@ -107,10 +125,11 @@ def create_training(out: Path, request: TrainingRequest) -> None:
         RunError: if it exists and holds something.
         DataError: if the data is not there, or does not fit the network.
     """
-    from tvm_mnas.training.loop import check_fit
+    from tvm_mnas.training.tasks import task_of
 
     check_data(request.data)
-    check_fit(request.candidate, load_splits_of(request, workers=0))
+    candidate = request.candidate
+    task_of(candidate).check_fit(candidate, load_splits_of(request, workers=0))
     if out.exists() and any(out.iterdir()):
         raise RunError(
             f"a training makes a new directory, and {out} holds something; name another (-o), or go on with "

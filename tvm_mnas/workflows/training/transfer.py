@@ -90,7 +90,7 @@ def transfer(
         )
         for record, place in zip(records, places, strict=True)
     ]
-    return tuple(sorted(winners, key=lambda one: -(one.result.test_top1 if one.result else -1)))
+    return tuple(sorted(winners, key=lambda one: -(one.result.test.value if one.result else -1)))
 
 
 def _prepare(

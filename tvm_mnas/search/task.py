@@ -1,0 +1,28 @@
+"""What a search is for: which networks the space of a configuration means."""
+
+from __future__ import annotations
+
+from tvm_mnas.config import DETECTION_TASK, SearchConfig
+from tvm_mnas.errors import ConfigError
+from tvm_mnas.space.catalogue import Space, find_space
+from tvm_mnas.space.detector import DetectorSpace
+from tvm_mnas.space.space import SearchSpace
+from tvm_mnas.training.data.sources import class_names
+
+
+def space_of(config: SearchConfig) -> Space:
+    """Return the space that a search of `config` goes through; detectors tell the classes of its data apart.
+
+    Raises:
+        SpaceError, ConfigError: if there is none, or detectors cannot be made of its networks.
+        DataError: if detectors are searched, and the data is not there.
+    """
+    space = find_space(config.space)
+    if config.task != DETECTION_TASK:
+        return space
+    if not isinstance(space, SearchSpace):
+        raise ConfigError(
+            f"a detector's backbone is of blocks, which {config.space!r} does not have; take a space in a TOML file, "
+            f"or one that ships"
+        )
+    return DetectorSpace(space, len(class_names(config.data)))
