@@ -46,8 +46,6 @@ from tvm_mnas.space.network_space import ChosenNetwork
 from tvm_mnas.training.data.sources import class_names
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from tvm_mnas.space.candidate import Candidate
 
 CHECKED_IMAGES = 16
@@ -188,7 +186,7 @@ def _write_files(
     return manifest
 
 
-def _output_of(candidate: Candidate, network: nn.Module) -> TensorSpec:
+def _output_of(candidate: Candidate, network: object) -> TensorSpec:
     from tvm_mnas.models.detection.detector import Detector
     from tvm_mnas.models.detection.suppression import ROW
 

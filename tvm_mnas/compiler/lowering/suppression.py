@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 import tvm
-from tvm import te
+from tvm import s_tir, te
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
@@ -41,6 +41,9 @@ def suppression_kernel(images: int, anchors: int, classes: int, rule: Suppressio
         name=KERNEL,
     )
     function = te.create_prim_func([boxes, scores, detections])
+    # As a block inside of a root, which passes of TVM look for.
+    root = s_tir.SBlock([], [], [], "root", function.body)
+    function = function.with_body(s_tir.SBlockRealize([], True, root))
     return function.with_attrs(
         {
             "global_symbol": KERNEL,
