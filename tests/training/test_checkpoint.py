@@ -18,6 +18,7 @@ from tvm_mnas.training.data.sources import load_data
 from tvm_mnas.training.data.splits import Batch, DataSplits, batches_from
 from tvm_mnas.training.loop import TrainingState, run_training, start_training
 from tvm_mnas.training.recipe import Recipe
+from tvm_mnas.training.tasks import Classification
 from tvm_mnas.workflows.data import make_cache
 
 FACTS = {"architecture": "tiny", "seed": 3}
@@ -59,7 +60,7 @@ def test_a_resumed_training_equals_the_uninterrupted_one(
                 save_checkpoint(now, file, facts=FACTS)
                 raise Stop
 
-        run_training(state, plan, tiny_splits, seed=3, on_state=watch)
+        run_training(state, plan, tiny_splits, task=Classification(), seed=3, on_state=watch)
 
     whole = start_training(tiny, plan, seed=3)
     train(whole)

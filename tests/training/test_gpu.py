@@ -14,8 +14,9 @@ from tvm_mnas.training.checkpoint import load_checkpoint_into, save_checkpoint
 from tvm_mnas.training.data.images import LoadOptions
 from tvm_mnas.training.data.sources import load_data
 from tvm_mnas.training.data.splits import DataSplits
-from tvm_mnas.training.loop import evaluate, run_training, start_training, train_candidate
+from tvm_mnas.training.loop import run_training, start_training, train_candidate
 from tvm_mnas.training.recipe import Recipe
+from tvm_mnas.training.tasks import Classification
 
 pytestmark = [
     pytest.mark.gpu,
@@ -52,8 +53,8 @@ def test_each_precision_learns_as_the_cpu_does(splits: DataSplits, precision: st
 
 def test_an_evaluation_is_that_of_the_cpu(splits: DataSplits) -> None:
     network = train_candidate(NETWORK, splits, RECIPE, seed=0).network
-    here = evaluate(network, splits.validation, splits.normalization)
-    there = evaluate(network.to("cuda:0"), splits.validation, splits.normalization)
+    here = Classification().evaluate(network, splits.validation, splits.normalization)
+    there = Classification().evaluate(network.to("cuda:0"), splits.validation, splits.normalization)
     assert there.top1 == pytest.approx(here.top1, abs=0.002)
     assert there.samples == here.samples
 
@@ -70,7 +71,7 @@ def test_a_scaler_and_an_average_come_back_from_a_checkpoint(
     recipe = replace(RECIPE, precision="fp16", ema_decay=0.9, steps=12)
     plan = recipe.plan(len(splits.train))
     state = start_training(NETWORK, plan, seed=0, device="cuda:0")
-    run_training(state, plan, splits, seed=0, device="cuda:0")
+    run_training(state, plan, splits, task=Classification(), seed=0, device="cuda:0")
     save_checkpoint(state, tmp_path / "checkpoint", facts={})
     back = start_training(NETWORK, plan, seed=1, device="cuda:0")
     load_checkpoint_into(back, tmp_path / "checkpoint", facts={})

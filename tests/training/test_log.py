@@ -18,7 +18,9 @@ def write(out: Path, steps: range, *, tensorboard: bool = False) -> None:
     with open_log(out, step=steps.start, tensorboard=tensorboard) as log:
         for step in steps:
             log.steps(step + 1, epoch=step / 4, rate=0.1, loss=1 / (step + 1), images_per_s=9.96)
-        log.accuracies(steps.stop, epoch=1.0, split="validation", top1=0.5, top5=0.75)
+        log.accuracies(
+            steps.stop, epoch=1.0, split="validation", measures={"top1": 0.5, "top5": 0.75}
+        )
 
 
 def lines_of(out: Path) -> list[dict[str, Any]]:

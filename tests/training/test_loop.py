@@ -15,8 +15,9 @@ from tvm_mnas.space.architecture import Architecture
 from tvm_mnas.training.data.images import LoadOptions
 from tvm_mnas.training.data.sources import load_data
 from tvm_mnas.training.data.splits import Batch, DataSplits, Split
-from tvm_mnas.training.loop import evaluate, train_candidate
+from tvm_mnas.training.loop import train_candidate
 from tvm_mnas.training.recipe import find_recipe
+from tvm_mnas.training.tasks import Classification
 
 EMBEDDED = find_recipe("embedded")
 SHORT = replace(EMBEDDED, steps=40, batch_size=32)
@@ -61,9 +62,11 @@ def test_it_learns_without_touching_the_test_split(
     trained = train_candidate(tiny, replace(tiny_splits, test=Forbidden()), SHORT, seed=0)
     accuracy = trained.accuracy
     assert accuracy.top1 > 0.6  # chance is 0.25
-    score = evaluate(trained.network, tiny_splits.validation, tiny_splits.normalization)
-    assert accuracy.top1 == score.top1
-    assert score.top5 == 1.0, "of four classes"
+    score = Classification().evaluate(
+        trained.network, tiny_splits.validation, tiny_splits.normalization
+    )
+    assert accuracy.top1 == score.value == score.measures["top1"]
+    assert score.measures["top5"] == 1.0, "of four classes"
     assert (accuracy.samples, accuracy.steps, accuracy.split) == (200, 40, "validation")
     assert 0.0 < accuracy.train_loss < 1.3
     assert accuracy.duration_s > 0.0
@@ -122,7 +125,7 @@ def test_outputs_that_are_not_finite_are_no_accuracy(
     network = build_network(tiny)
     torch.nn.init.constant_(network.classifier.bias, math.nan)
     with pytest.raises(TrainingError, match="not finite"):
-        evaluate(network, tiny_splits.validation, tiny_splits.normalization)
+        Classification().evaluate(network, tiny_splits.validation, tiny_splits.normalization)
 
 
 @pytest.mark.parametrize("batch_size", [7, 1000])
@@ -134,10 +137,10 @@ def test_evaluation_counts_every_image_once(
     torch.nn.init.constant_(network.classifier.bias[2:3].detach(), 1.0)
     labels = torch.cat([y for _, y in tiny_splits.validation.eval_batches(batch_size=64)])
     share = float((labels == 2).float().mean())
-    score = evaluate(
-        network, tiny_splits.validation, tiny_splits.normalization, batch_size=batch_size
+    score = Classification(batch_size=batch_size).evaluate(
+        network, tiny_splits.validation, tiny_splits.normalization
     )
-    assert score.top1 == pytest.approx(share)
+    assert score.value == pytest.approx(share)
     assert score.samples == len(labels)
 
 

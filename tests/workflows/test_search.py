@@ -307,14 +307,14 @@ def test_the_winners_are_trained_in_full_exported_and_compared(
         assert winner.notation == chosen[winner.trial].evaluation.architecture.notation
         assert winner.result is not None and winner.latency is not None
         manifest = read_manifest(place / "export" / "manifest.json")
-        assert manifest.test.top1 == winner.result.test_top1
+        assert manifest.test.top1 == winner.result.test.value
         assert manifest.latency == winner.latency
         assert (manifest.origin.run, manifest.origin.trial) == (run.name, winner.trial)
         assert manifest.origin.search_reward == chosen[winner.trial].reward
         assert (place / "export" / "net.so").is_file()
         printed = json.loads(json.dumps(winner.to_json()))
         assert printed["latency"]["latency_ms"] == winner.latency.latency_ms
-    tops = [winner.result.test_top1 for winner in winners if winner.result is not None]
+    tops = [winner.result.test.value for winner in winners if winner.result is not None]
     assert tops == sorted(tops, reverse=True)
     # Typed again, it trains and measures nothing again.
     assert go() == winners

@@ -43,11 +43,12 @@ def _softmax(values: list[float]) -> list[float]:
 def test_ssd_decodes_each_anchor_by_itself(scoring: Scoring) -> None:
     anchors = boxes_of(MAPS).tolist()
     torch.manual_seed(0)
-    predictions = torch.randn(2, len(anchors), 4 + 1 + CLASSES)
-    boxes, scores = SsdDecoder(MAPS, scoring=scoring)(predictions)
+    offsets, scored = torch.randn(2, len(anchors), 4), torch.randn(2, len(anchors), 1 + CLASSES)
+    boxes, scores = SsdDecoder(MAPS, scoring=scoring)((offsets, scored))
     for image in range(2):
         for at, (x, y, width, height) in enumerate(anchors):
-            dx, dy, dw, dh, *logits = predictions[image, at].tolist()
+            dx, dy, dw, dh = offsets[image, at].tolist()
+            logits = scored[image, at].tolist()
             expected = _box(
                 x + 0.1 * dx * width,
                 y + 0.1 * dy * height,

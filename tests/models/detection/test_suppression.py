@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tvm_mnas.models.detection.suppression import SuppressionRule, suppress
+from tvm_mnas.models.detection.suppression import NO_CLASS, ROW, SuppressionRule, suppress
 
 Found = list[tuple[float, int, int]]
 """Score, class and anchor."""
@@ -25,8 +25,14 @@ def _overlap(one: np.ndarray, other: np.ndarray) -> float:
 
 def _naive(boxes: np.ndarray, scores: np.ndarray, rule: SuppressionRule) -> Found:
     found: Found = []
+    pairs = [(-scores[at, label], label, at) for at, label in np.ndindex(*scores.shape)]
+    taking_part = {(at, label) for _, label, at in sorted(pairs)[: rule.candidates]}
     for label in range(scores.shape[1]):
-        left = [at for at in range(len(boxes)) if scores[at, label] > rule.score_threshold]
+        left = [
+            at
+            for at in range(len(boxes))
+            if scores[at, label] > rule.score_threshold and (at, label) in taking_part
+        ]
         kept: list[int] = []
         while left and len(kept) < rule.per_class:
             best = max(left, key=lambda at: (scores[at, label], -at))
@@ -47,9 +53,10 @@ def _naive(boxes: np.ndarray, scores: np.ndarray, rule: SuppressionRule) -> Foun
     threshold=st.sampled_from([0.0, 0.3, 0.5, 1.0]),
     per_class=st.sampled_from([1, 3, 100]),
     total=st.sampled_from([1, 5, 100]),
+    candidates=st.sampled_from([1, 7, 1000]),
 )
 def test_it_keeps_what_the_naive_one_keeps(
-    seed: int, anchors: int, threshold: float, per_class: int, total: int
+    seed: int, anchors: int, threshold: float, per_class: int, total: int, candidates: int
 ) -> None:
     random = np.random.default_rng(seed)
     # A coarse grid of places and scores, so that boxes and scores are often equal.
@@ -57,28 +64,46 @@ def test_it_keeps_what_the_naive_one_keeps(
     boxes = np.concatenate([low, low + random.integers(1, 4, (anchors, 2)) / 8], 1)
     scores = random.integers(0, 5, (anchors, 3)) / 4
     rule = SuppressionRule(
-        score_threshold=0.2, overlap_threshold=threshold, per_class=per_class, total=total
+        score_threshold=0.2,
+        overlap_threshold=threshold,
+        per_class=per_class,
+        total=total,
+        candidates=candidates,
     )
-    found = suppress(torch.tensor(boxes), torch.tensor(scores), rule)
+    rows = suppress(torch.tensor(boxes)[None], torch.tensor(scores)[None], rule)[0].numpy()
     expected = _naive(boxes, scores, rule)
-    assert found.scores.tolist() == [score for score, _, _ in expected]
-    assert found.classes.tolist() == [label for _, label, _ in expected]
+    assert rows.shape == (total, ROW)
+    found, empty = rows[: len(expected)], rows[len(expected) :]
+    assert found[:, 4].tolist() == [score for score, _, _ in expected]
+    assert found[:, 5].tolist() == [label for _, label, _ in expected]
     np.testing.assert_array_equal(
-        found.boxes.numpy(), boxes[[anchor for _, _, anchor in expected]].reshape(-1, 4)
+        found[:, :4], boxes[[anchor for _, _, anchor in expected]].reshape(-1, 4)
     )
+    assert (empty == [0, 0, 0, 0, 0, NO_CLASS]).all()
 
 
 def test_the_same_box_of_two_classes_stays_twice() -> None:
     boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 1.0]])
     scores = torch.tensor([[0.9, 0.1], [0.8, 0.7]])
-    found = suppress(boxes, scores, SuppressionRule())
-    assert found.scores.tolist() == pytest.approx([0.9, 0.7])
-    assert found.classes.tolist() == [0, 1]
+    rows = suppress(boxes[None], scores[None], SuppressionRule(total=2))[0]
+    assert rows[:, 4].tolist() == pytest.approx([0.9, 0.7])
+    assert rows[:, 5].tolist() == [0, 1]
+
+
+def test_its_shape_is_known_without_computing_it() -> None:
+    boxes, scores = torch.empty(2, 9, 4, device="meta"), torch.empty(2, 9, 3, device="meta")
+    assert suppress(boxes, scores, SuppressionRule(total=7)).shape == (2, 7, ROW)
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("score_threshold", -0.1), ("overlap_threshold", 1.5), ("per_class", 0), ("total", 0)],
+    [
+        ("score_threshold", -0.1),
+        ("overlap_threshold", 1.5),
+        ("per_class", 0),
+        ("total", 0),
+        ("candidates", 0),
+    ],
 )
 def test_a_rule_that_keeps_nothing_sensible_is_refused(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{name} is .*, not {value}"):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 
+from tvm_mnas.models.detection.decoding import Scoring
 from tvm_mnas.training.detection.losses import FocalLoss, HardNegativeLoss, box_loss
 
 CLASSES = 3
@@ -21,19 +23,33 @@ def _entropy(logits: list[float], label: int) -> float:
     return math.log(sum(math.exp(value) for value in logits)) - logits[label]
 
 
+def _binary_entropy(logits: list[float], label: int) -> float:
+    total = 0.0
+    for kind, logit in enumerate(logits[1:], 1):
+        chance = 1 / (1 + math.exp(-logit))
+        total -= math.log(chance if kind == label else 1 - chance)
+    return total
+
+
 @pytest.mark.parametrize("ratio", [1, 3])
-def test_hard_negatives_are_those_furthest_from_the_background(ratio: int) -> None:
+@pytest.mark.parametrize(
+    ("scoring", "entropy"), [(Scoring.SOFTMAX, _entropy), (Scoring.SIGMOID, _binary_entropy)]
+)
+def test_hard_negatives_are_those_furthest_from_the_background(
+    ratio: int, scoring: Scoring, entropy: Callable[[list[float], int], float]
+) -> None:
     logits = _logits()
     expected = 0.0
     for image, labels in zip(logits.tolist(), LABELS.tolist(), strict=True):
-        own = [_entropy(one, label) for one, label in zip(image, labels, strict=True) if label > 0]
+        own = [entropy(one, label) for one, label in zip(image, labels, strict=True) if label > 0]
         negatives = sorted(
-            (_entropy(one, 0) for one, label in zip(image, labels, strict=True) if label == 0),
+            (entropy(one, 0) for one, label in zip(image, labels, strict=True) if label == 0),
             reverse=True,
         )
         expected += sum(own) + sum(negatives[: max(ratio * len(own), 2)])
-    found = HardNegativeLoss(negatives_per_object=ratio, least_negatives=2)(logits, LABELS)
-    assert found.item() == pytest.approx(expected / 3, rel=1e-5)
+    loss = HardNegativeLoss(scoring=scoring, negatives_per_object=ratio, least_negatives=2)
+    found = loss(logits, LABELS)
+    assert found.item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_focal_loss_is_its_formula() -> None:
@@ -47,7 +63,7 @@ def test_the_focal_loss_is_its_formula() -> None:
                 chance = 1 / (1 + math.exp(-logit))
                 right, weight = (chance, 0.25) if kind == label else (1 - chance, 0.75)
                 expected += -weight * (1 - right) ** 2 * math.log(right)
-    assert FocalLoss()(logits, LABELS).item() == pytest.approx(expected / 3, rel=1e-5)
+    assert FocalLoss()(logits, LABELS).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_boxes_count_where_there_is_an_object() -> None:
@@ -56,7 +72,7 @@ def test_boxes_count_where_there_is_an_object() -> None:
     wanted[0, 1] = torch.tensor([0.5, 0.0, 0.0, 2.0])
     wanted[2, 0] = 0.0
     wanted[2, 1] = 0.0
-    expected = (0.5 * 0.5**2 + (2.0 - 0.5)) / 3
+    expected = 0.5 * 0.5**2 + (2.0 - 0.5)
     assert box_loss(offsets, wanted, LABELS).item() == pytest.approx(expected)
 
 

@@ -80,7 +80,7 @@ def test_an_interrupted_training_goes_on_to_the_same_end(tmp_path: Path) -> None
     heard = Heard()
     resumed = run(broken, heard)
     assert heard.notes == ["goes on after step 7 of 24"]
-    assert resumed.test_top1 == whole.test_top1  # type: ignore[attr-defined]
+    assert resumed.test == whole.test  # type: ignore[attr-defined]
     assert losses(broken) == losses(tmp_path / "whole")
     for name in ("weights.safetensors", "checkpoint.safetensors"):
         expected, found = load_file(tmp_path / "whole" / name), load_file(broken / name)
@@ -97,7 +97,7 @@ def test_a_signal_is_heard_as_before_once_a_training_is_over(tmp_path: Path) -> 
 def test_the_result_is_that_of_the_average_on_the_test(tmp_path: Path) -> None:
     from tvm_mnas.training.data.images import LoadOptions
     from tvm_mnas.training.data.sources import load_data
-    from tvm_mnas.training.loop import evaluate
+    from tvm_mnas.training.tasks import Classification
     from tvm_mnas.training.weights import load_network
 
     out = started(tmp_path / "out")
@@ -105,8 +105,8 @@ def test_the_result_is_that_of_the_average_on_the_test(tmp_path: Path) -> None:
     result = json.loads((out / "result.json").read_text())
     splits = load_data("embedded", LoadOptions(input_size=32, seed=3))
     _, network = load_network(out / "weights.safetensors")
-    score = evaluate(network, splits.test, splits.normalization)
-    assert (result["test_top1"], result["test_top5"]) == (score.top1, score.top5)
+    score = Classification().evaluate(network, splits.test, splits.normalization)
+    assert {name: result[f"test_{name}"] for name in ("top1", "top5")} == score.measures
     assert result["test_samples"] == 4000
     assert 0 < result["test_top1"] <= result["test_top5"] <= 1
     checkpoint = load_file(out / "checkpoint.safetensors")

@@ -44,9 +44,10 @@ def suppression_kernel(images: int, anchors: int, classes: int, rule: Suppressio
     # As a block inside of a root, which passes of TVM look for.
     root = s_tir.SBlock([], [], [], "root", function.body)
     function = function.with_body(s_tir.SBlockRealize([], True, root))
+    # Under a symbol of its own it would be kept for others, beside the copy that the network calls.
+    function = function.without_attr("global_symbol")
     return function.with_attrs(
         {
-            "global_symbol": KERNEL,
             "tirx.noalias": True,
             "tirx.is_scheduled": True,
             "op_pattern": _OPAQUE,

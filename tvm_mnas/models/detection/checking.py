@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from tvm_mnas.models.detection.suppression import NO_CLASS, ROW, SuppressionRule
 
 Array = NDArray[np.float64]
+_LEAST_AREA = 1e-6
+"""Of a union, in parts of the image: below it sides that are a little off make another overlap."""
 _OVERLAP_SLACK = 64.0
 """An overlap may be off by so many times what a side may be off, since small boxes are sensitive."""
 
@@ -40,7 +42,7 @@ def unexplained(
         worst = max(worst, distance)
     slack = _OVERLAP_SLACK * off
     same = found[:, None, 5] == found[None, :, 5]
-    shared = _overlaps(found[:, :4], found[:, :4]) - np.eye(len(found))
+    shared = _overlaps(found[:, :4], found[:, :4], unknown=0.0) - np.eye(len(found))
     if (same & (shared > rule.overlap_threshold + slack)).any():
         return "two of a class overlap by more than the rule allows", worst
     return _missing(found, boxes, scores, rule, off, slack), worst
@@ -69,19 +71,19 @@ def _missing(
         if len(of_class) >= rule.per_class:
             continue
         before = of_class[of_class[:, 4] >= scores[anchor, label] - 2 * off]
-        shared = _overlaps(before[:, :4], boxes[anchor][None])
+        shared = _overlaps(before[:, :4], boxes[anchor][None], unknown=1.0)
         if not (shared > rule.overlap_threshold - slack).any():
             return f"a box of class {label} and score {scores[anchor, label]:.3g} is missing"
     return None
 
 
-def _overlaps(some: Array, others: Array) -> Array:
+def _overlaps(some: Array, others: Array, *, unknown: float) -> Array:
+    """Return the intersection over the union (A,B), `unknown` where rounding decides whether there is any."""
     low = np.maximum(some[:, None, :2], others[None, :, :2])
     high = np.minimum(some[:, None, 2:], others[None, :, 2:])
     shared = (high - low).clip(0).prod(-1)
     areas = [(one[:, 2:] - one[:, :2]).clip(0).prod(1) for one in (some, others)]
     union = areas[0][:, None] + areas[1][None, :] - shared
-    # What has no area is itself, as far as anybody can tell.
-    nothing = np.ones_like(shared)
-    overlap: Array = np.divide(shared, union, out=nothing, where=union > 1e-12)
+    known = union > _LEAST_AREA
+    overlap: Array = np.divide(shared, union, out=np.full_like(shared, unknown), where=known)
     return overlap
