@@ -19,8 +19,12 @@ from tvm_mnas.space.candidate import parse_candidate
 SMALL = "ssdlite+i32_c3_w1:stem8_s22:r1_k3_s22_e3_o8:head16:n2"
 
 
-def run_kernel(boxes: torch.Tensor, scores: torch.Tensor, rule: SuppressionRule) -> np.ndarray:
-    kernel = suppression_kernel(*scores.shape, rule).with_attr("global_symbol", KERNEL)
+def run_kernel(
+    boxes: torch.Tensor, scores: torch.Tensor, rule: SuppressionRule, *, logits: bool
+) -> np.ndarray:
+    kernel = suppression_kernel(*scores.shape, rule, logits=logits).with_attr(
+        "global_symbol", KERNEL
+    )
     library = tvm.compile(tvm.IRModule({KERNEL: kernel}), target="llvm")
     # What was there before must not matter.
     rows = tvm.runtime.tensor(np.full((len(boxes), rule.total, 6), np.nan, np.float32))
@@ -37,11 +41,15 @@ def run_kernel(boxes: torch.Tensor, scores: torch.Tensor, rule: SuppressionRule)
         (300, 7, SuppressionRule(score_threshold=0.0, candidates=500)),
         (5, 1, SuppressionRule(candidates=1, total=1)),
         (9, 2, SuppressionRule(score_threshold=1.0)),
+        # More anchors than candidates: a bound is found first. Two vectors of classes, and a rest.
+        (90, 37, SuppressionRule(candidates=50)),
+        (90, 16, SuppressionRule(candidates=89, per_class=3)),
     ],
 )
+@pytest.mark.parametrize("logits", [False, True])
 @pytest.mark.parametrize("steps", [4, 1_000_000])
 def test_it_computes_what_torch_does(
-    anchors: int, classes: int, rule: SuppressionRule, steps: int
+    anchors: int, classes: int, rule: SuppressionRule, logits: bool, steps: int
 ) -> None:
     generator = torch.Generator().manual_seed(anchors + steps)
     low = torch.rand(2, anchors, 2, generator=generator)
@@ -49,8 +57,14 @@ def test_it_computes_what_torch_does(
     scores = torch.rand(2, anchors, classes, generator=generator)
     # With few steps many boxes and scores are equal.
     boxes, scores = (torch.round(one * steps) / steps for one in (boxes, scores))
-    expected = suppress(boxes, scores, rule).numpy()
-    np.testing.assert_array_equal(run_kernel(boxes, scores, rule), expected)
+    if logits:
+        scores = 12 * scores - 9
+    expected = suppress(boxes, scores, rule, logits=logits).numpy()
+    found = run_kernel(boxes, scores, rule, logits=logits)
+    # A sigmoid is rounded as each likes; nothing else is computed.
+    np.testing.assert_allclose(found[..., 4], expected[..., 4], rtol=1e-6 if logits else 0)
+    found[..., 4] = expected[..., 4]
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_a_detector_is_compiled_whole_and_its_suppression_is_not_tuned(

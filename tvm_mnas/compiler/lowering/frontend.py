@@ -104,7 +104,7 @@ def _suppress(node: fx.Node, importer: Any) -> Any:
     """Return the detections that stay: a call of the kernel that is written for it."""
     arguments: tuple[Any, ...] = node.args
     boxes, scores = (importer.env[one] for one in arguments[:2])
-    score_threshold, overlap_threshold, per_class, total, candidates = arguments[2:]
+    score_threshold, overlap_threshold, per_class, total, candidates, logits = arguments[2:]
     rule = SuppressionRule(
         score_threshold=score_threshold,
         overlap_threshold=overlap_threshold,
@@ -114,7 +114,8 @@ def _suppress(node: fx.Node, importer: Any) -> Any:
     )
     builder = importer.block_builder
     images, anchors, classes = (int(extent) for extent in scores.ty.shape)
-    kernel = builder.add_func(suppression_kernel(images, anchors, classes, rule), KERNEL)
+    kernel = suppression_kernel(images, anchors, classes, rule, logits=logits)
+    kernel = builder.add_func(kernel, KERNEL)
     detections = relax.TensorType((images, total, ROW), "float32")
     return builder.emit(relax.call_tir(kernel, (boxes, scores), detections))
 

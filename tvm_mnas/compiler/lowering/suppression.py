@@ -1,7 +1,8 @@
 """Non-maximum suppression as one kernel, made for a single core: what costs most is one look at each score.
 
-The best pairs of an anchor and a class are kept in a heap whose root is the worst of them: after the first few, hardly
-a score is better than that, and the branch is predicted. What is in the heap is sorted in place and gone through
+The best pairs of an anchor and a class are kept in a heap whose root is the worst of them. What enters it costs most,
+so that a bound is found first: the best score of each anchor, by vectors, and of these that of the last one that could
+be among the best pairs. Whole anchors are then passed over. What is in the heap is sorted in place and gone through
 greedily against the boxes that stay, of which there are few. Nothing is allocated that depends on an image.
 
 TVM has an operator of its own (relax.vision.all_class_non_max_suppression) that sorts the scores of every class.
@@ -16,8 +17,10 @@ from tvm import s_tir, te
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from tvm_mnas.models.detection.suppression import NO_CLASS, ROW, SuppressionRule
+from tvm_mnas.models.detection.suppression import NO_CLASS, ROW, SuppressionRule, threshold_of
 
+_LANES = 16
+"""Floats that are compared at once: a vector of AVX-512, four of NEON."""
 _OPAQUE = 8
 """The operator pattern that FuseOps leaves alone."""
 KERNEL = "suppress"
@@ -25,7 +28,9 @@ _TINY = 1.1754943508222875e-38
 """The smallest normal float32, by which no union is divided that has no area."""
 
 
-def suppression_kernel(images: int, anchors: int, classes: int, rule: SuppressionRule) -> Any:
+def suppression_kernel(
+    images: int, anchors: int, classes: int, rule: SuppressionRule, *, logits: bool = False
+) -> Any:
     """Return the kernel that computes `models.detection.suppression.suppress`.
 
     It takes boxes (N,A,4) and scores (N,A,C), float32, and is marked as one that is not to be scheduled.
@@ -36,7 +41,7 @@ def suppression_kernel(images: int, anchors: int, classes: int, rule: Suppressio
     detections = te.extern(
         [(images, rule.total, ROW)],
         [boxes, scores],
-        lambda ins, outs: _Suppression(ins, outs, most, rule).code(),
+        lambda ins, outs: _Suppression(ins, outs, most, rule, logits).code(),
         dtype="float32",
         name=KERNEL,
     )
@@ -76,8 +81,10 @@ class _Cell:
 class _Suppression:
     """The code, written down step by step; a pair is class * anchors + anchor: the smaller comes first in a tie."""
 
-    def __init__(self, ins: Any, outs: Any, most: int, rule: SuppressionRule) -> None:
+    def __init__(self, ins: Any, outs: Any, most: int, rule: SuppressionRule, logits: bool) -> None:
         self._ins, self._outs = ins, outs
+        self._logits = logits
+        self._threshold = T.float32(threshold_of(rule, logits=logits))
         self._most, self._rule = most, rule
         self._images, self._anchors, self._classes = (int(one) for one in ins[1].shape)
 
@@ -94,6 +101,7 @@ class _Suppression:
                 self._count, self._kept, self._at, self._child = (_Cell("int32") for _ in range(4))
                 self._going = _Cell("bool")
                 self._bound = _Cell("float32")
+                self._bests = _local((self._anchors,), "float32")
                 self._fill_heap(image)
                 self._sort_heap()
                 self._go_through(image)
@@ -102,24 +110,51 @@ class _Suppression:
 
     def _fill_heap(self, image: Any) -> None:
         """Leave the best pairs in the heap, the worst of them at its root."""
+        self._bound.set(self._threshold)
+        self._find_bests(image)
+        if self._anchors > self._most:
+            # So many anchors have a pair each that is as good as the root then.
+            self._count.set(0)
+            with T.serial(0, self._anchors) as anchor:
+                self._offer(self._bests[anchor], anchor)
         self._count.set(0)
-        self._bound.set(T.float32(self._rule.score_threshold))
         with (
             T.serial(0, self._anchors) as anchor,
+            _when(self._bests[anchor] >= self._bound.get()),
             T.serial(0, self._classes) as label,
         ):
-            score = self._scores[image, anchor, label]
-            with _when(score >= self._bound.get()):
-                pair = label * self._anchors + anchor
-                with T.If(self._count.get() < self._most):
-                    with T.Then():
-                        self._add(score, pair)
-                    with T.Else():
-                        self._replace(score, pair)
+            self._offer(self._scores[image, anchor, label], label * self._anchors + anchor)
+
+    def _find_bests(self, image: Any) -> None:
+        """Find the best score of each anchor."""
+        best = _Cell("float32")
+        lanes = _local((_LANES,), "float32")
+        whole = self._classes // _LANES
+        with T.serial(0, self._anchors) as anchor:
+            best.set(self._scores[image, anchor, 0])
+            if whole:
+                with T.vectorized(0, _LANES) as lane:
+                    lanes[lane] = self._scores[image, anchor, lane]
+                with T.serial(1, whole) as step, T.vectorized(0, _LANES) as lane:
+                    score = self._scores[image, anchor, step * _LANES + lane]
+                    lanes[lane] = _larger(lanes[lane], score)
+                with T.serial(0, _LANES) as lane:
+                    best.set(_larger(best.get(), lanes[lane]))
+            with T.serial(whole * _LANES, self._classes) as label:
+                best.set(_larger(best.get(), self._scores[image, anchor, label]))
+            self._bests[anchor] = best.get()
+
+    def _offer(self, score: Any, pair: Any) -> None:
+        """Put a pair into the heap if it is good enough."""
+        with _when(score >= self._bound.get()), T.If(self._count.get() < self._most):
+            with T.Then():
+                self._add(score, pair)
+            with T.Else():
+                self._replace(score, pair)
 
     def _add(self, score: Any, pair: Any) -> None:
         """Put a pair into a heap that is not full: up from its end as long as it is worse than what is above."""
-        with _when(score > T.float32(self._rule.score_threshold)):
+        with _when(score > self._threshold):
             at, heap, pairs = self._at, self._heap, self._pairs
             at.set(self._count.get())
             self._count.set(self._count.get() + 1)
@@ -220,7 +255,8 @@ class _Suppression:
             with _when(stays.get()):
                 for side, cell in enumerate(box):
                     rows[image, kept.get(), side] = cell.get()
-                rows[image, kept.get(), 4] = self._heap[at.get()]
+                score = self._heap[at.get()]
+                rows[image, kept.get(), 4] = T.sigmoid(score) if self._logits else score
                 rows[image, kept.get(), 5] = tvm.tirx.Cast("float32", label)
                 self._areas[kept.get()] = area.get()
                 self._of_class[label] = self._of_class[label] + 1

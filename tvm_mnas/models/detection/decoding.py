@@ -38,13 +38,21 @@ class SsdDecoder(nn.Module):
 
     def forward(self, predictions: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the boxes and the scores that are predicted."""
+        boxes, ranked = self.ranked(predictions)
+        return boxes, torch.sigmoid(ranked) if self.ranks_logits else ranked
+
+    def ranked(self, predictions: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the boxes, and what is in the order of the scores: logits where each is a sigmoid of its own."""
         offsets, logits = predictions
-        boxes = corners(self.coding.decode(offsets, self.anchors))
-        if self.scoring is Scoring.SOFTMAX:
-            scores = torch.softmax(logits, -1)[..., 1:]
-        else:
-            scores = torch.sigmoid(logits[..., 1:])
-        return boxes.clamp(0, 1), scores
+        boxes = corners(self.coding.decode(offsets, self.anchors)).clamp(0, 1)
+        if self.ranks_logits:
+            return boxes, logits[..., 1:]
+        return boxes, torch.softmax(logits, -1)[..., 1:]
+
+    @property
+    def ranks_logits(self) -> bool:
+        """Whether `ranked` returns logits."""
+        return self.scoring is Scoring.SIGMOID
 
 
 YOLO_V2_ANCHORS = (
@@ -77,8 +85,14 @@ class YoloDecoder(nn.Module):
         self.register_buffer("low", anchors[:, :2] - 0.5 / size, persistent=False)
         self.register_buffer("scale", anchors[:, 2:], persistent=False)
 
+    ranks_logits = False
+
     def forward(self, predictions: Tensor) -> tuple[Tensor, Tensor]:
         """Return the boxes and the scores that are predicted."""
+        return self.ranked(predictions)
+
+    def ranked(self, predictions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the boxes and their scores."""
         by_pixel = predictions.permute(0, 2, 3, 1).flatten(1)
         values = predictions.shape[1] // self.shapes
         each = torch.unflatten(by_pixel, 1, (-1, values))

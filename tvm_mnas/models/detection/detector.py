@@ -29,8 +29,8 @@ class Detector(nn.Module):
         predictions: Tensor = self.network(images)
         if self.training:
             return predictions
-        boxes, scores = self.decoder(predictions)
-        return suppress(boxes, scores, self.rule)
+        boxes, ranked = self.decoder.ranked(predictions)
+        return suppress(boxes, ranked, self.rule, logits=self.decoder.ranks_logits)
 
 
 class Decoded(nn.Module):

@@ -6,6 +6,7 @@ has code of its own for (`compiler/lowering/suppression.py`).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -50,11 +51,14 @@ class SuppressionRule:
                 raise ValueError(f"{name} is 1 or more, not {getattr(self, name)}")
 
 
-def suppress(boxes: Tensor, scores: Tensor, rule: SuppressionRule) -> Tensor:
+def suppress(
+    boxes: Tensor, scores: Tensor, rule: SuppressionRule, *, logits: bool = False
+) -> Tensor:
     """Return what stays by `rule`, (N,total,6), of `boxes` (N,A,4), whose classes score `scores` (N,A,C).
 
     Boxes are left, top, right, bottom. A row has the four of a box, its score and its class, by falling score; rows
-    without a box are 0, 0, 0, 0, 0, -1.
+    without a box are 0, 0, 0, 0, 0, -1. `logits` are scores before their sigmoid, which keeps their order: only those
+    of the rows that stay are computed.
     """
     detections: Tensor = torch.ops.tvm_mnas.suppress(
         boxes,
@@ -64,8 +68,19 @@ def suppress(boxes: Tensor, scores: Tensor, rule: SuppressionRule) -> Tensor:
         rule.per_class,
         rule.total,
         rule.candidates,
+        logits,
     )
     return detections
+
+
+def threshold_of(rule: SuppressionRule, *, logits: bool) -> float:
+    """Return what scores are above: the rule's threshold, or the logit of it."""
+    threshold = rule.score_threshold
+    if not logits:
+        return threshold
+    if threshold in (0.0, 1.0):
+        return math.inf if threshold else -math.inf
+    return math.log(threshold / (1 - threshold))
 
 
 @torch.library.custom_op("tvm_mnas::suppress", mutates_args=())
@@ -77,6 +92,7 @@ def _suppress(
     per_class: int,
     total: int,
     candidates: int,
+    logits: bool,
 ) -> Tensor:
     rule = SuppressionRule(
         score_threshold=score_threshold,
@@ -85,7 +101,7 @@ def _suppress(
         total=total,
         candidates=candidates,
     )
-    return torch.stack([_of_image(*one, rule) for one in zip(boxes, scores, strict=True)])
+    return torch.stack([_of_image(*one, rule, logits) for one in zip(boxes, scores, strict=True)])
 
 
 @_suppress.register_fake
@@ -97,23 +113,25 @@ def _suppressed_shape(
     per_class: int,
     total: int,
     candidates: int,
+    logits: bool,
 ) -> Tensor:
     return boxes.new_empty((boxes.shape[0], total, ROW))
 
 
-def _of_image(boxes: Tensor, scores: Tensor, rule: SuppressionRule) -> Tensor:
+def _of_image(boxes: Tensor, scores: Tensor, rule: SuppressionRule, logits: bool) -> Tensor:
     """Return the rows (total,6) of one image."""
     rows = boxes.new_zeros((rule.total, ROW))
     rows[:, 5] = NO_CLASS
     # By classes and then by anchors: a stable order has ties as the rule has them.
     flat = scores.t().reshape(-1)
-    above = torch.nonzero(flat > rule.score_threshold).flatten()
+    above = torch.nonzero(flat > threshold_of(rule, logits=logits)).flatten()
     chosen = above[torch.argsort(flat[above], descending=True, stable=True)][: rule.candidates]
     classes, anchors = chosen // len(boxes), chosen % len(boxes)
     kept = _kept(boxes[anchors], classes, rule)
     count = len(kept)
     rows[:count, :4] = boxes[anchors[kept]]
-    rows[:count, 4] = flat[chosen[kept]]
+    found = flat[chosen[kept]]
+    rows[:count, 4] = torch.sigmoid(found) if logits else found
     rows[:count, 5] = classes[kept].to(rows.dtype)
     return rows
 
