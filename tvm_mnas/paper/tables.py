@@ -39,7 +39,8 @@ class ComparisonRow:
     """A network of a table: what is counted and measured here, beside what was published.
 
     `relative` and `published_relative` are a latency divided by that of the table's baseline; `agreement` is the one
-    divided by the other. A value is None where a part of it was not measured or not published.
+    divided by the other. `raw` is a detector's time up to its predictions, without decoding and suppression. A value is
+    None where a part of it was not measured or not published.
     """
 
     key: str
@@ -55,11 +56,23 @@ class ComparisonRow:
     deviation: str
     checkpoint: CheckpointAccuracy | None
     measurement: ModelTiming | None
+    raw: ModelTiming | None = None
 
     @property
     def latency_ms(self) -> float | None:
         """The median of the rounds' latencies, None where there is none."""
         return None if self.measurement is None else self.measurement.latency_ms
+
+    @property
+    def raw_latency_ms(self) -> float | None:
+        """A detector's latency without decoding and suppression, None where there is none."""
+        return None if self.raw is None else self.raw.latency_ms
+
+    @property
+    def boxes_share(self) -> float | None:
+        """Which part (0..1) of a detector's latency decoding and suppression take; below 0 where noise is larger."""
+        ratio = _ratio(self.raw_latency_ms, self.latency_ms)
+        return None if ratio is None else 1 - ratio
 
     @property
     def accuracy_percent(self) -> float | None:
@@ -99,9 +112,12 @@ class ComparisonRow:
             "latency_ms": self.latency_ms,
             "relative": self.relative,
             "agreement": self.agreement,
+            "raw_latency_ms": self.raw_latency_ms,
+            "boxes_share": self.boxes_share,
             "deviation": self.deviation,
             "checkpoint": None if self.checkpoint is None else self.checkpoint.to_json(),
             "measurement": None if self.measurement is None else self.measurement.to_json(),
+            "raw": None if self.raw is None else self.raw.to_json(),
         }
 
 
@@ -111,17 +127,20 @@ def comparison_rows(
     *,
     accuracies: Mapping[str, CheckpointAccuracy],
     baseline: str,
+    raw: Sequence[ModelTiming] = (),
 ) -> list[ComparisonRow]:
     """Return a row for each of `rows`, with the latency of the same place in `timed`, which may be empty.
 
     `accuracies` are those measured of a trained checkpoint, by the key of a row; `baseline` is the key of the network
-    that latencies are relative to.
+    that latencies are relative to; `raw` are detectors' times up to their predictions, if there are any.
 
     Raises:
-        ConfigError: if `timed` is of other networks.
+        ConfigError: if `timed` or `raw` are of other networks.
     """
-    if timed and len(timed) != len(rows):
-        raise ConfigError(f"{len(rows)} networks must have {len(rows)} times, not {len(timed)}")
+    for some in (timed, raw):
+        if some and len(some) != len(rows):
+            raise ConfigError(f"{len(rows)} networks must have {len(rows)} times, not {len(some)}")
+    raw_times: list[ModelTiming | None] = list(raw) if raw else [None] * len(rows)
     times: list[ModelTiming | None] = list(timed) if timed else [None] * len(rows)
     ours = {row.key: None if time is None else time.latency_ms for row, time in _pair(rows, times)}
     theirs = {row.key: row.latency_ms for row in rows}
@@ -140,8 +159,9 @@ def comparison_rows(
             deviation=row.deviation,
             checkpoint=accuracies.get(row.key),
             measurement=time,
+            raw=raw_time,
         )
-        for row, time in _pair(rows, times)
+        for (row, time), raw_time in zip(_pair(rows, times), raw_times, strict=True)
     ]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -24,11 +26,11 @@ class Detector(nn.Module):
         self.decoder = decoder
         self.rule = rule
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Return the detections in `images`, or raw predictions in training mode."""
-        predictions: Tensor = self.network(images)
+        predictions: Any = self.network(images)
         if self.training:
-            return predictions
+            return predictions  # type: ignore[no-any-return]
         boxes, ranked = self.decoder.ranked(predictions)
         return suppress(boxes, ranked, self.rule, logits=self.decoder.ranks_logits)
 
@@ -44,10 +46,21 @@ class Decoded(nn.Module):
         self.network = detector.network
         self.decoder = detector.decoder
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the boxes and the scores that are predicted."""
         boxes, scores = self.decoder(self.network(images))
         return boxes, scores
+
+
+class Explained(Decoded):
+    """A detector up to suppression, and what its network predicts: images -> boxes, scores, predictions."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the boxes and the scores, and all that the network predicts."""
+        predictions = self.network(images)
+        boxes, scores = self.decoder(predictions)
+        raw = predictions if isinstance(predictions, tuple) else (predictions,)
+        return (boxes, scores, *raw)
 
 
 def rows_of(detections: Tensor) -> list[list[tuple[float, ...]]]:
