@@ -10,12 +10,20 @@ import torch
 from safetensors.torch import save_file
 
 from tvm_mnas.errors import RunError
+from tvm_mnas.models.candidates import build_candidate
 from tvm_mnas.models.network import build_network
 from tvm_mnas.space.architecture import Architecture
+from tvm_mnas.space.detector import DetectorArchitecture
 from tvm_mnas.training.data.splits import DataSplits
 from tvm_mnas.training.loop import train_candidate
 from tvm_mnas.training.recipe import Recipe
-from tvm_mnas.training.weights import load_checkpoint, load_network, load_weights, save_weights
+from tvm_mnas.training.weights import (
+    load_checkpoint,
+    load_network,
+    load_start,
+    load_weights,
+    save_weights,
+)
 
 
 def test_trained_weights_round_trip(
@@ -87,3 +95,31 @@ def test_a_checkpoint_fills_any_network_by_its_names(tmp_path: Path) -> None:
         load_checkpoint(deeper, path)
     with pytest.raises(RunError, match="cannot be read"):
         load_checkpoint(other, tmp_path / "gone.safetensors")
+
+
+def test_a_detector_starts_from_a_classifier_or_from_a_detector_of_other_classes(
+    tmp_path: Path,
+) -> None:
+    backbone = Architecture.parse("i32_c3_w1:stem8_s22:r1_k3_s22_e3_o16:head24:n5")
+    classifier = build_network(backbone, seed=7)
+    save_weights(classifier, tmp_path / "classifier.safetensors")
+    detector = build_candidate(DetectorArchitecture(backbone), seed=1)
+    kept = load_start(detector, tmp_path / "classifier.safetensors")
+    state = detector.state_dict()
+    for name, value in classifier.state_dict().items():
+        if not name.startswith("classifier."):
+            assert torch.equal(state[f"network.backbone.{name}"], value)
+    assert kept and not [name for name in kept if "backbone" in name]
+    save_weights(detector, tmp_path / "detector.safetensors", DetectorArchitecture(backbone))
+    other = build_candidate(DetectorArchitecture(backbone).of_classes(2), seed=2)
+    kept = load_start(other, tmp_path / "detector.safetensors")
+    assert all(name.startswith("network.heads.logits.") for name in kept) and kept
+    assert torch.equal(
+        other.state_dict()["network.extra.0.0.0.weight"], state["network.extra.0.0.0.weight"]
+    )
+    wider = replace(backbone, stem_filters=16)
+    with pytest.raises(RunError, match="differ in the classifier at most"):
+        load_start(
+            build_candidate(DetectorArchitecture(wider), seed=0),
+            tmp_path / "classifier.safetensors",
+        )

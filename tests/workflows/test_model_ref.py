@@ -13,6 +13,7 @@ from tvm_mnas.errors import ConfigError, SpaceError
 from tvm_mnas.models.inference import export_onnx
 from tvm_mnas.models.zoo.detectors import DETECTORS
 from tvm_mnas.models.zoo.registry import ZOO, zoo_entry
+from tvm_mnas.space.detector import DetectorArchitecture
 from tvm_mnas.workflows.model_ref import ModelRef, resolve_model
 
 
@@ -50,6 +51,40 @@ def test_an_onnx_file_is_read_at_once_and_judged_by_onnx_runtime(tmp_path: Path)
     (judged,) = loaded.judge.outputs(images)
     np.testing.assert_allclose(judged, expected, atol=1e-5)
     np.testing.assert_allclose(converted, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("text", "size", "classes"),
+    [
+        ("ssdlite+mnasnet-b1", 320, 80),
+        ("ssdlite+mnasnet-b1@0.5", 320, 80),
+        ("ssdlite+mnasnet-b1@0.5,192", 192, 80),
+        ("ssdlite+i64_c3_w1:stem8_s22:r1_k3_s22_e3_o16:head24:n5", 64, 5),
+    ],
+)
+def test_any_network_of_blocks_is_a_detectors_backbone(text: str, size: int, classes: int) -> None:
+    model = resolve_model(text)
+    assert isinstance(model.architecture, DetectorArchitecture)
+    assert (model.architecture.input_size, model.architecture.classes) == (size, classes)
+    assert model.input_shape == (1, 3, size, size)
+    assert resolve_model(model.architecture.notation).architecture == model.architecture
+
+
+def test_a_detector_may_end_at_its_predictions() -> None:
+    text = "ssdlite+i32_c3_w1:stem8_s22:r1_k3_s22_e3_o16:head24:n5"
+    whole, raw = resolve_model(text).build(seed=0), resolve_model(f"{text}+raw").build(seed=0)
+    images = torch.zeros(1, 3, 32, 32)
+    with torch.no_grad():
+        assert whole(images).shape == (1, 100, 6)
+        offsets, logits = raw(images)
+    assert (offsets.shape[2], logits.shape[2]) == (4, 6)
+    with pytest.raises(ConfigError, match=r"\+raw ends a detector .*, and mnasnet-b1\+raw is none"):
+        resolve_model("mnasnet-b1+raw").build(seed=0)
+
+
+def test_what_has_no_blocks_is_no_backbone() -> None:
+    with pytest.raises(ConfigError, match="'squeezenext' is no sequence of blocks"):
+        resolve_model("ssdlite+squeezenext")
 
 
 def test_only_a_file_takes_a_shape() -> None:

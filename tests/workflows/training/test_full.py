@@ -223,7 +223,7 @@ def test_weights_to_start_with_may_have_other_classes(tmp_path: Path) -> None:
     create_training(tmp_path / "second", request)
     heard = Heard()
     run(tmp_path / "second", heard)
-    assert heard.notes == [f"{first} is of other classes: the classifier starts anew"]
+    assert heard.notes == [f"{first} is of other classes: what tells them apart starts anew"]
     before, after = load_file(first), load_file(tmp_path / "second" / "weights.safetensors")
     name = next(key for key in before if key.endswith("weight") and before[key].ndim == 4)
     assert torch.allclose(before[name], after[name], atol=1e-5)
