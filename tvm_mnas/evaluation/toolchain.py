@@ -163,7 +163,7 @@ class Toolchain:
     def rehearse(self, lowered: LoweredNetwork, judge: Judge, directory: Path) -> None:
         """Find out what is wrong with a network from elsewhere before its kernels are tuned, which takes minutes.
 
-        It is compiled as it is, and on this machine's own device run and judged; nothing is done where all is tuned.
+        It is compiled and, unless it is large, run and judged on this machine; nothing is done where all is tuned.
 
         Raises:
             LoweringError: if the judge cannot run it.
@@ -171,14 +171,15 @@ class Toolchain:
             MeasurementError: if its outputs are wrong.
             DeviceError: if the device stays lost.
         """
-        from tvm_mnas.compiler.build.artifact import compile_rehearsal
+        from tvm_mnas.compiler.build.artifact import MOST_RUN_UNTUNED_FLOPS, compile_rehearsal
 
         if not self.missing(lowered):
             return
         artifact = compile_rehearsal(lowered, self.store, directory / "rehearsal.so")
         try:
             # Without schedules it may take minutes on a slow device.
-            if self.profile.is_local and not self.profile.emulated:
+            here = self.profile.is_local and not self.profile.emulated
+            if here and lowered.flops <= MOST_RUN_UNTUNED_FLOPS:
                 self.check_network(artifact, judge, seed=self.options.seed)
         finally:
             artifact.path.unlink(missing_ok=True)

@@ -10,7 +10,8 @@ from tvm_mnas.errors import DataError
 from tvm_mnas.training.data.cache import CacheFacts, write_cache
 from tvm_mnas.training.data.images import LoadOptions
 from tvm_mnas.training.data.sources import check_data, class_names, load_data
-from tvm_mnas.training.data.stored import StoredSplit
+from tvm_mnas.training.data.splits import CheckedSplit
+from tvm_mnas.training.detection.splits import DetectionSplit
 
 _SIZE = 64
 """To what images are decoded that are only looked at."""
@@ -50,19 +51,23 @@ def check_images(
     Raises:
         DataError: the data is missing, or its layout is wrong.
     """
-    notes = check_data(spec)
+    notes = [*check_data(spec)]
     splits = load_data(spec, LoadOptions(input_size=_SIZE, workers=workers))
     checks = []
     for name in ("train", "validation", "test"):
         split = getattr(splits, name)
         bad: dict[str, str] = {}
-        if isinstance(split, StoredSplit):
+        if isinstance(split, CheckedSplit):
             total = len(split)
             bad = split.find_bad(
                 on_progress=lambda done, name=name, total=total: on_progress(name, done, total)  # type: ignore[misc]
             )
         checks.append(SplitCheck(name, len(split), bad))
-    return DataCheck(spec, class_names(spec), tuple(checks), notes)
+        if isinstance(split, DetectionSplit) and split.data.dropped:
+            notes.append(
+                f"{name}: {split.data.dropped} boxes without an area, or outside of their images, are left out"
+            )
+    return DataCheck(spec, class_names(spec), tuple(checks), tuple(notes))
 
 
 def make_cache(
@@ -87,6 +92,8 @@ def make_cache(
         input_size=size, seed=seed, workers=workers, max_bad_images=max_bad_images
     )
     splits = load_data(spec, options)
+    if splits.boxes:
+        raise DataError(f"a cache is of images with classes, and {spec} has boxes; use it as it is")
     return write_cache(
         splits, directory, spec=spec, class_names=class_names(spec), on_progress=on_progress
     )

@@ -99,6 +99,10 @@ def compile_network(
     )
 
 
+MOST_RUN_UNTUNED_FLOPS = 10e9
+"""What runs in seconds as TVM builds it by itself, at a giga a second: ResNet-50 does, SSD300 takes a minute."""
+
+
 def compile_rehearsal(
     lowered: LoweredNetwork, store: TuningRecords, path: Path
 ) -> CompiledArtifact:

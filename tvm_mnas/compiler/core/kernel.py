@@ -47,6 +47,11 @@ class LoweredNetwork:
         return sum(kernel.calls for kernel in self.kernels)
 
     @property
+    def flops(self) -> int:
+        """The floating-point operations of all calls of its kernels."""
+        return sum(kernel.calls * kernel.flops for kernel in self.kernels)
+
+    @property
     def moved_bytes(self) -> int:
         """The bytes that all calls of its kernels read and write."""
         return sum(kernel.calls * kernel.moved_bytes for kernel in self.kernels)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -67,6 +67,19 @@ class SkippingSplit(Protocol):
         self, start: int, *, batch_size: int, steps: int, seed: int
     ) -> Iterator[Batch]:
         """Yield what `train_batches` yields, without its first `start`."""
+        ...
+
+
+@runtime_checkable
+class CheckedSplit(Protocol):
+    """A split that can tell which of its images cannot be decoded."""
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        ...
+
+    def find_bad(self, *, on_progress: Callable[[int], None]) -> dict[str, str]:
+        """Return what is wrong with each of them, by name; `on_progress` hears the images done."""
         ...
 
 

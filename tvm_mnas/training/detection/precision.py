@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,6 +37,15 @@ class AveragePrecision:
     large: float | None
 
 
+def check_installed() -> None:
+    """Raise UsageError where pycocotools is not installed."""
+    if importlib.util.find_spec("pycocotools") is None:
+        raise UsageError(
+            "mean average precision needs pycocotools, which is not installed; "
+            "`pip install 'tvm-mnas[detection]'` brings it"
+        )
+
+
 def average_precision(
     data: DetectionSet, found: Sequence[Sequence[FoundObject]]
 ) -> AveragePrecision:
@@ -47,14 +57,10 @@ def average_precision(
     """
     if len(found) != len(data.images):
         raise ValueError(f"{len(data.images)} images have as many lists, not {len(found)}")
-    try:
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
-    except ImportError as error:
-        raise UsageError(
-            "mean average precision needs pycocotools, which is not installed; "
-            '`pip install "tvm-mnas[detection]"` brings it'
-        ) from error
+    check_installed()
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
     # It prints as it goes.
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()

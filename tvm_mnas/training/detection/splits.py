@@ -6,7 +6,7 @@ As with other images, what becomes of one follows from the seed and its place in
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -46,6 +46,8 @@ AnnotatedStore = tuple[ImageStore, DetectionSet]
 """A store, and what is in its images, in the same order."""
 LABEL = 6
 """Numbers of an object in a batch: left, top, right, bottom in 0..1, class, and 1 for a crowd; -1 for no object."""
+_CHECKED = 16
+"""Images between two signs of progress of a check."""
 _ASPECT = 0.02
 """By how much an image's proportions may be others than those it was annotated with."""
 _LEAST_SIDE = 0.01
@@ -92,19 +94,22 @@ class DetectionSplit:
         for indices, pixels, _ in self._decoded(plan, seed=0):
             yield torch.from_numpy(pixels), torch.from_numpy(indices)
 
+    def find_bad(self, *, on_progress: Callable[[int], None]) -> dict[str, str]:
+        """Return what is wrong with each image that cannot be decoded, by name; `on_progress` hears the images done."""
+        bad: dict[str, str] = {}
+        done = 0
+        for decoded in self._loader(EvalPlan(len(self), _CHECKED), seed=0):
+            for one in decoded:
+                bad |= {self.store.name(index): text for index, text in one.problems.items()}
+            done += len(decoded)
+            on_progress(done)
+        return bad
+
     def _decoded(
         self, plan: Iterable[list[Draw]], *, seed: int
     ) -> Iterator[tuple[NDArray[np.int64], Pixels, list[NDArray[np.float32]]]]:
         bad: dict[int, str] = {}
-        loader: DataLoader[Any] = DataLoader(
-            _Decoder(self, seed),
-            batch_sampler=plan,
-            num_workers=min(self.workers, os.cpu_count() or 1),
-            collate_fn=list,
-            # Its own generator, or else starting workers would draw from torch's global one.
-            generator=torch.Generator().manual_seed(seed),
-        )
-        for decoded in loader:
+        for decoded in self._loader(plan, seed=seed):
             for one in decoded:
                 bad |= one.problems
             if len(bad) > self.max_bad_images:
@@ -117,6 +122,17 @@ class DetectionSplit:
                     np.stack([one.pixels for one in good]),
                     [one.objects for one in good],
                 )
+
+    def _loader(self, plan: Iterable[list[Draw]], *, seed: int) -> Iterable[list[_Decoded]]:
+        loader: DataLoader[Any] = DataLoader(
+            _Decoder(self, seed),
+            batch_sampler=plan,
+            num_workers=min(self.workers, os.cpu_count() or 1),
+            collate_fn=list,
+            # Its own generator, or else starting workers would draw from torch's global one.
+            generator=torch.Generator().manual_seed(seed),
+        )
+        return loader
 
 
 def detection_splits(

@@ -18,7 +18,7 @@ from tvm_mnas.training.data.images import Normalization
 from tvm_mnas.training.data.splits import DataSplits, Split
 from tvm_mnas.training.detection.augmentation import Augmentation
 from tvm_mnas.training.detection.losses import ClassLoss, FocalLoss, HardNegativeLoss, box_loss
-from tvm_mnas.training.detection.precision import FoundObject, average_precision
+from tvm_mnas.training.detection.precision import FoundObject, average_precision, check_installed
 from tvm_mnas.training.detection.splits import DetectionSplit
 from tvm_mnas.training.detection.targets import BACKGROUND, Matching
 from tvm_mnas.training.processes import ProcessGroup
@@ -35,7 +35,12 @@ class Detection:
     batch_size: int = 16
 
     def check_fit(self, candidate: Candidate, splits: DataSplits) -> None:
-        """Look whether `candidate` can be trained on `splits`; DataError if not, or they have no boxes."""
+        """Look whether `candidate` can be trained on `splits`; DataError if not, or they have no boxes.
+
+        Raises also:
+            UsageError: if what counts its precision is not installed.
+        """
+        check_installed()
         check_images_fit(candidate, splits)
         _boxed(splits.train, splits.name)
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-from tvm_mnas.errors import DataError
+from tvm_mnas.errors import DataError, UsageError
 from tvm_mnas.training.detection.annotations import (
     AnnotatedImage,
     DetectionSet,
@@ -61,6 +61,7 @@ def read_names(root: Path) -> tuple[str, ...]:
 
     Raises:
         DataError: there is no file of names in `root`, or it cannot be read.
+        UsageError: it is YAML, and what reads that is not installed.
     """
     for name in _YAML:
         if (root / name).is_file():
@@ -78,8 +79,12 @@ def read_names(root: Path) -> tuple[str, ...]:
 
 
 def _names_of_yaml(path: Path) -> tuple[str, ...]:
-    import yaml
-
+    try:
+        import yaml
+    except ImportError as error:
+        raise UsageError(
+            f"{path}: PyYAML reads it, which is not installed; `pip install 'tvm-mnas[detection]'` brings it"
+        ) from error
     try:
         content: Any = yaml.safe_load(_text(path))
     except yaml.YAMLError as error:
