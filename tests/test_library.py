@@ -23,6 +23,7 @@ PUBLIC = [
     "DataSource",
     "DataSplits",
     "Decision",
+    "DetectorArchitecture",
     "Device",
     "DeviceProfile",
     "Evaluation",

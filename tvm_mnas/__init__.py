@@ -24,6 +24,7 @@ _EXPORTS = {
     "SearchSpace": "tvm_mnas.space.space",
     "NetworkSpace": "tvm_mnas.space.network_space",
     "Decision": "tvm_mnas.space.space",
+    "DetectorArchitecture": "tvm_mnas.space.detector",
     "find_space": "tvm_mnas.space.catalogue",
     # Parts of one's own
     "Trainer": "tvm_mnas.evaluation.trainers",
@@ -55,6 +56,7 @@ __all__ = [
     "DataSource",
     "DataSplits",
     "Decision",
+    "DetectorArchitecture",
     "Device",
     "DeviceProfile",
     "Evaluation",

@@ -21,6 +21,7 @@ from tvm_mnas.search.result import SearchResult as SearchResult
 from tvm_mnas.search.reward import Reward as Reward
 from tvm_mnas.space.architecture import Architecture as Architecture
 from tvm_mnas.space.catalogue import find_space as find_space
+from tvm_mnas.space.detector import DetectorArchitecture as DetectorArchitecture
 from tvm_mnas.space.network_space import NetworkSpace as NetworkSpace
 from tvm_mnas.space.space import Decision as Decision
 from tvm_mnas.space.space import SearchSpace as SearchSpace

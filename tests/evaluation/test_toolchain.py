@@ -62,3 +62,28 @@ def test_records_that_ship_lie_below_unless_a_comparison_begins_with_none(
         scratch=tmp_path,
     ) as opened:
         assert opened.store.best_us(kernel.key) == known
+
+
+@pytest.mark.parametrize(("flops", "runs"), [(1_000_000, 1), (20_000_000_000, 0)])
+def test_a_large_network_is_rehearsed_without_running_it(
+    flops: int, runs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    absent: Any = None
+    options = ToolchainOptions(records=tmp_path, schedules_per_kernel=8, seed=0)
+    profile = replace(load_profile("local"), target=TARGET)
+    toolchain = Toolchain(profile, absent, absent, absent, options, tmp_path)
+    built: list[Path] = []
+
+    def build(lowered: object, store: object, path: Path) -> Any:
+        built.append(path)
+        return SimpleNamespace(path=path)
+
+    checked: list[object] = []
+    monkeypatch.setattr("tvm_mnas.compiler.build.artifact.compile_rehearsal", build)
+    monkeypatch.setattr(Toolchain, "missing", lambda self, lowered: ["one"])
+    monkeypatch.setattr(
+        Toolchain, "check_network", lambda self, artifact, judge, seed: checked.append(artifact)
+    )
+    lowered: Any = SimpleNamespace(flops=flops)
+    toolchain.rehearse(lowered, absent, tmp_path)
+    assert (len(built), len(checked)) == (1, runs)
