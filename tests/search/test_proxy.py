@@ -21,6 +21,7 @@ from tvm_mnas.search.proxy import (
     ChanceWatch,
     Replicates,
     accuracy_notes,
+    chance_note,
     count_images,
     epochs_note,
     noise_of,
@@ -95,6 +96,21 @@ def test_a_first_batch_near_chance_is_told_once(
     if told:
         assert f"where a guess has {1 / classes:.2%}" in found[0]
         assert "--train-steps" in found[0]
+
+
+@pytest.mark.parametrize(
+    ("precisions", "told"), [([0.0, 0.04, 0.6], True), ([0.06, 0.2, 0.0], False)]
+)
+def test_detectors_that_find_hardly_anything_are_told(precisions: list[float], told: bool) -> None:
+    records = []
+    for number, precision in enumerate(precisions):
+        one = record(number, precision, classes=3)
+        assert one.evaluation.accuracy is not None
+        accuracy = replace(one.evaluation.accuracy, metric="mAP")
+        records.append(replace(one, evaluation=replace(one.evaluation, accuracy=accuracy)))
+    note = chance_note(records)
+    assert (note is not None) == told
+    assert note is None or "an mAP of 4.00% in the median" in note
 
 
 @dataclass

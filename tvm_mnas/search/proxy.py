@@ -18,6 +18,7 @@ from tvm_mnas.evaluation.results import Observer, Replicating
 from tvm_mnas.evaluation.trainers import load_splits
 from tvm_mnas.files import atomic_write_text
 from tvm_mnas.search.run import RunDirectory, TrialRecord
+from tvm_mnas.training.accuracy import MEAN_AVERAGE_PRECISION
 
 if TYPE_CHECKING:
     import optuna
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 _DATA = "data.json"
 MOST_REPLICATES = 24
 """So many trained twice tell the noise to a seventh; more would cost what they do not tell."""
+LEAST_PRECISION = 0.05
+"""Below this mean average precision a detector has learnt next to nothing."""
 NEAR_CHANCE = 3.0
 """A candidate is near chance below so many times the accuracy of a guess."""
 
@@ -60,11 +63,19 @@ def epochs_note(run: RunDirectory, images: int) -> str | None:
 
 
 def chance_note(records: Sequence[TrialRecord]) -> str | None:
-    """Return a line if the accuracies of `records` are near those of a guess."""
-    accuracies = [r.evaluation.accuracy.top1 for r in records if r.evaluation.accuracy is not None]
-    if not accuracies:
+    """Return a line if the accuracies of `records` are near those of a guess, or detectors find hardly anything."""
+    found = [r.evaluation.accuracy for r in records if r.evaluation.accuracy is not None]
+    if not found:
         return None
+    accuracies = [accuracy.top1 for accuracy in found]
     middle = statistics.median(accuracies)
+    if found[0].metric == MEAN_AVERAGE_PRECISION:
+        if middle >= LEAST_PRECISION:
+            return None
+        return (
+            f"candidates find hardly anything, so that their precision says little: the first {len(accuracies)} have an "
+            f"mAP of {middle:.2%} in the median; train longer (--train-steps, --train-epochs)"
+        )
     chance = 1 / records[0].evaluation.architecture.classes
     if middle >= NEAR_CHANCE * chance:
         return None
