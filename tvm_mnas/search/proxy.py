@@ -73,8 +73,8 @@ def chance_note(records: Sequence[TrialRecord]) -> str | None:
         if middle >= LEAST_PRECISION:
             return None
         return (
-            f"candidates find hardly anything, so that their precision says little: the first {len(accuracies)} have an "
-            f"mAP of {middle:.2%} in the median; train longer (--train-steps, --train-epochs)"
+            f"candidates find hardly anything, so that their precision says little: the first {len(accuracies)} have "
+            f"an mAP of {middle:.2%} in the median; train longer (--train-steps, --train-epochs)"
         )
     chance = 1 / records[0].evaluation.architecture.classes
     if middle >= NEAR_CHANCE * chance:

@@ -228,6 +228,7 @@ def probe_training(task: TrainTask, report: Callable[[int], None]) -> TrainingPa
     import torch
 
     from tvm_mnas.training.loop import run_training, start_training
+    from tvm_mnas.training.detection.splits import DetectionSplit
     from tvm_mnas.training.tasks import task_of
 
     splits = task.splits()
@@ -245,7 +246,10 @@ def probe_training(task: TrainTask, report: Callable[[int], None]) -> TrainingPa
     run_training(
         state, plan, splits, task=learnt, seed=task.seed, device=task.device, on_state=look
     )
-    some = _FirstImages(splits.validation, EVALUATED_IMAGES)
+    validation = splits.validation
+    some: Split = _FirstImages(validation, EVALUATED_IMAGES)
+    if isinstance(validation, DetectionSplit):
+        some = validation.first(EVALUATED_IMAGES)
     began = time.perf_counter()
     score = learnt.evaluate(state.best_network, some, splits.normalization)
     return TrainingPace(

@@ -80,6 +80,16 @@ def test_an_evaluation_has_every_image_once() -> None:
     assert [int(place) for place in places] == list(range(10))
 
 
+def test_the_first_images_are_a_split_of_their_own() -> None:
+    few = split_of().first(3)
+    assert len(few) == 3
+    whole = next(iter(split_of().eval_batches(batch_size=10)))[0]
+    images, places = next(iter(few.eval_batches(batch_size=10)))
+    assert torch.equal(images, whole[:3])
+    assert places.tolist() == [0, 1, 2]
+    assert len(split_of().first(99)) == 10
+
+
 def store_of(tmp_path: Path, damaged: int) -> FileStore:
     for index in range(10):
         file = tmp_path / f"{index}.png"

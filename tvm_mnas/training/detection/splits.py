@@ -76,6 +76,14 @@ class DetectionSplit:
         """Return it with another augmentation."""
         return replace(self, augmentation=augmentation)
 
+    def first(self, count: int) -> DetectionSplit:
+        """Return it with the first `count` images alone."""
+        chosen = np.arange(min(count, len(self)))
+        images = self.data.images[:count]
+        return replace(
+            self, store=SubsetStore(self.store, chosen), data=replace(self.data, images=images)
+        )
+
     def train_batches(self, *, batch_size: int, steps: int, seed: int) -> Iterator[Batch]:
         """Yield `steps` full, augmented batches, reshuffled at each epoch, from `seed` alone."""
         return self.train_batches_after(0, batch_size=batch_size, steps=steps, seed=seed)
