@@ -47,7 +47,8 @@ Array = NDArray[np.float32]
 def ours(boxes: Array, scores: Array, threshold: float) -> Callable[[], object]:
     """Return a run of our kernel."""
     rule = SuppressionRule(score_threshold=threshold)
-    kernel = suppression_kernel(1, *scores.shape[1:], rule).with_attr("global_symbol", KERNEL)
+    _, anchors, classes = scores.shape
+    kernel = suppression_kernel(1, anchors, classes, rule).with_attr("global_symbol", KERNEL)
     library = tvm.compile(tvm.IRModule({KERNEL: kernel}), target=target())
     rows = tvm.runtime.tensor(np.zeros((1, rule.total, 6), np.float32))
     arguments = [tvm.runtime.tensor(boxes), tvm.runtime.tensor(scores), rows]

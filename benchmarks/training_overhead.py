@@ -25,6 +25,7 @@ from tvm_mnas.training.data.splits import Batch, Split
 from tvm_mnas.training.loop import run_training, start_training
 from tvm_mnas.training.optimizers import parameter_groups
 from tvm_mnas.training.recipe import find_recipe
+from tvm_mnas.training.tasks import Classification
 
 NOTATION = "i32_c3_w1:stem16_s22:r2_k3_s11_e3_i16_o16:r3_k5_s22_e3_i16_o24:r1_k3_s22_e6_i24_o40:head128:n10"
 ROUNDS = 12
@@ -83,7 +84,7 @@ def main() -> None:
 
     def ours() -> None:
         state = start_training(Architecture.parse(NOTATION), plan, seed=0, device=arguments.device)
-        run_training(state, plan, prepared, seed=0, device=arguments.device)
+        run_training(state, plan, prepared, task=Classification(), seed=0, device=arguments.device)
 
     def theirs() -> None:
         bare(batches, recipe.learning_rate, recipe.weight_decay, arguments.device)

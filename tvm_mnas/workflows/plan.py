@@ -227,8 +227,8 @@ def probe_training(task: TrainTask, report: Callable[[int], None]) -> TrainingPa
     """
     import torch
 
-    from tvm_mnas.training.loop import run_training, start_training
     from tvm_mnas.training.detection.splits import DetectionSplit
+    from tvm_mnas.training.loop import run_training, start_training
     from tvm_mnas.training.tasks import task_of
 
     splits = task.splits()

@@ -123,13 +123,12 @@ class DetectionSplit:
             if len(bad) > self.max_bad_images:
                 index, problem = next(iter(bad.items()))
                 raise DataError(bad_image(self.store.name(index), problem, self.max_bad_images))
-            good = [one for one in decoded if one.pixels is not None]
+            good = [
+                (one.index, one.pixels, one.objects) for one in decoded if one.pixels is not None
+            ]
             if good:
-                yield (
-                    np.array([one.index for one in good], np.int64),
-                    np.stack([one.pixels for one in good]),
-                    [one.objects for one in good],
-                )
+                indices, pixels, objects = zip(*good, strict=True)
+                yield np.array(indices, np.int64), np.stack(pixels), list(objects)
 
     def _loader(self, plan: Iterable[list[Draw]], *, seed: int) -> Iterable[list[_Decoded]]:
         loader: DataLoader[Any] = DataLoader(
