@@ -23,6 +23,7 @@ from tvm_mnas.models.candidates import build_candidate
 from tvm_mnas.space.candidate import parse_candidate
 from tvm_mnas.space.catalogue import find_space
 from tvm_mnas.training.data.images import read_embedded, shipped_class_names
+from tvm_mnas.training.detection.drawn import CLASS_NAMES, DrawnImages
 from tvm_mnas.training.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -135,6 +136,35 @@ def check_classify(place: Place) -> None:
     assert label in shipped_class_names("embedded")
 
 
+def check_detect(place: Place) -> None:
+    """On what a short search for detectors exports."""
+    run = place.directory / "runs" / "detect"
+    settings = (
+        "--trials 2 --batch 2 --train-steps 60 --final-steps 120 --finalists 1 --replicates 0"
+    )
+    subprocess.run(
+        [
+            *(str(place.python), "-m", "tvm_mnas", "search", "--task", "detection", "--run", run),
+            *settings.split(),
+            *("--schedules-per-kernel", "2"),
+        ],
+        cwd=place.directory,
+        env={**os.environ, **({"PYTHONPATH": str(ROOT)} if place.checkout else {})},
+        check=True,
+        capture_output=True,
+        timeout=DEADLINE_S,
+    )
+    image = place.directory / "shapes.png"
+    DrawnImages(1, seed=9).draw(0).save(image)
+    for line in place.run("detect.py", run / "best", image).splitlines():
+        told = re.fullmatch(rf"{re.escape(str(image))}: (\w+) (0\.\d\d|1\.00) at ([\d, ]+)", line)
+        assert told is not None, line
+        assert told[1] in CLASS_NAMES
+        assert all(0 <= int(side) <= 160 for side in told[3].split(", "))
+    with Image.open(place.directory / "shapes-found.png") as found:
+        assert found.size == (160, 160)
+
+
 def test_there_is_no_example_that_is_not_run() -> None:
     names = {path.name for path in EXAMPLES.iterdir() if path.suffix == ".py"}
     assert {
@@ -170,6 +200,11 @@ def test_the_examples_trainer_trains_on_the_examples_data(tmp_path: Path) -> Non
 def test_own_trainer_and_the_library_that_it_exports(place: Place) -> None:
     check_own_trainer(place)
     check_classify(place)
+
+
+@pytest.mark.slow
+def test_detect(place: Place) -> None:
+    check_detect(place)
 
 
 @pytest.mark.slow
@@ -211,7 +246,7 @@ def installed(tmp_path: Path) -> Place:
     # torch first and alone, from the index that has it without CUDA, as `make wheel` does.
     pip += ["-c", str(ROOT / "constraints.txt")]
     subprocess.run([*pip, *_torch_index(), "torch"], cwd=tmp_path, check=True, timeout=900)
-    subprocess.run([*pip, str(wheel)], cwd=tmp_path, check=True, timeout=900)
+    subprocess.run([*pip, f"{wheel}[detection]"], cwd=tmp_path, check=True, timeout=900)
     shutil.copytree(EXAMPLES, tmp_path / "examples", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "here").mkdir()
     return Place(python, tmp_path / "examples", tmp_path / "here", checkout=False)
@@ -243,6 +278,7 @@ def test_a_wheel_is_enough_for_every_example(installed: Place) -> None:
     assert Path(found.strip()).is_relative_to(installed.python.parents[1]), "the checkout was used"
     check_own_trainer(installed)
     check_classify(installed)
+    check_detect(installed)
     check_own_data(installed)
     check_own_space(installed)
     check_own_study(installed)

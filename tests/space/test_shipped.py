@@ -22,6 +22,7 @@ NAMES = sorted(path.stem for path in resource_directory("search_space").glob("*.
 
 # Per block: operations * kernels * skips * squeezes * filters * layers.
 SIZES = {
+    "drawn-160": 2 * (3 * 2 * 2 * 2) ** 3,
     "mnasnet": (4 * 2 * 4 * 1 * 2 * 2)
     * (4 * 2 * 4 * 1 * 2 * 3)
     * (4 * 2 * 4 * 1 * 3 * 3) ** 4

@@ -35,9 +35,10 @@ class Detection:
     batch_size: int = 16
 
     def check_fit(self, candidate: Candidate, splits: DataSplits) -> None:
-        """Look whether `candidate` can be trained on `splits`; DataError if not, or they have no boxes.
+        """Look whether `candidate` can be trained on `splits`, and judged.
 
-        Raises also:
+        Raises:
+            DataError: if it does not fit, or they have no boxes.
             UsageError: if what counts its precision is not installed.
         """
         check_installed()
