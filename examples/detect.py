@@ -15,7 +15,7 @@ import tvm
 
 
 def load(directory: Path):
-    """Return the manifest, and a function: image -> rows of left, top, right, bottom in pixels, score, class."""
+    """Return the classes, and a function: image -> rows of left, top, right, bottom in pixels, score, class."""
     manifest = json.loads((directory / "manifest.json").read_text())
     size, data = manifest["input"]["shape"][2], manifest["data"]
     machine = tvm.runtime.load_module(str(directory / "net.so"))["vm_load_executable"]()
@@ -27,15 +27,14 @@ def load(directory: Path):
         rows = machine["main"](tvm.runtime.tensor(images)).numpy()[0]
         return rows[rows[:, 5] >= 0] * [*image.size, *image.size, 1, 1]  # no class: nothing found
 
-    return manifest, detections
+    return data["class_names"], detections
 
 
 if __name__ == "__main__":
-    manifest, detections = load(Path(sys.argv[1]))
+    names, detections = load(Path(sys.argv[1]))
     for file in map(Path, sys.argv[2:]):
         image = Image.open(file).convert("RGB")
         for *box, score, label in (row for row in detections(image) if row[4] >= 0.3):
             ImageDraw.Draw(image).rectangle(box, outline="red", width=2)
-            name = manifest["data"]["class_names"][int(label)]
-            print(f"{file}: {name} {score:.2f} at {', '.join(f'{side:.0f}' for side in box)}")
+            print(f"{file}: {names[int(label)]} {score:.2f} at", *(f"{side:.0f}" for side in box))
         image.save(file.with_name(f"{file.stem}-found.png"))

@@ -157,10 +157,10 @@ def check_detect(place: Place) -> None:
     image = place.directory / "shapes.png"
     DrawnImages(1, seed=9).draw(0).save(image)
     for line in place.run("detect.py", run / "best", image).splitlines():
-        told = re.fullmatch(rf"{re.escape(str(image))}: (\w+) (0\.\d\d|1\.00) at ([\d, ]+)", line)
+        told = re.fullmatch(rf"{re.escape(str(image))}: (\w+) (0\.\d\d|1\.00) at ([\d ]+)", line)
         assert told is not None, line
         assert told[1] in CLASS_NAMES
-        assert all(0 <= int(side) <= 160 for side in told[3].split(", "))
+        assert all(0 <= int(side) <= 160 for side in told[3].split())
     with Image.open(place.directory / "shapes-found.png") as found:
         assert found.size == (160, 160)
 

@@ -51,7 +51,12 @@ IMPORTED_BY_OTHERS = {
 }
 """Dependencies that we don't import ourselves, and who does."""
 
-IMPORT_NAMES = {"apache-tvm": "tvm", "apache-tvm-ffi": "tvm_ffi", "pillow": "PIL"}
+IMPORT_NAMES = {
+    "apache-tvm": "tvm",
+    "apache-tvm-ffi": "tvm_ffi",
+    "pillow": "PIL",
+    "pyyaml": "yaml",
+}
 """Distributions that are imported under another name."""
 
 
@@ -182,12 +187,17 @@ def test_every_import_is_a_declared_dependency() -> None:
     known = declared | set(sys.stdlib_module_names) | {"tvm_mnas"}
     # What extras bring, each for some modules alone.
     executors = ROOT / "tvm_mnas" / "evaluation" / "executors"
+    detection = ROOT / "tvm_mnas" / "training" / "detection"
     brought = {
+        "detection": {detection / "precision.py", detection / "yolo.py"},
         "hub": {ROOT / "tvm_mnas" / "training" / "data" / "hub.py"},
         "ray": {executors / "ray.py", executors / "ray_cluster.py"},
     }
     for name, theirs in brought.items():
-        extra = set(requirements(PYPROJECT["project"]["optional-dependencies"][name]))
+        extra = {
+            IMPORT_NAMES.get(one, one)
+            for one in requirements(PYPROJECT["project"]["optional-dependencies"][name])
+        }
         assert set(imported_packages(theirs)) - known == extra
     imported = imported_packages(modules - set().union(*brought.values()))
     assert {name: place for name, place in imported.items() if name not in known} == {}

@@ -37,7 +37,14 @@ def test_a_recipe_loads_says_what_it_is_and_comes_back_from_its_text(path: Path)
 
 
 def test_the_recipes_that_ship_are_these() -> None:
-    assert recipe_names() == ("embedded", "finetune", "imagenet-full", "imagenet-proxy")
+    assert recipe_names() == (
+        "coco-ssdlite",
+        "drawn",
+        "embedded",
+        "finetune",
+        "imagenet-full",
+        "imagenet-proxy",
+    )
 
 
 def test_the_full_schedule_of_the_paper_worked_out_by_hand() -> None:

@@ -82,7 +82,11 @@ class Accuracy:
 
     def to_json(self) -> dict[str, JsonValue]:
         """Return the fields as a JSON object; `from_json` reads it back to an equal accuracy."""
-        return cast(dict[str, JsonValue], asdict(self))
+        values = cast(dict[str, JsonValue], asdict(self))
+        # As it was before there were detectors.
+        if self.metric == TOP_1:
+            del values["metric"]
+        return values
 
     @classmethod
     def from_json(cls, data: Mapping[str, object]) -> Accuracy:
@@ -92,7 +96,6 @@ class Accuracy:
             RunError: a field is missing, unknown or out of range.
         """
         names = {field.name for field in fields(cls)}
-        # Files of before there were detectors do not name it.
         data = {"metric": TOP_1} | dict(data)
         if set(data) != names:
             wrong = ", ".join(sorted(names ^ set(data)))

@@ -32,7 +32,8 @@ from tvm_mnas.training.data.splits import Batch, DataSplits, batches_from
 from tvm_mnas.training.optimizers import build_optimizer
 from tvm_mnas.training.processes import SINGLE, ProcessGroup
 from tvm_mnas.training.recipe import Recipe, TrainingPlan
-from tvm_mnas.training.tasks import LossOf, Task, place, task_of
+from tvm_mnas.training.task import LossOf, Task, place
+from tvm_mnas.training.tasks import task_of
 
 OnStep = Callable[[int, int], None]
 """Called after each step with the steps done and the steps in all."""

@@ -23,7 +23,7 @@ from tvm_mnas.training.detection.splits import DetectionSplit
 from tvm_mnas.training.detection.targets import BACKGROUND, Matching
 from tvm_mnas.training.processes import ProcessGroup
 from tvm_mnas.training.recipe import FOCAL, Recipe
-from tvm_mnas.training.tasks import LossOf, check_images_fit, place
+from tvm_mnas.training.task import LossOf, check_images_fit, place
 
 _MATCHING = Matching()
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from tvm_mnas.training.data.splits import DataSplits
     from tvm_mnas.training.loop import TrainingState
     from tvm_mnas.training.processes import ProcessGroup
-    from tvm_mnas.training.tasks import Task
+    from tvm_mnas.training.task import Task
 
 CHECKPOINT_S = 600.0
 _CHECKPOINT = "checkpoint.safetensors"
