@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
 import signal
 import subprocess
 import sys
@@ -60,15 +59,35 @@ def until(process: subprocess.Popen[str], found: Callable[[], bool]) -> None:
         time.sleep(0.2)
 
 
+FINDER = """
+import json, pathlib, runpy, sys
+from tvm_mnas.training.detection.drawn import DrawnImages
+example, export, count, seed = sys.argv[1:]
+_, detections = runpy.run_path(example)["load"](pathlib.Path(export))
+images = DrawnImages(int(count), seed=int(seed))
+print(json.dumps([detections(images.draw(at)).tolist() for at in range(len(images))]))
+"""
+"""A process of its own, since the example loads TVM without its compiler."""
+
+
 def precision_of(export: Path) -> float:
     """mAP on the test images through the net.so, by the example that shows how one is run."""
-    _, detections = runpy.run_path(str(ROOT / "examples" / "detect.py"))["load"](export)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-c", FINDER, ROOT / "examples" / "detect.py", export),
+            *(str(TEST_IMAGES.count), str(TEST_IMAGES.seed)),
+        ],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     found = [
         [
             FoundObject((left, top, right - left, bottom - top), int(label), score)
-            for left, top, right, bottom, score, label in detections(TEST_IMAGES.draw(index))
+            for left, top, right, bottom, score, label in rows
         ]
-        for index in range(len(TEST_IMAGES))
+        for rows in json.loads(done.stdout)
     ]
     precision = average_precision(TEST_IMAGES.annotations, found).overall
     assert precision is not None
