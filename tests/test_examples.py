@@ -226,6 +226,7 @@ def test_the_examples_space_is_one_of_networks_that_run() -> None:
     assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
 
 
+@pytest.mark.slow
 def test_own_study(place: Place) -> None:
     check_own_study(place)
 
