@@ -116,6 +116,24 @@ def test_yolo_has_boxes_polygons_and_images_without_either(tmp_path: Path) -> No
     assert sizes_of(f"yolo:{root}") == (2, 1, 2)
 
 
+def test_roboflows_directories_have_a_part_each(tmp_path: Path) -> None:
+    root = yolo_set(tmp_path / "yolo", train=4, val=2)
+    write_coco(
+        tmp_path / "coco", {"train": DrawnImages(4, seed=1), "valid": DrawnImages(2, seed=2)}
+    )
+    other = tmp_path / "other"
+    for old, new in (("train", "train"), ("val", "valid")):
+        for kind in ("images", "labels"):
+            (other / new).mkdir(parents=True, exist_ok=True)
+            (root / kind / old).rename(other / new / kind)
+    (root / "data.yaml").rename(other / "data.yaml")
+    assert sizes_of(f"yolo:{other}") == (3, 1, 2)
+    for part in ("train", "valid"):
+        file = tmp_path / "coco" / "annotations" / f"instances_{part}.json"
+        file.rename(tmp_path / "coco" / part / "_annotations.coco.json")
+    assert sizes_of(f"coco:{tmp_path / 'coco'}") == (3, 1, 2)
+
+
 @pytest.mark.parametrize("names", ["data.yaml", "classes.txt", "obj.names"])
 def test_yolo_names_its_classes_in_several_files(tmp_path: Path, names: str) -> None:
     root = yolo_set(tmp_path / "yolo", names=names, train=4)
@@ -225,7 +243,11 @@ def test_yolo_without_its_labels_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["coco", "voc", "yolo"])
 @pytest.mark.parametrize(
     ("place", "words"),
-    [("", "needs the path of a directory"), ("absent", "is none"), (".", "no part for training")],
+    [
+        ("", "needs the path of a directory"),
+        ("absent", "is none"),
+        (".", "a directory has .*, and .* has no part for training"),
+    ],
 )
 def test_what_is_not_there_is_told(tmp_path: Path, kind: str, place: str, words: str) -> None:
     with pytest.raises(DataError, match=words):

@@ -4,6 +4,8 @@
     voc:   Annotations/*.xml, JPEGImages/, ImageSets/Main/train.txt, val.txt, test.txt
     yolo:  images/train/, images/val/, labels/train/, labels/val/, data.yaml or classes.txt
 
+or as Roboflow exports them, train/_annotations.coco.json beside its images, train/images/ and train/labels/.
+
 Part names may have a year behind train, val and test. The test is the part called so, or else val; a validation that is
 not there is held out of the images for training.
 """
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 _PARTS = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
 _HELD_OUT = 0.2
+_ROBOFLOW = "_annotations.coco.json"
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 _DRAWN = {"train": (1000, 1), "validation": (100, 2), "test": (200, 3)}
 """How many images each part of the drawn set has, and its seed: it is the same for every run."""
@@ -50,10 +53,12 @@ Parts = dict[str, _Part]
 class FolderSource:
     """A directory of images and annotations; `find` tells its parts, `read` reads one of them.
 
-    `read` is given the part, and the names of the classes if they are known from another.
+    `read` is given the part, and the names of the classes if they are known from another. `form` is what a directory
+    has at least.
     """
 
     kind: str
+    form: str
     find: Callable[[Path], Parts]
     read: Callable[[Path, _Part, tuple[str, ...] | None], DetectionSet]
 
@@ -108,8 +113,7 @@ class FolderSource:
         parts = self.find(root)
         if "train" not in parts:
             raise DataError(
-                f"{self.kind}: {root} has no part for training among {', '.join(parts) or 'none'}; "
-                f"`tvm_mnas/training/detection/sources.py` says how the directory looks"
+                f"{self.kind}: a directory has {self.form}, and {root} has no part for training; check the path"
             )
         return root, {name: parts[name] for name in _PARTS if name in parts}
 
@@ -150,6 +154,16 @@ def _part_of(name: str) -> str | None:
     return None
 
 
+def _directories(root: Path) -> dict[str, Path]:
+    """Return the directories in `root` that are parts."""
+    found: dict[str, Path] = {}
+    for place in sorted(root.iterdir()) if root.is_dir() else ():
+        part = _part_of(place.name)
+        if place.is_dir() and part is not None:
+            found.setdefault(part, place)
+    return found
+
+
 def _coco_parts(root: Path) -> Parts:
     folder = root / "annotations"
     parts: Parts = {}
@@ -160,6 +174,9 @@ def _coco_parts(root: Path) -> Parts:
         name = file.stem.removeprefix("instances_")
         places = (root / name, root / "images" / name, root / "images", root)
         parts[part] = _Part(file, next(place for place in places if place.is_dir()))
+    for part, place in _directories(root).items():
+        if (place / _ROBOFLOW).is_file():
+            parts.setdefault(part, _Part(place / _ROBOFLOW, place))
     return parts
 
 
@@ -186,12 +203,14 @@ def _read_voc(root: Path, part: _Part, names: tuple[str, ...] | None) -> Detecti
 
 
 def _yolo_parts(root: Path) -> Parts:
-    parts: Parts = {}
     folder = root / "images"
-    for place in sorted(folder.iterdir()) if folder.is_dir() else ():
-        part = _part_of(place.name)
-        if place.is_dir() and part is not None:
-            parts[part] = _Part(root / "labels" / place.name, place)
+    parts = {
+        part: _Part(root / "labels" / place.name, place)
+        for part, place in _directories(folder).items()
+    }
+    for part, place in _directories(root).items():
+        if (place / "images").is_dir():
+            parts.setdefault(part, _Part(place / "labels", place / "images"))
     if not parts and folder.is_dir():
         parts["train"] = _Part(root / "labels", folder)
     return parts
@@ -204,7 +223,11 @@ def _read_yolo(root: Path, part: _Part, names: tuple[str, ...] | None) -> Detect
     return read_yolo(images, part.annotations, read_names(root))
 
 
-COCO = FolderSource("coco", _coco_parts, _read_coco)
-VOC = FolderSource("voc", _voc_parts, _read_voc)
-YOLO = FolderSource("yolo", _yolo_parts, _read_yolo)
+COCO = FolderSource(
+    "coco", "annotations/instances_train2017.json and train2017/", _coco_parts, _read_coco
+)
+VOC = FolderSource(
+    "voc", "ImageSets/Main/train.txt, Annotations/ and JPEGImages/", _voc_parts, _read_voc
+)
+YOLO = FolderSource("yolo", "images/train/ and labels/train/", _yolo_parts, _read_yolo)
 DRAWN = DrawnSource()
