@@ -31,11 +31,7 @@ class DetectorArchitecture:
     backbone: Architecture
 
     def __post_init__(self) -> None:
-        if all(layer.stride == 1 for layer in self.backbone.layers):
-            raise SpaceError(
-                f"SSDLite takes a map from before a network's last layer of stride 2, and no block of "
-                f"{self.backbone.notation} has one; take another network"
-            )
+        last_strided(self.backbone)
 
     @cached_property
     def notation(self) -> str:
@@ -127,3 +123,18 @@ class DetectorSpace:
     def sample(self, rng: random.Random) -> tuple[int, ...]:
         """Return tokens drawn uniformly from `rng`."""
         return self.backbones.sample(rng)
+
+
+def last_strided(architecture: Architecture) -> int:
+    """Return which layer of `architecture` is the last with a stride of 2.
+
+    Raises:
+        SpaceError: if none is.
+    """
+    for index in reversed(range(len(architecture.layers))):
+        if architecture.layers[index].stride == 2:
+            return index
+    raise SpaceError(
+        f"SSDLite takes a map from before a network's last layer of stride 2, and no block of "
+        f"{architecture.notation} has one; take another network"
+    )

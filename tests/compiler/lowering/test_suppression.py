@@ -9,7 +9,7 @@ import tvm
 
 from tests.compiler.untuned import build_untuned, run_here
 from tvm_mnas.compiler.lowering.lower import lower_network
-from tvm_mnas.compiler.lowering.suppression import KERNEL, is_suppression, suppression_kernel
+from tvm_mnas.compiler.lowering.suppression import KERNEL, is_scheduled, suppression_kernel
 from tvm_mnas.cores.precision import FLOAT32, Precision
 from tvm_mnas.evaluation.agreement import compare_detections, torch_judge
 from tvm_mnas.models.candidates import build_candidate
@@ -75,7 +75,7 @@ def test_a_detector_is_compiled_whole_and_its_suppression_is_not_tuned(
     lowered = lower_network(network, shape, target)
     assert not [kernel for kernel in lowered.kernels if KERNEL in kernel.name]
     functions = {v.name_hint: f for v, f in lowered.module.functions_items()}
-    assert sum(is_suppression(one) for one in functions.values()) == 1
+    assert sum(is_scheduled(one) for one in functions.values()) == 1
     images = np.random.default_rng(0).standard_normal((3, *shape[1:]), dtype=np.float32)
     judge = torch_judge(network, batch_size=1)
     assert judge.rule is not None

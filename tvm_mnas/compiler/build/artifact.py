@@ -22,12 +22,12 @@ from tvm_mnas.compiler.core.objects import ObjectCache
 from tvm_mnas.compiler.core.reasons import reason_of
 from tvm_mnas.compiler.core.target import load_target
 from tvm_mnas.compiler.lowering.lower import key_of_function
+from tvm_mnas.compiler.lowering.suppression import is_scheduled
 from tvm_mnas.compiler.records.base import TuningRecords
 from tvm_mnas.cores.precision import FLOAT32, Precision
 from tvm_mnas.errors import BuildError, TvmMnasError, UntunedKernelError, raise_if_foreign
 from tvm_mnas.files import require_room
 
-_SCHEDULED = "tirx.is_scheduled"
 _NONE_UNTUNED: Mapping[str, float] = MappingProxyType({})
 
 
@@ -177,7 +177,7 @@ def _check_scheduled(module: Any, untuned: frozenset[str]) -> None:
     for variable, function in module.functions_items():
         if isinstance(function, relax.Function):
             continue
-        if function.attrs and function.attrs.get(_SCHEDULED, 0):
+        if is_scheduled(function):
             continue
         if not untuned or key_of_function(function) not in untuned:
             raise UntunedKernelError(

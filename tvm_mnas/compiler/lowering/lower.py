@@ -29,7 +29,7 @@ from tvm_mnas.compiler.lowering.joining import join_depthwise
 from tvm_mnas.compiler.lowering.layouts import sink_transposes, split_activations
 from tvm_mnas.compiler.lowering.legalize import legalize
 from tvm_mnas.compiler.lowering.naming import describe_kernel, name_blocks
-from tvm_mnas.compiler.lowering.suppression import is_suppression
+from tvm_mnas.compiler.lowering.suppression import is_scheduled
 from tvm_mnas.cores.precision import FLOAT32, Precision
 from tvm_mnas.errors import Interruption, LoweringError, raise_if_foreign
 from tvm_mnas.models.exchange.exported import program_to_modules
@@ -141,7 +141,7 @@ def _kernels_of(module: Any, target: Any) -> tuple[Kernel, ...]:
     written = {
         variable.name_hint
         for variable, function in module.functions_items()
-        if not isinstance(function, relax.Function) and is_suppression(function)
+        if not isinstance(function, relax.Function) and is_scheduled(function)
     }
     kernels: list[Kernel] = []
     for task in tasks:

@@ -23,6 +23,7 @@ _LANES = 16
 """Floats that are compared at once: a vector of AVX-512, four of NEON."""
 _OPAQUE = 8
 """The operator pattern that FuseOps leaves alone."""
+_SCHEDULED = "tirx.is_scheduled"
 KERNEL = "suppress"
 _TINY = 1.1754943508222875e-38
 """The smallest normal float32, by which no union is divided that has no area."""
@@ -54,15 +55,15 @@ def suppression_kernel(
     return function.with_attrs(
         {
             "tirx.noalias": True,
-            "tirx.is_scheduled": True,
+            _SCHEDULED: True,
             "op_pattern": _OPAQUE,
         }
     )
 
 
-def is_suppression(function: Any) -> bool:
-    """Whether `function` is a kernel of `suppression_kernel`, under whatever name."""
-    return bool(function.attrs and function.attrs.get("tirx.is_scheduled", 0))
+def is_scheduled(function: Any) -> bool:
+    """Whether a kernel has its schedule: from a record, or because it was written down with its loops, as here."""
+    return bool(function.attrs and function.attrs.get(_SCHEDULED, 0))
 
 
 class _Cell:

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from tvm_mnas.errors import SpaceError
 from tvm_mnas.models.detection.anchors import ssdlite_maps
 from tvm_mnas.models.detection.decoding import Scoring, SsdDecoder
 from tvm_mnas.models.detection.detector import Detector
@@ -23,6 +22,7 @@ from tvm_mnas.models.zoo.building import conv_norm_relu, seeded
 from tvm_mnas.models.zoo.heads import BOX, AnchorHeads
 from tvm_mnas.models.zoo.mobilenet_v1 import build_mobilenet_v1
 from tvm_mnas.space.architecture import Architecture, ConvOp
+from tvm_mnas.space.detector import last_strided
 
 COCO_CLASSES = 81
 """Those of COCO, and the background."""
@@ -117,21 +117,6 @@ class Backbone(nn.Module):
             if layer.skip is not None:
                 features = features + layer.skip(entering)
         return fine, self.head(features)
-
-
-def last_strided(architecture: Architecture) -> int:
-    """Return which layer of `architecture` is the last with a stride of 2.
-
-    Raises:
-        SpaceError: if none is.
-    """
-    for index in reversed(range(len(architecture.layers))):
-        if architecture.layers[index].stride == 2:
-            return index
-    raise SpaceError(
-        f"SSDLite takes a map from before a network's last layer of stride 2, and no block of "
-        f"{architecture.notation} has one; take another network"
-    )
 
 
 def map_sizes(architecture: Architecture) -> tuple[int, ...]:
