@@ -8,6 +8,8 @@ from typing import Any
 import tvm
 from tvm import relax, te
 
+from tvm_mnas.compiler.core.calls import KERNEL_CALL, operator_of
+
 _ANCHOR = "tvm_mnas_anchor"
 
 
@@ -41,7 +43,7 @@ class _SymbolCaller(relax.PyExprMutator):  # type: ignore[misc]
 
     def visit_call_(self, call: Any) -> Any:
         call = super().visit_call_(call)
-        if not isinstance(call.op, tvm.ir.Op) or call.op.name != "relax.call_tir":
+        if operator_of(call) != KERNEL_CALL:
             return call
         symbol = self._symbols[call.args[0].name_hint]
         return relax.call_dps_packed(symbol, call.args[1], list(call.ty_args))

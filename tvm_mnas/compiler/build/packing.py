@@ -9,6 +9,7 @@ from typing import Any
 import tvm
 from tvm import relax
 
+from tvm_mnas.compiler.core.calls import KERNEL_CALL, operator_of
 from tvm_mnas.compiler.core.linking import find_linker
 from tvm_mnas.compiler.core.objects import ObjectCache
 from tvm_mnas.compiler.lowering.constants import rewritten
@@ -48,7 +49,7 @@ class _PackingFolder(relax.PyExprMutator):  # type: ignore[misc]
 
     def visit_call_(self, call: Any) -> Any:
         call = super().visit_call_(call)
-        if not isinstance(call.op, tvm.ir.Op) or call.op.name != "relax.call_tir":
+        if operator_of(call) != KERNEL_CALL:
             return call
         name = call.args[0].name_hint
         arguments = list(call.args[1])

@@ -17,6 +17,8 @@ import tvm
 from tvm import relax
 from tvm.relax.backend.cpu_generic import pipeline
 
+from tvm_mnas.compiler.core.calls import operator_of
+
 _STORAGE = "relax.memory.alloc_storage"
 _TENSOR = "relax.memory.alloc_tensor"
 
@@ -97,7 +99,7 @@ def _shared(function: Any) -> Any:
     kept = []
     of_cpu: list[Any] = []
     for binding in bindings:
-        if _calls(binding.value, _STORAGE):
+        if operator_of(binding.value) == _STORAGE:
             of_cpu = list(binding.value.args[1:])
             continue
         if binding.var in owners:
@@ -119,7 +121,7 @@ def _planned_bytes(bindings: Sequence[Any]) -> int:
     return sum(
         int(binding.value.args[0].values[0])
         for binding in bindings
-        if _calls(binding.value, _STORAGE)
+        if operator_of(binding.value) == _STORAGE
     )
 
 
@@ -132,7 +134,7 @@ def _spans(bindings: Sequence[Any], result: Any) -> dict[Any, Span]:
     viewed: dict[Any, set[Any]] = {}
     for at, binding in enumerate(bindings):
         value = binding.value
-        if _calls(value, _TENSOR):
+        if operator_of(value) == _TENSOR:
             shape = [int(extent) for extent in value.args[2].values]
             item = np.dtype(str(binding.var.ty.dtype)).itemsize
             first[binding.var] = last[binding.var] = at
@@ -150,9 +152,3 @@ def _spans(bindings: Sequence[Any], result: Any) -> dict[Any, Span]:
     if any(viewed.get(variable) for variable in relax.analysis.free_vars(result)):
         return {}
     return {image: Span(first[image], last[image], sizes[image]) for image in first}
-
-
-def _calls(value: Any, name: str) -> bool:
-    return (
-        isinstance(value, relax.Call) and isinstance(value.op, tvm.ir.Op) and value.op.name == name
-    )

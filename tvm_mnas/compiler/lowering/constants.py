@@ -13,7 +13,8 @@ import numpy as np
 import tvm
 from tvm import relax
 
-"""How the name of a function that packs weights ends."""
+from tvm_mnas.compiler.core.calls import operator_of
+
 _FOLDED_OPS = ("relax.permute_dims", "relax.reshape")
 
 
@@ -38,13 +39,14 @@ def _shape_of(expression: Any) -> list[int]:
 class _LayoutFolder(relax.PyExprMutator):  # type: ignore[misc]
     def visit_call_(self, call: Any) -> Any:
         call = super().visit_call_(call)
-        if not isinstance(call.op, tvm.ir.Op) or call.op.name not in _FOLDED_OPS:
+        name = operator_of(call)
+        if name not in _FOLDED_OPS:
             return call
         constant = self._constant(call.args[0])
         if constant is None:
             return call
         values = constant.value.numpy()
-        if call.op.name == "relax.permute_dims":
+        if name == "relax.permute_dims":
             axes = call.attrs.axes
             folded = np.transpose(values, None if axes is None else [int(axis) for axis in axes])
         else:

@@ -16,6 +16,7 @@ import numpy as np
 import tvm
 from tvm import relax, topi
 
+from tvm_mnas.compiler.core.calls import KERNEL_CALL, operator_of
 from tvm_mnas.compiler.lowering.constants import rewritten
 from tvm_mnas.cores.precision import Precision
 
@@ -96,13 +97,13 @@ class _Halver(relax.PyExprMutator):  # type: ignore[misc]
 
     def visit_call_(self, call: Any) -> Any:
         call = super().visit_call_(call)
-        if not isinstance(call.op, tvm.ir.Op):
+        name = operator_of(call)
+        if name is None:
             return call
-        name = call.op.name
         if name in _SUMS:
             sums = _with_attribute(call, "out_dtype", self._precision.accumulator)
             return self._narrow(sums)
-        if name == "relax.call_tir":
+        if name == KERNEL_CALL:
             # Code that was written for float32.
             arguments = [call.args[0], self._widened(call.args[1]), *call.args[2:]]
             return relax.Call(call.op, arguments, call.attrs, call.ty_args)

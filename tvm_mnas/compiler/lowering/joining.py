@@ -17,6 +17,7 @@ import tvm
 import tvm.s_tir
 from tvm import relax
 
+from tvm_mnas.compiler.core.calls import KERNEL_CALL, operator_of
 from tvm_mnas.compiler.schedules.blocks import kernel_blocks
 from tvm_mnas.compiler.schedules.convolution import conv_shape
 from tvm_mnas.cores.model import CoreModel
@@ -96,12 +97,7 @@ def _variables(value: Any) -> list[Any]:
 
 
 def _is_kernel(value: Any) -> bool:
-    return (
-        isinstance(value, relax.Call)
-        and isinstance(value.op, tvm.ir.Op)
-        and value.op.name == "relax.call_tir"
-        and len(value.args[1]) > 1
-    )
+    return operator_of(value) == KERNEL_CALL and len(value.args[1]) > 1
 
 
 def _size_bytes(variable: Any) -> int:

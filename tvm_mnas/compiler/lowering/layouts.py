@@ -15,6 +15,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from tvm_mnas.compiler.core.calls import operator_of
 from tvm_mnas.compiler.lowering.constants import rewritten
 
 _TO_NCHW = [0, 3, 1, 2]
@@ -52,11 +53,10 @@ def split_activations(module: Any) -> Any:
 class _ActivationSplitter(relax.PyExprMutator):  # type: ignore[misc]
     def visit_call_(self, call: Any) -> Any:
         call = super().visit_call_(call)
-        if not isinstance(call.op, tvm.ir.Op):
-            return call
-        if call.op.name == "relax.nn.leakyrelu":
+        name = operator_of(call)
+        if name == "relax.nn.leakyrelu":
             return self._leaky(call)
-        if call.op.name == "relax.clip" and str(call.ty.dtype) == "float32":
+        if name == "relax.clip" and str(call.ty.dtype) == "float32":
             return self._bounded(call)
         return call
 
@@ -86,24 +86,24 @@ class _TransposeSinker(relax.PyExprMutator):  # type: ignore[misc]
 
     def visit_call_(self, call: Any) -> Any:
         call = super().visit_call_(call)
-        if not isinstance(call.op, tvm.ir.Op):
+        name = operator_of(call)
+        if name is None:
             return call
-        if call.op.name == "relax.permute_dims":
+        if name == "relax.permute_dims":
             if _axes(call) != _TO_NHWC:
                 return call
             twin = self._twin(call.args[0])
             return call if twin is None else twin
-        if call.op.name == "relax.take":
+        if name == "relax.take":
             axis = call.attrs.axis
             call = _clipped(call.args[0], call.args[1], None if axis is None else int(axis))
-        twin = self._moved(call)
+        twin = self._moved(call, name)
         if twin is None:
             return call
         return relax.op.permute_dims(self.builder_.emit(twin), _TO_NCHW)
 
-    def _moved(self, call: Any) -> Any:
-        """Return what `call` computes, in (N,H,W,C), None where that is not known."""
-        name = call.op.name
+    def _moved(self, call: Any, name: str) -> Any:
+        """Return what `call` of the operator `name` computes, in (N,H,W,C), None where that is not known."""
         if name in _ELEMENTWISE:
             return self._elementwise(call)
         if name == "relax.take" and call.attrs.axis is not None and int(call.attrs.axis) == 1:
@@ -154,12 +154,7 @@ class _TransposeSinker(relax.PyExprMutator):  # type: ignore[misc]
         if not isinstance(value, relax.Var):
             return None
         bound = self.lookup_binding(value)
-        if (
-            isinstance(bound, relax.Call)
-            and isinstance(bound.op, tvm.ir.Op)
-            and bound.op.name == "relax.permute_dims"
-            and _axes(bound) == _TO_NCHW
-        ):
+        if operator_of(bound) == "relax.permute_dims" and _axes(bound) == _TO_NCHW:
             return bound.args[0]
         return None
 

@@ -13,6 +13,7 @@ from typing import Any
 import tvm
 from tvm import relax, te, topi
 
+from tvm_mnas.compiler.core.calls import operator_of
 from tvm_mnas.compiler.lowering.half import HALF_MEANS
 from tvm_mnas.cores.precision import FLOAT32, Precision
 
@@ -133,9 +134,7 @@ def _before_transpose(builder: Any, call: Any) -> Any:
     if call.attrs.data_layout != "NHWC" or not isinstance(call.args[0], relax.Var):
         return None
     source = builder.lookup_binding(call.args[0])
-    if not isinstance(source, relax.Call) or not isinstance(source.op, tvm.ir.Op):
-        return None
-    if source.op.name != _TRANSPOSE or source.attrs.axes is None:
+    if operator_of(source) != _TRANSPOSE or source.attrs.axes is None:
         return None
     if [int(axis) for axis in source.attrs.axes] != [0, 2, 3, 1]:
         return None
@@ -143,7 +142,7 @@ def _before_transpose(builder: Any, call: Any) -> Any:
     if not isinstance(images, relax.Var):
         return None
     cast = builder.lookup_binding(images)
-    if isinstance(cast, relax.Call) and isinstance(cast.op, tvm.ir.Op) and cast.op.name == _CAST:
+    if operator_of(cast) == _CAST:
         images = cast.args[0]
     is_input = isinstance(images, relax.Var) and builder.lookup_binding(images) is None
     return images if is_input else None
