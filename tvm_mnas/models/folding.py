@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections import Counter
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -15,6 +16,8 @@ _FOLDED: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv2d: nn.BatchNorm2d,
     nn.Conv3d: nn.BatchNorm3d,
 }
+
+Layer = TypeVar("Layer", nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
 class ChannelScale(nn.Module):
@@ -56,13 +59,18 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
     for node in _folded_norms(graph, modules):
         convolution = node.args[0]
         assert isinstance(convolution, fx.Node)
-        # What is folded anew would be cloned for nothing, which takes longer than all of the rest.
         memo[id(modules[str(convolution.target)])] = _fold(
             modules[str(convolution.target)], modules[str(node.target)]
         )
         node.replace_all_uses_with(convolution)
         graph.erase_node(node)
-    folded = fx.GraphModule(copy.deepcopy(network, memo), graph)
+    # What the graph calls, and no more: copying a network with all that is around it takes longer than the rest.
+    parts = {
+        str(node.target): copy.deepcopy(operator.attrgetter(str(node.target))(network), memo)
+        for node in graph.nodes
+        if node.op in ("call_module", "get_attr")
+    }
+    folded = fx.GraphModule(parts, graph)
     for name, module in list(folded.named_modules()):
         if isinstance(module, nn.BatchNorm2d):
             folded.set_submodule(name, ChannelScale(module))
@@ -90,11 +98,8 @@ def _folded_norms(graph: fx.Graph, modules: dict[str, nn.Module]) -> list[fx.Nod
 
 
 def _fold(convolution: Any, norm: Any) -> Any:
-    """Return a convolution that computes what `convolution` and `norm` after it do; it shares nothing with them."""
-    empty = copy.copy(convolution)
-    empty._parameters = {**convolution._parameters, "weight": None, "bias": None}
-    folded = copy.deepcopy(empty)
-    folded.weight, folded.bias = fuse_conv_bn_weights(
+    """Return a convolution that computes what `convolution` and `norm` after it do; it shares no tensor with them."""
+    weight, bias = fuse_conv_bn_weights(
         convolution.weight,
         convolution.bias,
         norm.running_mean,
@@ -103,4 +108,11 @@ def _fold(convolution: Any, norm: Any) -> Any:
         norm.weight,
         norm.bias,
     )
-    return folded
+    return with_weights(convolution, weight, bias)
+
+
+def with_weights(layer: Layer, weight: nn.Parameter, bias: nn.Parameter | None) -> Layer:
+    """Return a copy of a convolution or dense layer with these weights; nothing of the old ones is copied."""
+    other = copy.copy(layer)
+    other._parameters = {"weight": weight, "bias": bias}
+    return other

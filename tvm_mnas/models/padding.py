@@ -6,12 +6,13 @@ zero weights and zero biases it is faster, and what follows multiplies those cha
 
 from __future__ import annotations
 
-import copy
 import operator
 from collections import Counter
 from dataclasses import dataclass
 
 from torch import Tensor, fx, nn
+
+from tvm_mnas.models.folding import with_weights
 
 _CHANNELWISE = (
     nn.ReLU,
@@ -75,7 +76,7 @@ def pad_channels(network: nn.Module, multiple: int) -> nn.Module:
     for node, layer in layers.items():
         source = channels[node.all_input_nodes[0]]
         wider = _padded_layer(layer, source, channels[node], multiple)
-        if wider.weight.shape != layer.weight.shape:
+        if wider is not layer:
             padded.set_submodule(str(node.target), wider)
             changed = True
     return padded.eval() if changed else network
@@ -91,8 +92,10 @@ def _layers(network: fx.GraphModule) -> dict[fx.Node, _Layer]:
     found: dict[fx.Node, _Layer] = {}
     for node in calls:
         module = network.get_submodule(node.target)
-        if times[node.target] > 1 or not isinstance(module, nn.Conv2d | nn.Linear):
+        # A subclass may compute its weights, or something else with them.
+        if times[node.target] > 1 or type(module) not in (nn.Conv2d, nn.Linear):
             continue
+        assert isinstance(module, nn.Conv2d | nn.Linear)
         if isinstance(module, nn.Linear) or module.groups == 1 or _depthwise(module):
             found[node] = module
     return found
@@ -135,22 +138,25 @@ def _depthwise(conv: nn.Conv2d) -> bool:
 
 
 def _padded_layer(layer: _Layer, source: _Channels, result: _Channels, multiple: int) -> _Layer:
-    """Return `layer` for as many channels as `source` and `result` have with the zeros."""
+    """Return `layer` for as many channels as `source` and `result` have with the zeros, itself if those are its own."""
     # Those of the image, and of what else is not counted, are as many as the layer reads.
     inputs = source.padded(multiple) if source.root().real == _inputs(layer) else _inputs(layer)
-    wider = copy.deepcopy(layer)
-    if isinstance(wider, nn.Linear):
-        wider.in_features = inputs
-        wider.weight = _with_zeros(wider.weight, (wider.out_features, inputs))
-        return wider
-    outputs = inputs if _depthwise(wider) else result.padded(multiple)
-    wider.groups = inputs if _depthwise(wider) else 1
-    wider.in_channels, wider.out_channels = inputs, outputs
-    wider.weight = _with_zeros(
-        wider.weight, (outputs, inputs // wider.groups, *wider.weight.shape[2:])
-    )
-    if wider.bias is not None:
-        wider.bias = _with_zeros(wider.bias, (outputs,))
+    if isinstance(layer, nn.Linear):
+        if inputs == layer.in_features:
+            return layer
+        dense = with_weights(
+            layer, _with_zeros(layer.weight, (layer.out_features, inputs)), layer.bias
+        )
+        dense.in_features = inputs
+        return dense
+    outputs = inputs if _depthwise(layer) else result.padded(multiple)
+    if (inputs, outputs) == (layer.in_channels, layer.out_channels):
+        return layer
+    groups = inputs if _depthwise(layer) else 1
+    shape = (outputs, inputs // groups, *layer.weight.shape[2:])
+    bias = None if layer.bias is None else _with_zeros(layer.bias, (outputs,))
+    wider = with_weights(layer, _with_zeros(layer.weight, shape), bias)
+    wider.in_channels, wider.out_channels, wider.groups = inputs, outputs, groups
     return wider
 
 

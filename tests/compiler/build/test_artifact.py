@@ -238,12 +238,11 @@ def test_the_choice_does_not_cover_a_record_of_other_code(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     store, mean = half_tuned
-    (other,) = (k for k in lowered.kernels if k.name.startswith("matmul"))
-    kept = [kernel for kernel in lowered.kernels if kernel is not other]
-    # A record that is there and that TVM does not apply.
-    database = store.database(kept)
-    monkeypatch.setattr(store, "database", lambda kernels: database)
-    with pytest.raises(UntunedKernelError, match="matmul.*delete the tuning records"):
+    other = next(k for k in lowered.kernels if k.name.startswith("matmul"))
+    wrong = store.best_record(next(k for k in lowered.kernels if "conv2d" in k.name).key)
+    kept = store.best_record
+    monkeypatch.setattr(store, "best_record", lambda key: wrong if key == other.key else kept(key))
+    with pytest.raises(BuildError, match="matmul.*delete the tuning records"):
         compile_network(
             lowered,
             store,

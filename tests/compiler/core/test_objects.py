@@ -14,6 +14,7 @@ import tvm
 from tvm import relax, te
 
 from tests.compiler.conftest import SHAPE, Tuned
+from tests.compiler.naive import scheduled
 from tvm_mnas.compiler.build.artifact import compile_network
 from tvm_mnas.compiler.build.extern_calls import call_by_symbol
 from tvm_mnas.compiler.build.packing import fold_packing
@@ -47,8 +48,8 @@ def naive(
 ) -> np.ndarray:
     """The outputs of the network compiled by TVM in one piece."""
     target = load_target(lowered.target)
-    with target, tuned.store.database(lowered.kernels), tvm.transform.PassContext(opt_level=3):
-        module = relax.transform.MetaScheduleApplyDatabase()(lowered.module)
+    module = scheduled(lowered, tuned.store)
+    with target, tvm.transform.PassContext(opt_level=3):
         module = relax.transform.SplitLayoutRewritePreproc()(module)
         module = fold_packing(module, tmp_path_factory.mktemp("packers"))
         return _outputs(tvm.compile(module, target=target))

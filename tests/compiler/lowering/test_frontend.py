@@ -14,10 +14,10 @@ from torch import Tensor, fx, nn
 from tvm import relax
 
 from tests.compiler.conftest import Mean
-from tvm_mnas.compiler.core.target import load_target
 from tvm_mnas.compiler.lowering import frontend
 from tvm_mnas.compiler.lowering.frontend import import_by_export, import_network, is_translated
-from tvm_mnas.compiler.lowering.lower import _kernels_of, _lowered
+from tvm_mnas.compiler.lowering.kernels import kernels_of
+from tvm_mnas.compiler.lowering.lower import _lowered
 from tvm_mnas.models.folding import fold_batch_norm
 from tvm_mnas.models.network import build_network
 from tvm_mnas.space.architecture import Architecture
@@ -47,8 +47,7 @@ def test_the_short_way_gives_the_kernels_and_weights_of_the_long_one(
     with torch.no_grad():
         short, long = import_network(network, shape), import_by_export(network, shape)
         modules = [_lowered(module, target) for module in (short, long)]
-    kernels = [_kernels_of(module, load_target(target)) for module in modules]
-    keys = [[(kernel.key, kernel.calls) for kernel in each] for each in kernels]
+    keys = [[(kernel.key, kernel.calls) for kernel in kernels_of(module)] for module in modules]
     assert keys[0] == keys[1]
     assert tvm_ffi.structural_equal(*modules)
 

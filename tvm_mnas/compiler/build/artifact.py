@@ -15,17 +15,16 @@ from tvm import relax
 from tvm_mnas.compiler.build.coverage import tuned_share, untuned_kernels
 from tvm_mnas.compiler.build.extern_calls import call_by_symbol
 from tvm_mnas.compiler.build.packing import fold_packing
+from tvm_mnas.compiler.build.scheduling import apply_records
 from tvm_mnas.compiler.build.storages import cpu_pipeline
 from tvm_mnas.compiler.core.kernel import LoweredNetwork
 from tvm_mnas.compiler.core.linking import Linker, find_linker
 from tvm_mnas.compiler.core.objects import ObjectCache
 from tvm_mnas.compiler.core.reasons import reason_of
 from tvm_mnas.compiler.core.target import load_target
-from tvm_mnas.compiler.lowering.lower import key_of_function
-from tvm_mnas.compiler.lowering.suppression import is_scheduled
 from tvm_mnas.compiler.records.base import TuningRecords
 from tvm_mnas.cores.precision import FLOAT32, Precision
-from tvm_mnas.errors import BuildError, TvmMnasError, UntunedKernelError, raise_if_foreign
+from tvm_mnas.errors import BuildError, TvmMnasError, raise_if_foreign
 from tvm_mnas.files import require_room
 
 _NONE_UNTUNED: Mapping[str, float] = MappingProxyType({})
@@ -76,10 +75,10 @@ def compile_network(
     share = tuned_share(
         lowered.kernels, store, untuned_us=untuned_us, max_untuned_share=max_untuned_share
     )
-    untuned = frozenset(kernel.key for kernel in untuned_kernels(lowered.kernels, store))
+    untuned = untuned_kernels(lowered.kernels, store)
     chosen = linker if linker is not None else find_linker(lowered.target)
     try:
-        _build(lowered, store, path, chosen, objects, untuned)
+        _build(lowered, store, path, chosen, objects)
     except TvmMnasError:
         raise
     except Exception as error:
@@ -127,7 +126,6 @@ def _build(
     path: Path,
     linker: Linker,
     objects: Path | None,
-    untuned: frozenset[str],
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     require_room(path.parent)
@@ -135,9 +133,8 @@ def _build(
         directory = Path(name)
         kept = objects if objects is not None else directory / "objects"
         target = load_target(lowered.target)
-        with target, store.database(lowered.kernels), tvm.transform.PassContext(opt_level=3):
-            module = relax.transform.MetaScheduleApplyDatabase()(lowered.module)
-            _check_scheduled(module, untuned)
+        module = apply_records(lowered.module, store, lowered.target)
+        with target, tvm.transform.PassContext(opt_level=3):
             module = relax.transform.SplitLayoutRewritePreproc()(module)
             module = fold_packing(module, kept)
             cache = ObjectCache(kept, lowered.target)
@@ -170,17 +167,3 @@ def _link(
     link.output_format = "so"  # type: ignore[attr-defined]
     with tempfile.TemporaryDirectory(dir=path.parent) as directory:
         executable.export_library(str(path), fcompile=link, workspace_dir=directory)
-
-
-def _check_scheduled(module: Any, untuned: frozenset[str]) -> None:
-    """Refuse a kernel that no record was applied to, unless its key is one of `untuned`."""
-    for variable, function in module.functions_items():
-        if isinstance(function, relax.Function):
-            continue
-        if is_scheduled(function):
-            continue
-        if not untuned or key_of_function(function) not in untuned:
-            raise UntunedKernelError(
-                f"a kernel is compiled from its record, and {variable.name_hint} was not; its record is "
-                f"of other code; delete the tuning records and tune again"
-            )

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import tvm
+
 _INTRINSICS = "tvm.s_tir.tensor_intrin"
 _CPU_INTRINSICS = ("x86", "arm_cpu")
 
@@ -48,3 +50,8 @@ def keep_to_cpu_intrinsics() -> None:
 def key_of(structural_hash: str) -> str:
     """Return the key for a structural hash as MetaSchedule writes it: sixteen hexadecimal digits."""
     return f"{int(structural_hash) & 0xFFFF_FFFF_FFFF_FFFF:016x}"
+
+
+def normalized(function: Any) -> Any:
+    """Return a module with `function` alone, as MetaSchedule knows it whatever it was called."""
+    return tvm.get_global_func("tvm.s_tir.meta_schedule.normalize_mod")(function)

@@ -15,6 +15,7 @@ from tvm import relax, te, topi
 
 from tvm_mnas.compiler.core.calls import operator_of
 from tvm_mnas.compiler.lowering.half import HALF_MEANS
+from tvm_mnas.compiler.lowering.operators import as_tvm_does, once
 from tvm_mnas.cores.precision import FLOAT32, Precision
 
 _TRANSPOSE = "relax.permute_dims"
@@ -25,10 +26,15 @@ _INJECTIVE = 2
 """The operator pattern that FuseOps fuses with what is element-wise, and never behind a convolution."""
 
 
+_ELEMENTWISE = ("relax.add", "relax.nn.relu", "relax.minimum", "relax.maximum")
+"""What networks have most of, beside convolutions."""
+
+
 def legalize(module: Any, *, precision: Precision = FLOAT32) -> Any:
     """Return `module`, whose values are of `precision`, with its operators turned into kernels."""
     convolutions = relax.transform.LegalizeOps(
         {
+            **{operator: once(as_tvm_does(operator)) for operator in _ELEMENTWISE},
             "relax.nn.conv2d": _legalize_convolution,
             "relax.multiply": _legalize_product,
             "relax.nn.pad": _legalize_padding,
@@ -48,9 +54,17 @@ def _legalize_convolution(builder: Any, call: Any) -> Any:
         # TVM's own legalization leaves such a call alone too.
         return call
     images = _before_transpose(builder, call)
+    if images is None:
+        return _CONVOLUTION(builder, call)
+    return _convolution(builder, call, images, transposed=True)
+
+
+def _convolution(builder: Any, call: Any, images: Any, *, transposed: bool) -> Any:
+    """Return the call of a kernel that convolves `images`, (N,C,H,W) if they are to be `transposed`."""
+    attributes = call.attrs
 
     def convolution(source: Any, weights: Any) -> Any:
-        inputs = source if images is None else _transposed(source, weights.dtype)
+        inputs = _transposed(source, weights.dtype) if transposed else source
         wider = attributes.out_dtype and str(attributes.out_dtype) != str(weights.dtype)
         return topi.nn.conv(
             # A step of its own, so that a schedule can cast several inputs at once.
@@ -65,22 +79,31 @@ def _legalize_convolution(builder: Any, call: Any) -> Any:
             out_dtype=attributes.out_dtype or None,
         )
 
-    return builder.call_te(
-        convolution,
-        call.args[0] if images is None else images,
-        call.args[1],
-        primfunc_name_hint="conv2d",
-    )
+    return builder.call_te(convolution, images, call.args[1], primfunc_name_hint="conv2d")
+
+
+_CONVOLUTION = once(
+    lambda builder, call: _convolution(builder, call, call.args[0], transposed=False)
+)
 
 
 def _legalize_product(builder: Any, call: Any) -> Any:
-    gates = [_is_gate(builder, value, call) for value in call.args]
-    return builder.call_te(
+    if any(_is_gate(builder, value, call) for value in call.args):
+        return _GATE(builder, call)
+    return _PRODUCT(builder, call)
+
+
+_PRODUCT = once(
+    lambda builder, call: builder.call_te(topi.multiply, *call.args, primfunc_name_hint="multiply")
+)
+_GATE = once(
+    lambda builder, call: builder.call_te(
         topi.multiply,
         *call.args,
-        primfunc_name_hint="gate" if any(gates) else "multiply",
-        primfunc_attrs={"op_pattern": _OPAQUE} if any(gates) else None,
+        primfunc_name_hint="gate",
+        primfunc_attrs={"op_pattern": _OPAQUE},
     )
+)
 
 
 def _legalize_padding(builder: Any, call: Any) -> Any:

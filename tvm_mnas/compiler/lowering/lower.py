@@ -6,30 +6,26 @@ likes. Input and output stay as torch has them: images (N,C,H,W) in, logits (N,c
 
 from __future__ import annotations
 
-import json
-import math
 import warnings
 from typing import Any
 
-import numpy as np
 import torch
 import tvm
 from torch import nn
 from tvm import relax
 from tvm_ffi import register_error
 
-from tvm_mnas.compiler.core.kernel import Kernel, LoweredNetwork
-from tvm_mnas.compiler.core.metaschedule import EQUALITY, key_of, load_meta_schedule
+from tvm_mnas.compiler.core.kernel import LoweredNetwork
 from tvm_mnas.compiler.core.reasons import reason_of
 from tvm_mnas.compiler.core.target import core_count, core_model, load_target
 from tvm_mnas.compiler.lowering.constants import fold_layouts
 from tvm_mnas.compiler.lowering.frontend import import_network
 from tvm_mnas.compiler.lowering.half import to_half
 from tvm_mnas.compiler.lowering.joining import join_depthwise
+from tvm_mnas.compiler.lowering.kernels import kernels_of
 from tvm_mnas.compiler.lowering.layouts import sink_transposes, split_activations
 from tvm_mnas.compiler.lowering.legalize import legalize
-from tvm_mnas.compiler.lowering.naming import describe_kernel, name_blocks
-from tvm_mnas.compiler.lowering.suppression import is_scheduled
+from tvm_mnas.compiler.lowering.naming import name_blocks
 from tvm_mnas.cores.precision import FLOAT32, Precision
 from tvm_mnas.errors import Interruption, LoweringError, raise_if_foreign
 from tvm_mnas.models.exchange.exported import program_to_modules
@@ -64,8 +60,9 @@ def lower_network(
             plain = pad_channels(_without_norms(network, input_shape, input_dtype), lanes)
             module = import_network(plain, input_shape, input_dtype)
         module = _lowered(module, target, precision)
-        kernels = _kernels_of(module, load_target(target))
-        return LoweredNetwork(input_shape, target, kernels, module, input_dtype, precision)
+        return LoweredNetwork(
+            input_shape, target, kernels_of(module), module, input_dtype, precision
+        )
     except LoweringError:
         raise
     except Exception as error:
@@ -122,49 +119,3 @@ def _lowered(module: Any, target: str, precision: Precision = FLOAT32) -> Any:
             [transform.DeadCodeElimination(), transform.AttachAttrLayoutFreeBuffers()]
         )(module)
         return name_blocks(module)
-
-
-def key_of_function(function: Any) -> str:
-    """Return the `Kernel.key` of a function in a lowered network's module, not yet scheduled."""
-    database = load_meta_schedule().database
-    normalize = tvm.get_global_func("tvm.s_tir.meta_schedule.normalize_mod")
-    return key_of(str(database.Workload(normalize(function)).as_json()[0]))
-
-
-def _kernels_of(module: Any, target: Any) -> tuple[Kernel, ...]:
-    from tvm.s_tir.analysis import estimate_tir_flops
-
-    meta_schedule = load_meta_schedule()
-    tasks = meta_schedule.relax_integration.extract_tasks(
-        module, target, {}, module_equality=EQUALITY
-    )
-    written = {
-        variable.name_hint
-        for variable, function in module.functions_items()
-        if not isinstance(function, relax.Function) and is_scheduled(function)
-    }
-    kernels: list[Kernel] = []
-    for task in tasks:
-        if str(task.task_name) in written:
-            continue
-        code = task.dispatched[0]
-        entry = meta_schedule.database.Workload(code).as_json()
-        arguments = meta_schedule.arg_info.ArgInfo.from_entry_func(code)
-        workload = json.dumps([str(entry[0]), str(entry[1])])
-        kernels.append(
-            Kernel(
-                name=describe_kernel(str(task.task_name), arguments),
-                key=key_of(str(entry[0])),
-                calls=int(task.weight),
-                flops=int(estimate_tir_flops(code)),
-                moved_bytes=sum(_size_bytes(argument) for argument in arguments),
-                workload=workload,
-            )
-        )
-    return tuple(sorted(kernels, key=lambda kernel: kernel.key))
-
-
-def _size_bytes(argument: Any) -> int:
-    """Return the size of an argument (`ArgInfo`) of a kernel."""
-    _, dtype, shape = argument.as_json()
-    return np.dtype(str(dtype)).itemsize * math.prod(int(extent) for extent in shape)

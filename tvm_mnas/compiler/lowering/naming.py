@@ -10,30 +10,36 @@ from __future__ import annotations
 import json
 import math
 import re
+from functools import lru_cache
 from typing import Any
 
 import tvm
 from tvm import relax
+from tvm_ffi import StructuralKey
 from tvm_ffi.serialization import from_json_graph_str
+
+from tvm_mnas.compiler.core.code import REMEMBERED, code_of, named_like
 
 _ROOT = "root"
 
 
 def name_blocks(module: Any) -> Any:
     """Return `module` with the blocks of every kernel renamed to `block0`, `block1`, ... by their place."""
-    renamed = tvm.IRModule(
+    return tvm.IRModule(
         {
-            variable: function if isinstance(function, relax.Function) else _rename(function)
+            variable: function
+            if isinstance(function, relax.Function)
+            else named_like(_named(code_of(function)), function)
             for variable, function in module.functions_items()
         },
         attrs=module.attrs,
     )
-    return renamed
 
 
-def _rename(function: Any) -> Any:
+@lru_cache(maxsize=REMEMBERED)
+def _named(code: StructuralKey) -> Any:
     # Through TVM's own serialization, which keeps what is shared shared; a rewrite of the tree would not.
-    graph = json.loads(tvm.ir.save_json(function))
+    graph = json.loads(tvm.ir.save_json(code.key))
     nodes = graph["nodes"]
     count = 0
     for node in list(nodes):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tvm_mnas.compiler.core.kernel import Kernel
@@ -77,20 +75,6 @@ class TuningRecords(ABC):
         """
         return [kernel for kernel in kernels if self.budget(kernel.key) < schedules_per_kernel]
 
-    def database(self, kernels: Iterable[Kernel]) -> Any:
-        """Return a MetaSchedule database with the best record of each of `kernels` that has one."""
-        from tvm_mnas.compiler.core.metaschedule import EQUALITY, load_meta_schedule
-
-        database = load_meta_schedule().database
-        memory = database.MemoryDatabase(module_equality=EQUALITY)
-        for kernel in kernels:
-            best = self.best_record(kernel.key)
-            if best is None:
-                continue
-            workload = memory.commit_workload(_code_of(kernel.workload))
-            memory.commit_tuning_record(database.TuningRecord.from_json(json.loads(best), workload))
-        return memory
-
     @abstractmethod
     def subset(self, kernels: Sequence[Kernel], directory: Path) -> None:
         """Write a store in `directory` with the best records of `kernels` alone: what an artifact is made of.
@@ -98,11 +82,3 @@ class TuningRecords(ABC):
         Raises:
             RecordsError: if it cannot be written.
         """
-
-
-@lru_cache(maxsize=1024)
-def _code_of(workload: str) -> Any:
-    """Return the module that a kernel's `workload` describes: candidates share most of their kernels."""
-    from tvm_mnas.compiler.core.metaschedule import load_meta_schedule
-
-    return load_meta_schedule().database.Workload.from_json(json.loads(workload)).mod

@@ -190,7 +190,8 @@ class Farm:
         for worker in self._workers:
             worker.kill()  # a thread may have started one anew in the meantime
         self._spawner.close()
-        shutil.rmtree(self._directory / "tmp", ignore_errors=True)
+        if self._services is not None:
+            shutil.rmtree(self._services.temporary, ignore_errors=True)
 
     def __enter__(self) -> Farm:
         return self
@@ -335,6 +336,7 @@ class Farm:
             "lifetime_s": hold_s + _SESSION_S,
             "idle_s": None if self._services else _IDLE_RELEASE_S,
             "probe": self._services is None and server not in self._reached,
+            "shared": str(self._services.temporary) if self._services else None,
         }
         reply = worker.call(request, deadline_s=deadline_s + _ANSWER_SLACK_S)
         if reply.status is not WorkerStatus.OK:

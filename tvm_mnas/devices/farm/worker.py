@@ -13,9 +13,11 @@ import json
 import math
 import os
 import select
+import shutil
 import socket
 import struct
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -46,7 +48,8 @@ class _UnreachableError(Exception):
 class _Session:
     """One open RPC session and what is loaded in it."""
 
-    def __init__(self, grant: Grant, *, lifetime_s: float) -> None:
+    def __init__(self, grant: Grant, *, lifetime_s: float, shared: str | None) -> None:
+        """Connect to the device of `grant`; one of this machine reads files in the directory `shared`."""
         from tvm import rpc
 
         self.address = address_text(grant.host, grant.port)
@@ -58,6 +61,7 @@ class _Session:
             self.device = self.remote.cpu(0)
         except Exception as error:
             raise _SessionLostError(f"{self.address}: {_first_line(error)}") from error
+        self._shared = shared
         self._uploads = 0
         self._fill: Any = None
         self._arguments: tuple[str, list[Any]] | None = None
@@ -78,6 +82,10 @@ class _Session:
     def load(self, path: str) -> Any:
         """Return the remote module of a local shared library."""
         # A name of its own for each: the loader would take the same name for the same library.
+        if self._shared is not None:
+            # TVM's upload takes 20 ms a megabyte, and the weights of a network are many.
+            with tempfile.TemporaryDirectory(dir=self._shared) as directory:
+                return self.remote.load_module(shutil.copy(path, directory))
         self._uploads += 1
         name = f"{self._uploads}.so"
         self.remote.upload(bytearray(Path(path).read_bytes()), target=name)
@@ -204,7 +212,7 @@ class Worker:
     def do_connect(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
         """Open a session of `lifetime_s` with the device that was found, or use the one there is; returns its facts.
 
-        With `probe` its address is tried first.
+        With `probe` its address is tried first; a device of this machine reads files in `shared`.
         """
         session = self._session
         if session is None:
@@ -213,7 +221,11 @@ class Worker:
             grant, self._grant = self._grant, None
             if request["probe"]:
                 _probe(grant)
-            self._session = session = _Session(grant, lifetime_s=float(request["lifetime_s"]))
+            self._session = session = _Session(
+                grant,
+                lifetime_s=float(request["lifetime_s"]),
+                shared=request["shared"],
+            )
         session.network = None
         try:
             facts = json.loads(str(session.remote.get_function(FACTS_FUNCTION)()))

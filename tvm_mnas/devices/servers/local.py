@@ -32,10 +32,11 @@ class LocalServices:
     """One tracker and one device server on loopback."""
 
     def __init__(self, profile: DeviceProfile, spawner: Spawner, *, directory: Path) -> None:
-        """Prepare; `start` starts."""
+        """Prepare; `start` starts. What the device reads from this machine's files may be put in `temporary`."""
         self._profile = profile
         self._spawner = spawner
         self._directory = directory
+        self.temporary = directory.resolve() / "tmp"
         self._address = TrackerAddress(_HOST, free_port(_HOST))
         self._bundle: Path | None = None
         self._lock = threading.Lock()
@@ -52,8 +53,7 @@ class LocalServices:
         if self._profile.emulated:
             find_emulator(self._profile.architecture)
             self._bundle = unpacked_bundle(self._profile.architecture)
-        temporary = self._directory / "tmp"
-        temporary.mkdir(exist_ok=True)
+        self.temporary.mkdir(exist_ok=True)
         for name in ("tracker", "server"):
             self._start(name)
         self._watcher.start()
@@ -101,7 +101,7 @@ class LocalServices:
     def _start(self, name: str) -> None:
         module = "tvm_mnas.devices.servers.local_main"
         arguments = ["--host", _HOST, "--port", str(self._address.port)]
-        environment = {**runtime_environment(), "TMPDIR": str(self._directory.resolve() / "tmp")}
+        environment = {**runtime_environment(), "TMPDIR": str(self.temporary)}
         if name == "server":
             arguments += ["--key", self._profile.key]
             if self._profile.core is not None:
