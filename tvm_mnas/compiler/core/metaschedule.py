@@ -13,8 +13,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import tvm
-
 _INTRINSICS = "tvm.s_tir.tensor_intrin"
 _CPU_INTRINSICS = ("x86", "arm_cpu")
 
@@ -54,4 +52,6 @@ def key_of(structural_hash: str) -> str:
 
 def normalized(function: Any) -> Any:
     """Return a module with `function` alone, as MetaSchedule knows it whatever it was called."""
+    import tvm
+
     return tvm.get_global_func("tvm.s_tir.meta_schedule.normalize_mod")(function)

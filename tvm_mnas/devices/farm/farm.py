@@ -336,7 +336,7 @@ class Farm:
             "lifetime_s": hold_s + _SESSION_S,
             "idle_s": None if self._services else _IDLE_RELEASE_S,
             "probe": self._services is None and server not in self._reached,
-            "shared": str(self._services.temporary) if self._services else None,
+            "shared": self._services.shared if self._services else None,
         }
         reply = worker.call(request, deadline_s=deadline_s + _ANSWER_SLACK_S)
         if reply.status is not WorkerStatus.OK:

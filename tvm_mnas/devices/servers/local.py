@@ -32,7 +32,7 @@ class LocalServices:
     """One tracker and one device server on loopback."""
 
     def __init__(self, profile: DeviceProfile, spawner: Spawner, *, directory: Path) -> None:
-        """Prepare; `start` starts. What the device reads from this machine's files may be put in `temporary`."""
+        """Prepare; `start` starts. Sessions' files are in `temporary`."""
         self._profile = profile
         self._spawner = spawner
         self._directory = directory
@@ -44,6 +44,11 @@ class LocalServices:
         self._started_at: dict[str, float] = {}
         self._closing = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="tvm-mnas-services", daemon=True)
+
+    @property
+    def shared(self) -> str | None:
+        """A directory whose files the device reads by their paths; an emulated one's server takes uploads alone."""
+        return None if self._profile.emulated else str(self.temporary)
 
     def start(self) -> TrackerAddress:
         """Start both and return the tracker's address once the device is registered.
