@@ -1,4 +1,4 @@
-"""Two convolutions are one kernel where the image between them is large and nobody else reads it."""
+"""Kernels that wait for memory are joined with their neighbours: pairs of convolutions, and a network's end."""
 
 from __future__ import annotations
 
@@ -143,3 +143,109 @@ def test_half_precision_is_joined_too() -> None:
     half = Precision("float16", "float16")
     lowered = lower_network(_separable(8, 8).eval(), SHAPE, target, precision=half)
     assert _convolutions(lowered) == [2]
+
+
+class Mean(nn.Module):
+    """The mean over all pixels, as exporters write it."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features.mean((2, 3))
+
+
+class Unmeant(nn.Module):
+    """What the classifier reads goes out too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before = nn.Sequential(nn.Conv2d(8, 32, 1), nn.ReLU(), Mean())
+        self.classifier = nn.Linear(32, 16)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.before(images)
+        return self.classifier(features), features
+
+
+def _end(
+    *, classes: int = 16, pooling: nn.Module | None = None, size: int = 1, bias: bool = True
+) -> nn.Sequential:
+    pooled = [Mean()] if pooling is None else [pooling, nn.Flatten()]
+    return nn.Sequential(
+        nn.Conv2d(8, 8, 1),
+        nn.Conv2d(8, 32, size, padding=size // 2),
+        nn.ReLU(),
+        *pooled,
+        nn.Linear(32, classes, bias=bias),
+    )
+
+
+def _dense(lowered: LoweredNetwork) -> str:
+    """Return the operations of the kernel that has the classifier."""
+    (name,) = [kernel.name for kernel in lowered.kernels if "matmul" in kernel.name]
+    return name.split()[0]
+
+
+@pytest.mark.parametrize("pooling", [None, nn.AdaptiveAvgPool2d(1)], ids=["mean", "pooling"])
+def test_weights_that_the_second_cache_does_not_hold_come_while_the_convolution_computes(
+    pooling: nn.Module | None,
+) -> None:
+    network = _end(pooling=pooling).eval()
+    weights_bytes = 4 * 32 * 16
+    apart = lower_network(network, SHAPE, _held(HASWELL, weights_bytes))
+    joined = lower_network(network, SHAPE, _held(HASWELL, weights_bytes - 1))
+    assert _dense(apart) == "matmul_add"
+    assert _dense(joined).startswith("conv2d_add_relu_")
+    assert joined.kernel_calls < apart.kernel_calls
+    assert joined.flops == apart.flops
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        _end(classes=17),
+        _end(bias=False),
+        _end(size=3),
+        nn.Sequential(*_end()[:3], nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(128, 16)),
+        nn.Sequential(*_end(), nn.ReLU(), nn.Linear(16, 16)),
+        Unmeant(),
+    ],
+    ids=["17 classes", "no bias", "3x3", "2x2 pixels", "two layers", "read twice"],
+)
+def test_other_ends_stay_apart(network: nn.Module) -> None:
+    lowered = lower_network(network.eval(), SHAPE, _held(CORTEX_A72, 1))
+    names = [kernel.name.split()[0].split("_") for kernel in lowered.kernels]
+    assert not any("conv2d" in name and "matmul" in name for name in names)
+
+
+def test_several_threads_and_half_precision_have_ends_apart() -> None:
+    network = _end().eval()
+    several = lower_network(network, SHAPE, _held(CORTEX_A72, 1, **{"num-cores": 2}))
+    assert _dense(several) == "matmul_add"
+    half = Precision("float16", "float16")
+    lowered = lower_network(network, SHAPE, _held(CORTEX_A72, 1), precision=half)
+    assert "conv2d" not in _dense(lowered)
+
+
+def test_a_pair_that_the_end_begins_with_stays_a_pair() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(8, 8, 1), _separable(8, 32), nn.ReLU(), Mean(), nn.Linear(32, 16)
+    )
+    lowered = lower_network(network.eval(), SHAPE, _held(CORTEX_A72, 1))
+    assert _convolutions(lowered) == [1, 2]
+    assert _dense(lowered) == "matmul_add"
+
+
+@pytest.mark.parametrize(
+    "pooling",
+    [None, nn.AdaptiveAvgPool2d(1), nn.MaxPool2d(10)],
+    ids=["mean", "pooling", "the largest"],
+)
+def test_a_joined_end_computes_what_torch_computes(
+    pooling: nn.Module | None, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    network = _end(pooling=pooling).eval()
+    lowered = lower_network(network, SHAPE, _held(runs_here(), 1))
+    assert "conv2d" in _dense(lowered)
+    images = np.random.default_rng(0).standard_normal((2, *SHAPE[1:]), dtype=np.float32)
+    found = run_here(build_untuned(lowered, tmp_path), images)
+    np.testing.assert_allclose(found, predict(network, images), rtol=1e-4, atol=1e-5)

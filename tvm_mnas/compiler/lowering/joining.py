@@ -1,14 +1,18 @@
-"""A depthwise convolution and the pointwise one behind it as one kernel, where the image between them is large.
+"""Kernels that wait for memory, joined with others: a chain of calls becomes one, where each alone reads the last's.
 
-Each by itself, the first writes that image and the second reads it: beyond the second cache both wait for memory. In
-one kernel it is made row by row (`schedules/joined.py`). Others stay apart, since more networks share their kernels.
+A depthwise convolution and the pointwise one behind it, where the image between them is large: by itself the first
+writes that image and the second reads it, and beyond the second cache both wait. In one kernel it is made row by row
+(`schedules/joined.py`). Others stay apart, since more networks share their kernels.
+
+A network's end from its last pointwise convolution on, where the classifier's weights are beyond the second cache: they
+come while that convolution computes (`schedules/head.py`).
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,69 +24,124 @@ from tvm import relax
 from tvm_mnas.compiler.core.calls import KERNEL_CALL, operator_of
 from tvm_mnas.compiler.schedules.blocks import kernel_blocks
 from tvm_mnas.compiler.schedules.convolution import conv_shape
+from tvm_mnas.compiler.schedules.head import is_head
 from tvm_mnas.cores.model import CoreModel
+
+_LONGEST_END = 5
+"""Kernels of a network's end: convolution, mean, what reshapes it, classifier, and one to spare."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Pair:
-    """Two kernels' calls, the second of which alone reads the `image` that the first returns."""
+class _Chain:
+    """Calls of kernels, each but the first of which alone reads what the one before returns, as its first argument.
 
-    first: Any
-    second: Any
-    image: Any
+    Those values are `between` them.
+    """
+
+    calls: tuple[Any, ...]
+    between: tuple[Any, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the kernels."""
+        return tuple(str(call.args[0].name_hint) for call in self.calls)
+
+    def arguments(self) -> list[Any]:
+        """Return what all of them read, but what is between them."""
+        first, *others = self.calls
+        return [*first.args[1], *(one for call in others for one in list(call.args[1])[1:])]
 
 
-def join_depthwise(module: Any, core: CoreModel) -> Any:
-    """Return `module`, after FuseTIR, with each such pair of kernels as one, where `core` would not hold the image."""
-    main = module["main"]
-    bindings = [one for block in main.body.blocks for one in block.bindings]
-    pairs = _pairs(module, bindings, main, core)
-    if not pairs:
-        return module
-    builder = relax.BlockBuilder(module)
-    joined: dict[tuple[str, str], Any] = {}
-    gone = {pair.image for pair in pairs.values()}
-    kept = []
-    for binding in bindings:
-        if binding.var in gone:
+def join_kernels(module: Any, core: CoreModel) -> Any:
+    """Return `module`, after FuseTIR, with each such chain of kernels as one, where `core` would wait for memory."""
+    calls = _Calls(module)
+    chains = _pairs(calls, core)
+    end = _end(calls)
+    # What is part of a pair is not part of anything else.
+    if end is not None and end[1].between[0] not in chains:
+        variable, chain = end
+        joined = _with_joined(module, {**chains, variable: chain})
+        if is_head(tvm.IRModule({"main": joined[_name(chain.names)]}), core):
+            return joined
+    return _with_joined(module, chains) if chains else module
+
+
+class _Calls:
+    """The kernels' calls of a network, by the variables of what they return, and how often each value is read."""
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+        main = module["main"]
+        bindings = [one for block in main.body.blocks for one in block.bindings]
+        self.made = {
+            one.var: one.value for one in bindings if operator_of(one.value) == KERNEL_CALL
+        }
+        self.reads = Counter(
+            variable
+            for value in (*(one.value for one in bindings), main.body.body)
+            for variable in _variables(value)
+        )
+
+    def function(self, call: Any) -> Any:
+        """Return the kernel that is called."""
+        return self.module[call.args[0]]
+
+    def before(self, call: Any) -> Any:
+        """Return the variable that `call` reads first, if a kernel made it and nobody else reads it, else None."""
+        first, *_ = call.args[1]
+        return first if first in self.made and self.reads[first] == 1 else None
+
+
+def _pairs(calls: _Calls, core: CoreModel) -> dict[Any, _Chain]:
+    """Return depthwise convolutions with the pointwise ones behind them, by the variable of what the second returns."""
+    found = {}
+    for variable, second in calls.made.items():
+        image = calls.before(second)
+        if image is None or _size_bytes(image) <= core.second_cache_bytes:
             continue
-        pair = pairs.get(binding.var)
-        if pair is not None:
-            names = (pair.first.args[0].name_hint, pair.second.args[0].name_hint)
-            if names not in joined:
-                joined[names] = builder.add_func(_joined(pair), _name(names))
-            arguments = [*pair.first.args[1], *_others(pair)]
-            binding = relax.VarBinding(binding.var, relax.Call(joined[names], arguments))
-        kept.append(binding)
+        first = calls.made[image]
+        if _is_depthwise(calls.function(first)) and _is_pointwise(calls.function(second)):
+            found[variable] = _Chain((first, second), (image,))
+    return found
+
+
+def _end(calls: _Calls) -> tuple[Any, _Chain] | None:
+    """Return the variable of the last dense layer's output and the chain to it from the last pointwise convolution."""
+    for variable, call in reversed(calls.made.items()):
+        if not isinstance(variable.ty, relax.TensorType) or len(variable.ty.shape) != 2:
+            continue
+        chain = [call]
+        between: list[Any] = []
+        while len(chain) < _LONGEST_END and (image := calls.before(chain[0])) is not None:
+            chain.insert(0, calls.made[image])
+            between.insert(0, image)
+            if _is_pointwise(calls.function(chain[0])):
+                return variable, _Chain(tuple(chain), tuple(between))
+    return None
+
+
+def _with_joined(module: Any, chains: Mapping[Any, _Chain]) -> Any:
+    """Return `module` with each of `chains`, by the variable of what it returns, as one kernel."""
+    main = module["main"]
+    builder = relax.BlockBuilder(module)
+    joined: dict[tuple[str, ...], Any] = {}
+    gone = {image for chain in chains.values() for image in chain.between}
+    kept = []
+    for block in main.body.blocks:
+        for binding in block.bindings:
+            if binding.var in gone:
+                continue
+            chain = chains.get(binding.var)
+            if chain is not None:
+                if chain.names not in joined:
+                    joined[chain.names] = builder.add_func(_joined(chain), _name(chain.names))
+                call = relax.Call(joined[chain.names], chain.arguments())
+                binding = relax.VarBinding(binding.var, call)
+            kept.append(binding)
     body = relax.SeqExpr([relax.DataflowBlock(kept)], main.body.body)
     function = relax.Function(main.params, body, main.ret_ty, main.is_pure, main.attrs)
     builder.update_func(module.get_global_var("main"), function)
     return relax.transform.FuseTIR()(builder.finalize())
-
-
-def _pairs(module: Any, bindings: Sequence[Any], main: Any, core: CoreModel) -> dict[Any, _Pair]:
-    """Return the pairs to join by the variable of what the second returns."""
-    reads = Counter(
-        variable
-        for value in (*(one.value for one in bindings), main.body.body)
-        for variable in _variables(value)
-    )
-    large = {
-        one.var: one.value
-        for one in bindings
-        if _is_kernel(one.value)
-        and reads[one.var] == 1
-        and _size_bytes(one.var) > core.second_cache_bytes
-        and _is_depthwise(module[one.value.args[0]])
-    }
-    found = {}
-    for binding in bindings:
-        if not _is_kernel(binding.value) or not large:
-            continue
-        first, *_ = binding.value.args[1]
-        if first in large and _is_pointwise(module[binding.value.args[0]]):
-            found[binding.var] = _Pair(large[first], binding.value, first)
-    return found
 
 
 def _variables(value: Any) -> list[Any]:
@@ -94,10 +153,6 @@ def _variables(value: Any) -> list[Any]:
     if isinstance(value, relax.Call):
         return [variable for argument in value.args for variable in _variables(argument)]
     return list(relax.analysis.free_vars(value))
-
-
-def _is_kernel(value: Any) -> bool:
-    return operator_of(value) == KERNEL_CALL and len(value.args[1]) > 1
 
 
 def _size_bytes(variable: Any) -> int:
@@ -128,35 +183,29 @@ def _is_pointwise(function: Any) -> bool:
     return len([source for source in reads if source.same_as(image)]) == 1
 
 
-def _others(pair: _Pair) -> list[Any]:
-    """Return what the second kernel reads besides the image."""
-    return list(pair.second.args[1])[1:]
-
-
-def _joined(pair: _Pair) -> Any:
-    """Return both kernels as a function of which FuseTIR makes one kernel."""
-    first, second = pair.first, pair.second
-    arguments = [*first.args[1], *_others(pair)]
-    parameters = [relax.Var(f"p{at}", argument.ty) for at, argument in enumerate(arguments)]
-    count = len(first.args[1])
-    image = relax.DataflowVar("image", first.ty_args[0])
-    output = relax.Var("output", second.ty_args[0])
-    calls = [
-        relax.VarBinding(
-            image,
-            relax.call_tir(first.args[0], relax.Tuple(parameters[:count]), first.ty_args[0]),
-        ),
-        relax.VarBinding(
-            output,
-            relax.call_tir(
-                second.args[0], relax.Tuple([image, *parameters[count:]]), second.ty_args[0]
-            ),
-        ),
-    ]
-    body = relax.SeqExpr([relax.DataflowBlock(calls)], output)
-    function = relax.Function(parameters, body, second.ty_args[0], is_pure=True)
+def _joined(chain: _Chain) -> Any:
+    """Return a function of all kernels of `chain`, of which FuseTIR makes one kernel."""
+    parameters: list[Any] = []
+    bindings: list[Any] = []
+    for call in chain.calls:
+        own = list(call.args[1])[1 if bindings else 0 :]
+        added = [
+            relax.Var(f"p{len(parameters) + at}", argument.ty) for at, argument in enumerate(own)
+        ]
+        parameters += added
+        read = [bindings[-1].var, *added] if bindings else added
+        kind = relax.Var if call is chain.calls[-1] else relax.DataflowVar
+        bindings.append(
+            relax.VarBinding(
+                kind(f"value{len(bindings)}", call.ty_args[0]),
+                relax.call_tir(call.args[0], relax.Tuple(read), call.ty_args[0]),
+            )
+        )
+    output = bindings[-1].var
+    body = relax.SeqExpr([relax.DataflowBlock(bindings)], output)
+    function = relax.Function(parameters, body, output.ty, is_pure=True)
     return function.with_attr("Primitive", True)
 
 
-def _name(names: tuple[str, str]) -> str:
+def _name(names: Sequence[str]) -> str:
     return "_".join(["fused", *(name.removeprefix("fused_") for name in names)])

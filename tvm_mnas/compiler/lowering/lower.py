@@ -21,7 +21,7 @@ from tvm_mnas.compiler.core.target import core_count, core_model, load_target
 from tvm_mnas.compiler.lowering.constants import fold_layouts
 from tvm_mnas.compiler.lowering.frontend import import_network
 from tvm_mnas.compiler.lowering.half import to_half
-from tvm_mnas.compiler.lowering.joining import join_depthwise
+from tvm_mnas.compiler.lowering.joining import join_kernels
 from tvm_mnas.compiler.lowering.kernels import kernels_of
 from tvm_mnas.compiler.lowering.layouts import sink_transposes, split_activations
 from tvm_mnas.compiler.lowering.legalize import legalize
@@ -114,7 +114,7 @@ def _lowered(module: Any, target: str, precision: Precision = FLOAT32) -> Any:
             ]
         )(module)
         if core_count(target) == 1:
-            module = join_depthwise(module, core_model(target, dtype=precision.accumulator))
+            module = join_kernels(module, core_model(target, dtype=precision.accumulator))
         module = tvm.transform.Sequential(
             [transform.DeadCodeElimination(), transform.AttachAttrLayoutFreeBuffers()]
         )(module)

@@ -32,6 +32,7 @@ from tvm_mnas.compiler.core.prefetch import with_prefetches
 from tvm_mnas.compiler.core.target import load_target
 from tvm_mnas.compiler.schedules.convolution import propose_convolutions
 from tvm_mnas.compiler.schedules.elementwise import propose_elementwise
+from tvm_mnas.compiler.schedules.head import propose_heads
 from tvm_mnas.compiler.schedules.joined import propose_joined
 from tvm_mnas.compiler.schedules.reduction import propose_reductions
 from tvm_mnas.processes import ask_to_be_killed, block_torch, die_with_parent
@@ -116,6 +117,7 @@ def _propose(request: Mapping[str, Any]) -> list[tuple[list[Any], Any]]:
     first = chain(
         islice(propose_convolutions(loaded.mod, request["target"]), TILES),
         islice(propose_joined(loaded.mod, request["target"]), TILES),
+        propose_heads(loaded.mod, request["target"]),
         propose_elementwise(loaded.mod, request["target"]),
         propose_reductions(loaded.mod, request["target"]),
     )
