@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -135,3 +136,17 @@ def test_what_is_no_annotation_file_is_refused_in_one_line(tmp_path: Path, conte
 def test_a_missing_file_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="annotations cannot be read from"):
         read_coco(tmp_path / "none.json")
+
+
+def test_a_file_is_read_once_and_again_when_it_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = _write(tmp_path, _content())
+    first = read_coco(path)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_text", lambda *_, **__: pytest.fail("it is known"))
+        assert read_coco(path) is first
+    content = _content()
+    content["annotations"] = []
+    os.utime(_write(tmp_path, content), ns=(1, 1))
+    assert all(not image.objects for image in read_coco(path).images)

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,24 @@ def read_coco(path: Path) -> DetectionSet:
         DataError: the file cannot be read, is no such file, or an entry lacks what it needs or names what is not there.
     """
     try:
+        status = path.stat()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return _read(path, status.st_mtime_ns, status.st_size)
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    return DataError(f"annotations cannot be read from {path} ({error}); check the file")
+
+
+# The names of the classes are asked for before the images are, and COCO's file has half a gigabyte.
+@lru_cache(maxsize=2)
+def _read(path: Path, changed_ns: int, size_bytes: int) -> DetectionSet:
+    """Return what `read_coco` does of the file that was last changed then and has this size."""
+    try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise DataError(
-            f"annotations cannot be read from {path} ({error}); check the file"
-        ) from error
+        raise _unreadable(path, error) from error
     parts = {name: _part(path, content, name) for name in ("images", "categories", "annotations")}
     labels, names = _classes(path, parts["categories"])
     sizes = _images(path, parts["images"])
