@@ -26,7 +26,7 @@ from networks import NOTATIONS, settled_network
 if TYPE_CHECKING:
     from tvm_mnas.devices.core.profile import DeviceProfile
 
-KINDS = ("pointwise", "depthwise", "both in one", "other")
+KINDS = ("pointwise", "depthwise", "several in one", "other")
 NETWORKS = ("mnasnet-b1", "mobilenet-v2")
 
 
@@ -43,8 +43,8 @@ class Row:
     def kind(self) -> str:
         """One of `KINDS`, by the shape of its weights (1x1xIxO, KxKx1xC)."""
         operation, *shapes = self.name.split()
-        if operation.count("conv2d") > 1:
-            return "both in one"
+        if operation.count("conv2d") + operation.count("matmul") > 1:
+            return "several in one"
         sides = shapes[-1].split("x") if shapes else []
         if not operation.startswith("conv2d") or len(sides) != 4:
             return "other"

@@ -13,6 +13,8 @@ NAMES = {
     "conv2d_add_relu 1x7x7x192 1x1x192x1152": "pointwise",
     "conv2d_add_relu 1x14x14x480 5x5x1x480": "depthwise",
     "conv2d_add_relu 1x3x224x224 3x3x3x32": "other",
+    "conv2d_add_relu_conv2d_add 1x112x112x32 3x3x1x32 1x1x32x16": "several in one",
+    "conv2d_add_relu_mean_matmul_add 1x7x7x320 1x1x320x1280 1280x1000": "several in one",
     "matmul_add 1x1280 1280x1000": "other",
     "adaptive_avg_pool2d 1x7x7x1280 1x1x1x1280": "other",
 }

@@ -194,6 +194,7 @@ def test_weights_that_the_second_cache_does_not_hold_come_while_the_convolution_
     joined = lower_network(network, SHAPE, _held(HASWELL, weights_bytes - 1))
     assert _dense(apart) == "matmul_add"
     assert _dense(joined).startswith("conv2d_add_relu_")
+    assert any(kernel.name.endswith(" 1x1x8x32 32x16") for kernel in joined.kernels)
     assert joined.kernel_calls < apart.kernel_calls
     assert joined.flops == apart.flops
 

@@ -57,13 +57,14 @@ def _named(code: StructuralKey) -> Any:
 def describe_kernel(function_name: str, arguments: Any) -> str:
     """Return a name for people: the operations, then the shapes of the first two `arguments` (ArgInfo).
 
-    `fused_conv2d4_add3_relu2` of an image and its weights becomes `conv2d_add_relu 1x56x56x24 1x1x24x72`. Where two
-    convolutions are one kernel the weights of the second follow.
+    `fused_conv2d4_add3_relu2` of an image and its weights becomes `conv2d_add_relu 1x56x56x24 1x1x24x72`. Where several
+    that have weights are one kernel those of the others follow.
     """
     parts = function_name.removeprefix("fused_").split("_")
     operations = [re.sub(r"^(conv2d|pool2d|\D+)\d*$", r"\1", part) for part in parts]
     told = [[int(extent) for extent in info.as_json()[2]] for info in arguments]
-    later = [shape for shape in told[2:] if len(shape) == 4 and math.prod(shape[:-1]) > 1]
-    chosen = told[:2] + later[: max(0, operations.count("conv2d") - 1)]
+    weighted = operations.count("conv2d") + operations.count("matmul")
+    later = [shape for shape in told[2:-1] if math.prod(shape[:-1]) > 1]
+    chosen = told[:2] + later[: max(0, weighted - 1)]
     shapes = ["x".join(map(str, shape)) for shape in chosen]
     return " ".join(["_".join(operation for operation in operations if operation), *shapes])
