@@ -4,7 +4,8 @@ What runs on a device is kernels, and a kernel is tuned once for all networks th
 shape depends only on its block's choices and on the filters that the block before it leaves, so a walk over
 blocks, with the filters as its state, meets every shape of a space without listing its architectures.
 
-Shapes are the architecture's own: a device that pads channels to whole vectors may merge a few of them.
+Shapes are the architecture's own: a device that pads channels to whole vectors may merge a few of them, and what waits
+for memory there is one kernel with its neighbours.
 Element-wise work (gating, an addition that no convolution takes along) is not counted: nothing is tuned there.
 """
 
