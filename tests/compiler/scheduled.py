@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import tvm
+import tvm_ffi
+from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
 
 from tvm_mnas.compiler.core.kernel import Kernel
 from tvm_mnas.compiler.core.metaschedule import EQUALITY, load_meta_schedule
@@ -51,3 +53,20 @@ def replayed(schedule: Any, module: Any, target: str) -> Any:
     record = database.TuningRecord(schedule.trace, workload, [1e-6], load_target(target), None)
     memory.commit_tuning_record(record)
     return memory.query_schedule(module, load_target(target), "main").mod
+
+
+def assert_each_computes_the_same(module: Any, schedules: list[Any], target: str) -> None:
+    """Fail unless each of `schedules` of `module` computes what it does, their packing of weights in them."""
+    arrays = arguments_of(module)
+    expected = run_kernel(module, [array.copy() for array in arrays], target)
+    for schedule in schedules:
+        found = run_kernel(schedule.mod, [array.copy() for array in arrays], target)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def assert_its_record_gives_the_same_code(schedule: Any, module: Any, target: str) -> None:
+    """Fail unless the record of `schedule` of `module` gives its code again, and that compiles for `target`."""
+    packed = RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)
+    again = packed(replayed(schedule, module, target))
+    assert tvm_ffi.structural_equal(again, packed(schedule.mod))
+    tvm.compile(again, target=load_target(target))

@@ -13,7 +13,12 @@ import tvm_ffi
 from torch import nn
 from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
 
-from tests.compiler.scheduled import arguments_of, module_of, replayed, run_kernel
+from tests.compiler.scheduled import (
+    assert_each_computes_the_same,
+    assert_its_record_gives_the_same_code,
+    module_of,
+    run_kernel,
+)
 from tests.compiler.targets import CORTEX_A72, HASWELL, SKYLAKE_AVX512, runs_here
 from tvm_mnas.compiler.core.prefetch import with_prefetches
 from tvm_mnas.compiler.core.target import core_model, load_target
@@ -52,14 +57,9 @@ def _module(end: str, target: str) -> Any:
 def test_every_schedule_computes_the_same(end: str) -> None:
     target = runs_here()
     module = _module(end, target)
-    arrays = arguments_of(module)
-    expected = run_kernel(module, [array.copy() for array in arrays], target)
     schedules = list(islice(propose_heads(module, target), TRIED))
     assert len(schedules) == TRIED
-    for schedule in schedules:
-        # With its packing in it: nothing is left out.
-        found = run_kernel(schedule.mod, [array.copy() for array in arrays], target)
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    assert_each_computes_the_same(module, schedules, target)
 
 
 def test_what_is_fetched_changes_nothing_that_is_computed() -> None:
@@ -85,10 +85,7 @@ def test_what_is_fetched_changes_nothing_that_is_computed() -> None:
 def test_a_record_gives_the_same_code(end: str, target: str) -> None:
     module = _module(end, target)
     for schedule in islice(propose_heads(module, target), 2):
-        packed = RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)
-        again = packed(replayed(schedule, module, target))
-        assert tvm_ffi.structural_equal(again, packed(schedule.mod))
-        tvm.compile(again, target=load_target(target))
+        assert_its_record_gives_the_same_code(schedule, module, target)
 
 
 @pytest.mark.parametrize("target", [HASWELL, CORTEX_A72])

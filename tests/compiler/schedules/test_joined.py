@@ -6,14 +6,16 @@ import json
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import pytest
 import tvm
 import tvm_ffi
 from torch import nn
-from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
 
-from tests.compiler.scheduled import arguments_of, module_of, replayed, run_kernel
+from tests.compiler.scheduled import (
+    assert_each_computes_the_same,
+    assert_its_record_gives_the_same_code,
+    module_of,
+)
 from tests.compiler.targets import CORTEX_A72, HASWELL, runs_here
 from tvm_mnas.compiler.core.target import load_target
 from tvm_mnas.compiler.lowering.lower import lower_network
@@ -71,14 +73,9 @@ def _module(pair: str, target: str, *, joined: bool = True) -> Any:
 def test_every_schedule_computes_the_same(pair: str) -> None:
     target = runs_here()
     module = _module(pair, target)
-    arrays = arguments_of(module)
-    expected = run_kernel(module, [array.copy() for array in arrays], target)
     schedules = list(islice(propose_joined(module, target), TRIED))
     assert len(schedules) == TRIED
-    for schedule in schedules:
-        # With its packing in it: nothing is left out.
-        found = run_kernel(schedule.mod, [array.copy() for array in arrays], target)
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    assert_each_computes_the_same(module, schedules, target)
 
 
 @pytest.mark.parametrize("pair", PAIRS)
@@ -86,10 +83,7 @@ def test_every_schedule_computes_the_same(pair: str) -> None:
 def test_a_record_gives_the_same_code(pair: str, target: str) -> None:
     module = _module(pair, target)
     for schedule in islice(propose_joined(module, target), 2):
-        packed = RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)
-        again = packed(replayed(schedule, module, target))
-        assert tvm_ffi.structural_equal(again, packed(schedule.mod))
-        tvm.compile(again, target=load_target(target))
+        assert_its_record_gives_the_same_code(schedule, module, target)
 
 
 def test_only_a_row_lies_between_them() -> None:
