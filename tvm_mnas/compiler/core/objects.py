@@ -19,6 +19,7 @@ from typing import Any
 
 import tvm
 
+from tvm_mnas.compiler.core.code import code_of
 from tvm_mnas.compiler.core.linking import Linker
 from tvm_mnas.compiler.core.prefetch import with_prefetches
 from tvm_mnas.compiler.core.target import load_target
@@ -68,10 +69,7 @@ class ObjectCache:
         return tvm.runtime.load_module(str(path))[symbol]
 
     def _symbol(self, kind: str, function: Any) -> str:
-        import tvm_ffi
-
-        bare = function.without_attr("global_symbol")
-        code = int(tvm_ffi.structural_hash(bare)) & 0xFFFF_FFFF_FFFF_FFFF
+        code = code_of(function).hash_i64 & 0xFFFF_FFFF_FFFF_FFFF
         text = f"{FORMAT}:{_tvm_version()}:{self.target}:{code:016x}"
         return f"tvm_mnas_{kind}_{hashlib.sha256(text.encode()).hexdigest()[:24]}"
 
