@@ -190,8 +190,8 @@ import os, sys, time
 from tvm_mnas.devices.core.cores import cpu_quota, throttled_us, usable_processes
 open(sys.argv[1], "w").write(str(os.getpid()))
 before = throttled_us()
-end = time.process_time() + 0.2
-while time.process_time() < end:
+end = time.monotonic() + 30
+while throttled_us() < 50_000 and time.monotonic() < end:
     pass
 print(cpu_quota(), usable_processes(), before, throttled_us())
 """
@@ -203,10 +203,16 @@ print(cpu_quota(), usable_processes(), before, throttled_us())
             check=True,
             timeout=60,
         )
+        counts = dict(line.split() for line in (group / "cpu.stat").read_text().splitlines())
     quota, processes, before, after = done.stdout.split()
     assert (quota, processes, before) == ("0.5", "1", "0")
-    # Of 0.2 s of work at half a core some 0.2 s are waited for.
-    assert 50_000 < int(after) < 2_000_000
+    # How soon the quota stops it depends on what else the processors do; that it is counted in microseconds does not.
+    kernels_us = (
+        int(counts["throttled_usec"])
+        if "throttled_usec" in counts
+        else int(counts["throttled_time"]) // 1000
+    )
+    assert 50_000 <= int(after) <= kernels_us < 10 * int(after)
 
 
 @pytest.mark.parametrize(
