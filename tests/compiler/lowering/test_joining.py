@@ -1,4 +1,4 @@
-"""Kernels that wait for memory are joined with their neighbours: pairs of convolutions, and a network's end."""
+"""Kernels that wait for memory are joined with their neighbours: convolutions in rows, and a network's end."""
 
 from __future__ import annotations
 
@@ -88,6 +88,45 @@ def test_an_image_that_the_second_cache_does_not_hold_is_not_written() -> None:
     assert _convolutions(joined) == [2]
 
 
+def _inverted(stride: int = 1) -> nn.Sequential:
+    """Between its expansion and its depthwise convolution are 3,200 bytes times 2."""
+    return nn.Sequential(
+        nn.Conv2d(8, 8, 1), nn.Conv2d(8, 16, 1), nn.ReLU6(), _separable(16, 8, 3, stride)
+    )
+
+
+def test_so_with_the_image_that_a_depthwise_convolution_reads() -> None:
+    network = _inverted(2).eval()
+    apart = lower_network(network, SHAPE, _held(HASWELL, 2 * BYTES))
+    joined = lower_network(network, SHAPE, _held(HASWELL, 2 * BYTES - 1))
+    # The image behind it is a quarter.
+    assert _convolutions(apart) == [1, 1, 1, 1]
+    assert _convolutions(joined) == [1, 3]
+    assert joined.flops == apart.flops
+    names = [kernel.name for kernel in joined.kernels]
+    assert any(name.endswith(" 1x10x10x8 1x1x8x16 3x3x1x16 1x1x16x8") for name in names)
+
+
+def test_a_stem_is_in_front_of_a_depthwise_convolution_as_well() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU6(), _separable(8, 8))
+    lowered = lower_network(network.eval(), (1, 3, 20, 20), _held(CORTEX_A72, BYTES - 1))
+    assert _convolutions(lowered) == [3]
+
+
+@pytest.mark.parametrize(
+    ("network", "counts"),
+    [
+        (nn.Sequential(nn.Conv2d(8, 8, 1), *(_separable(8, 8) for _ in range(3))), [2, 3]),
+        (nn.Sequential(nn.Conv2d(8, 8, 3, 1, 1, groups=8), _separable(8, 8)), [1, 2]),
+        (nn.Sequential(nn.Conv2d(8, 8, 3, 1, 1, groups=2), _separable(8, 8)), [1, 2]),
+        (nn.Sequential(nn.Conv2d(8, 8, 1), nn.AvgPool2d(3, 1), _separable(8, 8)), [1, 2]),
+    ],
+    ids=["what ends a chain", "depthwise in front", "grouped in front", "pooled between"],
+)
+def test_what_else_is_in_front_of_a_pair_stays_apart(network: nn.Module, counts: list[int]) -> None:
+    assert _convolutions(lower_network(network.eval(), SHAPE, _held(CORTEX_A72, 1))) == counts
+
+
 def test_the_weights_of_both_are_in_the_name() -> None:
     lowered = lower_network(_separable(8, 16).eval(), SHAPE, _held(CORTEX_A72, 1))
     names = [kernel.name for kernel in lowered.kernels]
@@ -95,8 +134,8 @@ def test_the_weights_of_both_are_in_the_name() -> None:
 
 
 def test_equal_pairs_are_one_kernel() -> None:
-    # The first convolution reads the image as it comes, and so is no other's equal.
-    first = nn.Conv2d(8, 8, 1)
+    # The first convolution reads the image as it comes, and so is no other's equal; the pooling keeps it apart.
+    first = nn.Sequential(nn.Conv2d(8, 8, 1), nn.MaxPool2d(3, 1, 1))
     pairs = [nn.Sequential(nn.ReLU(), _separable(8, 8)) for _ in range(2)]
     network = nn.Sequential(first, *pairs, nn.ReLU(), nn.Conv2d(8, 8, 3)).eval()
     lowered = lower_network(network, SHAPE, _held(CORTEX_A72, 1))
@@ -127,8 +166,8 @@ def test_several_threads_share_rows_among_them_and_have_kernels_apart() -> None:
 
 @pytest.mark.parametrize(
     "network",
-    [_separable(8, 12), _separable(8, 6, 5, 2), Residual(), Gated(), Twice()],
-    ids=["separable", "5x5, stride 2", "residual", "gated", "read twice"],
+    [_separable(8, 12), _separable(8, 6, 5, 2), _inverted(2), Residual(), Gated(), Twice()],
+    ids=["separable", "5x5, stride 2", "expanded", "residual", "gated", "read twice"],
 )
 def test_a_joined_network_computes_what_torch_computes(network: nn.Module, tmp_path: Path) -> None:
     torch.manual_seed(0)
@@ -228,10 +267,10 @@ def test_several_threads_and_half_precision_have_ends_apart() -> None:
 
 def test_a_pair_that_the_end_begins_with_stays_a_pair() -> None:
     network = nn.Sequential(
-        nn.Conv2d(8, 8, 1), _separable(8, 32), nn.ReLU(), Mean(), nn.Linear(32, 16)
+        nn.MaxPool2d(3, 1, 1), _separable(8, 32), nn.ReLU(), Mean(), nn.Linear(32, 16)
     )
     lowered = lower_network(network.eval(), SHAPE, _held(CORTEX_A72, 1))
-    assert _convolutions(lowered) == [1, 2]
+    assert _convolutions(lowered) == [2]
     assert _dense(lowered) == "matmul_add"
 
 

@@ -2,7 +2,8 @@
 
 A depthwise convolution and the pointwise one behind it, where the image between them is large: by itself the first
 writes that image and the second reads it, and beyond the second cache both wait. In one kernel it is made row by row
-(`schedules/joined.py`). Others stay apart, since more networks share their kernels.
+(`schedules/joined.py`). So with the full convolution before it, where that writes such an image. Others stay apart,
+since more networks share their kernels.
 
 A network's end from its last pointwise convolution on, where the classifier's weights are beyond the second cache: they
 come while that convolution computes (`schedules/head.py`).
@@ -55,9 +56,9 @@ class _Chain:
 def join_kernels(module: Any, core: CoreModel) -> Any:
     """Return `module`, after FuseTIR, with each such chain of kernels as one, where `core` would wait for memory."""
     calls = _Calls(module)
-    chains = _pairs(calls, core)
+    chains = _rows(calls, core)
     end = _end(calls)
-    # What is part of a pair is not part of anything else.
+    # What is part of one chain is not part of anything else.
     if end is not None and end[1].between[0] not in chains:
         variable, chain = end
         joined = _with_joined(module, {**chains, variable: chain})
@@ -92,17 +93,35 @@ class _Calls:
         return first if first in self.made and self.reads[first] == 1 else None
 
 
-def _pairs(calls: _Calls, core: CoreModel) -> dict[Any, _Chain]:
-    """Return depthwise convolutions with the pointwise ones behind them, by the variable of what the second returns."""
-    found = {}
-    for variable, second in calls.made.items():
-        image = calls.before(second)
-        if image is None or _size_bytes(image) <= core.second_cache_bytes:
+def _rows(calls: _Calls, core: CoreModel) -> dict[Any, _Chain]:
+    """Return what is computed row by row, by the variable of what it returns.
+
+    A depthwise convolution with the pointwise one behind it, and with the full one before it where that writes more
+    than the second cache holds.
+    """
+    found: dict[Any, _Chain] = {}
+    for variable, last in calls.made.items():
+        image = calls.before(last)
+        if image is None:
             continue
-        first = calls.made[image]
-        if _is_depthwise(calls.function(first)) and _is_pointwise(calls.function(second)):
-            found[variable] = _Chain((first, second), (image,))
+        depthwise = calls.made[image]
+        read = calls.before(depthwise)
+        first = None if read is None else calls.made[read]
+        # What ends a chain begins no other, as where depthwise and pointwise ones take turns.
+        large = first is not None and read not in found and _is_beyond(read, core)
+        if not large and not _is_beyond(image, core):
+            continue
+        if not _is_depthwise(calls.function(depthwise)) or not _is_pointwise(calls.function(last)):
+            continue
+        if large and _is_full(calls.function(first)):
+            found[variable] = _Chain((first, depthwise, last), (read, image))
+        elif _is_beyond(image, core):
+            found[variable] = _Chain((depthwise, last), (image,))
     return found
+
+
+def _is_beyond(image: Any, core: CoreModel) -> bool:
+    return _size_bytes(image) > core.second_cache_bytes
 
 
 def _end(calls: _Calls) -> tuple[Any, _Chain] | None:
@@ -160,6 +179,11 @@ def _size_bytes(variable: Any) -> int:
         return 0
     shape = [int(extent) for extent in variable.ty.shape]
     return math.prod(shape) * np.dtype(str(variable.ty.dtype)).itemsize
+
+
+def _is_full(function: Any) -> bool:
+    shape = conv_shape(tvm.IRModule({"main": function}))
+    return shape is not None and shape.groups == 1
 
 
 def _is_depthwise(function: Any) -> bool:

@@ -103,7 +103,7 @@ def tile_sums(schedule: Any, blocks: ReductionBlocks, tile: Tile, *, threads: in
     """Schedule the convolution in `blocks.sums`, and the blocks around it, with `tile` and packed weights."""
     convolution = blocks.sums
     # Before what precedes is inlined: a cast to the type of the sums then is of whole vectors.
-    loaded = _copied_inputs(schedule, convolution) if tile.inputs > 1 else None
+    loaded = copied_inputs(schedule, convolution) if tile.inputs > 1 else None
     padding = _inline_before(schedule, blocks, tile)
     output = inline_after(schedule, blocks)
     if tile.flat:
@@ -125,7 +125,7 @@ def tile_sums(schedule: Any, blocks: ReductionBlocks, tile: Tile, *, threads: in
     schedule.reorder(image, *outside, *steps, *pixels, vector, lane)
     schedule.reverse_compute_at(output, outside[-1])
     if tile.inputs > 1:
-        _load_inputs(schedule, loaded, step, 1 + len(outside) + 3)
+        load_inputs(schedule, loaded, step, 1 + len(outside) + 3)
         schedule.unroll(input_lane)
     if tile.prefetch and threads == 1:
         mark(schedule, slice_, around, steps[2])
@@ -167,13 +167,13 @@ def _flatten(schedule: Any, convolution: Any, output: Any) -> None:
     schedule.transform_block_layout(output, lambda n, y, x, c: (n, y * width + x, c))
 
 
-def _copied_inputs(schedule: Any, convolution: Any) -> Any:
+def copied_inputs(schedule: Any, convolution: Any) -> Any:
     """Have the inputs copied before they are multiplied; return the block that does."""
     images = len(schedule.get(convolution).reads) - 2
     return schedule.cache_read(convolution, images, STACK, [convolution])
 
 
-def _load_inputs(schedule: Any, loaded: Any, step: Any, depth: int) -> None:
+def load_inputs(schedule: Any, loaded: Any, step: Any, depth: int) -> None:
     """Have `loaded` copy a step's inputs, the loop `step` at `depth`, as vectors, one for each pixel."""
     schedule.compute_at(loaded, step)
     *pixels, lanes = schedule.get_loops(loaded)[depth:]

@@ -2,7 +2,8 @@
 
 By themselves the first writes an image that the caches may not hold and the second reads it back. Here a row of it is
 computed when the second needs it, into memory that stays in the first cache. Each has its own register tile, as it
-would have alone (`convolution.py`).
+would have alone (`convolution.py`). So with a full convolution before them, such as the expansion of an inverted
+residual: it computes the rows that the depthwise one reads when they are needed, each once (`core/rolling.py`).
 """
 
 from __future__ import annotations
@@ -12,19 +13,26 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from tvm_mnas.compiler.core.rolling import mark_rows
 from tvm_mnas.compiler.core.target import core_model
 from tvm_mnas.compiler.schedules.blocks import (
     REDUCTION,
     ReductionBlocks,
     applicable,
+    extent,
     kernel_blocks,
     kinds,
     pack_weights,
     start_in_registers,
     written_dtype,
 )
-from tvm_mnas.compiler.schedules.convolution import shape_of_sums, tile_sums
-from tvm_mnas.compiler.schedules.tiles import ConvShape, LoopOrder, Tile, rank_tiles
+from tvm_mnas.compiler.schedules.convolution import (
+    copied_inputs,
+    load_inputs,
+    shape_of_sums,
+    tile_sums,
+)
+from tvm_mnas.compiler.schedules.tiles import ConvShape, LoopOrder, PaddingSource, Tile, rank_tiles
 from tvm_mnas.cores.model import CoreModel
 
 _TILES = 6
@@ -32,11 +40,21 @@ _TILES = 6
 
 
 @dataclass(frozen=True, slots=True)
+class JoinedTiles:
+    """The register tiles of the convolutions in one kernel; `full` is None where it has no full convolution."""
+
+    depthwise: Tile
+    pointwise: Tile
+    full: Tile | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class _Joined:
-    """The blocks of both convolutions: what is between them is `depthwise.after`, of which the last writes the row."""
+    """The blocks of the convolutions: what is between two is `after` the first, of which the last writes its rows."""
 
     depthwise: ReductionBlocks
     pointwise: ReductionBlocks
+    full: ReductionBlocks | None = None
 
 
 def propose_joined(module: Any, target: str) -> Iterator[Any]:
@@ -55,74 +73,156 @@ def propose_joined(module: Any, target: str) -> Iterator[Any]:
     if depthwise is None or pointwise is None or not depthwise.depthwise or pointwise.taps > 1:
         return
     core = core_model(target, dtype=written_dtype(schedule, blocks.pointwise.sums))
-    yield from applicable(
-        partial(schedule_joined, module, deep, point)
-        for deep, point in rank_pairs(depthwise, pointwise, core)
-    )
+    if blocks.full is None:
+        tiles = rank_pairs(depthwise, pointwise, core)
+    else:
+        full = shape_of_sums(schedule, blocks.full)
+        if full is None or full.groups > 1:
+            return
+        tiles = rank_chains(full, depthwise, pointwise, core)
+    yield from applicable(partial(schedule_joined, module, one) for one in tiles)
 
 
-def rank_pairs(
-    depthwise: ConvShape, pointwise: ConvShape, core: CoreModel
-) -> list[tuple[Tile, Tile]]:
-    """Return pairs of tiles, each of one row, the most promising for both together first."""
-    deep = [tile for tile in rank_tiles(depthwise, core) if tile.rows == 1][:_TILES]
+def rank_pairs(depthwise: ConvShape, pointwise: ConvShape, core: CoreModel) -> list[JoinedTiles]:
+    """Return tiles for both, each of one row, the most promising for both together first."""
     # The row of the image is the outermost loop: what the second reads is computed in it.
     point = dict.fromkeys(
         replace(tile, order=LoopOrder.CHANNELS_INSIDE, prefetch=False)
-        for tile in rank_tiles(pointwise, core)
-        if tile.rows == 1 and not tile.flat
+        for tile in _of_a_row(pointwise, core)
     )
     pairs = [
-        (one + other, (first, second))
-        for one, first in enumerate(deep)
+        (one + other, JoinedTiles(deep, second))
+        for one, deep in enumerate(_of_a_row(depthwise, core)[:_TILES])
         for other, second in enumerate(list(point)[:_TILES])
     ]
-    return [pair for _, pair in sorted(pairs, key=lambda placed: placed[0])]
+    return [tiles for _, tiles in sorted(pairs, key=lambda placed: placed[0])]
 
 
-def schedule_joined(module: Any, deep: Tile, point: Tile) -> Any:
-    """Return a schedule of `module` for one core, its depthwise convolution in tiles `deep`, the other's in `point`."""
+def rank_chains(
+    full: ConvShape, depthwise: ConvShape, pointwise: ConvShape, core: CoreModel
+) -> list[JoinedTiles]:
+    """Return tiles for all three, each of one row, the most promising together first.
+
+    Most depends on those of the first. Its best tile alone need not be the best in rows, so the best two of each number
+    of vectors are tried.
+    """
+    of_vectors: dict[int, list[Tile]] = {}
+    for tile in dict.fromkeys(
+        replace(
+            tile,
+            order=LoopOrder.CHANNELS_OUTSIDE,
+            padding=PaddingSource.TESTED,
+            prefetch=False,
+        )
+        for tile in _of_a_row(full, core)
+    ):
+        of_vectors.setdefault(tile.vectors, []).append(tile)
+    first = [
+        tiles[place] for place in (0, 1) for tiles in of_vectors.values() if place < len(tiles)
+    ]
+    pairs = rank_pairs(depthwise, pointwise, core)
+    placed = [
+        (one + 2 * other, replace(tiles, full=tile))
+        for one, tile in enumerate(first)
+        for other, tiles in enumerate(pairs)
+    ]
+    return [tiles for _, tiles in sorted(placed, key=lambda placed: placed[0])]
+
+
+def _of_a_row(shape: ConvShape, core: CoreModel) -> list[Tile]:
+    return [tile for tile in rank_tiles(shape, core) if tile.rows == 1 and not tile.flat]
+
+
+def schedule_joined(module: Any, tiles: JoinedTiles) -> Any:
+    """Return a schedule of `module` for one core with `tiles`."""
     import tvm.s_tir
 
     schedule = tvm.s_tir.Schedule(module)
     blocks = _blocks(schedule)
-    assert blocks is not None, "propose_joined says whether there are two convolutions"
+    assert blocks is not None, "propose_joined says whether there are such convolutions"
+    depthwise = shape_of_sums(schedule, blocks.depthwise)
+    assert depthwise is not None, "propose_joined says whether they are convolutions"
     for block in (*blocks.depthwise.before, *blocks.depthwise.after[:-1]):
         schedule.compute_inline(block)
-    tile_sums(schedule, blocks.pointwise, point, threads=1)
+    tile_sums(schedule, blocks.pointwise, tiles.pointwise, threads=1)
     _, row, *_ = schedule.get_loops(blocks.pointwise.sums)
-    written, sums = blocks.depthwise.after[-1], blocks.depthwise.sums
+    written = blocks.depthwise.after[-1]
     schedule.compute_at(written, row, preserve_unit_loops=True)
-    *_, x, channel = schedule.get_loops(written)
-    x_tile, x_pixel = schedule.split(x, [None, deep.columns])
-    slice_, lane = schedule.split(channel, [None, deep.lanes])
-    outside = [slice_, x_tile] if deep.order is LoopOrder.CHANNELS_OUTSIDE else [x_tile, slice_]
-    schedule.reorder(*outside, x_pixel, lane)
-    schedule.unroll(x_pixel)
-    schedule.vectorize(lane)
-    schedule.compute_at(sums, outside[-1], preserve_unit_loops=True)
-    *around, x_pixel, lane, kernel_y, kernel_x, one = schedule.get_loops(sums)
-    schedule.reorder(kernel_y, kernel_x, one, x_pixel, lane)
-    for loop in (kernel_y, kernel_x, one, x_pixel):
-        schedule.unroll(loop)
-    schedule.vectorize(lane)
-    start_in_registers(schedule, sums, kernel_y, len(around))
-    lanes = deep.lanes
-    pack_weights(schedule, sums, lambda y, x, i, o: (o // lanes, y, x, i, o % lanes))
+    _in_tiles(schedule, blocks.depthwise.sums, written, tiles.depthwise)
+    if blocks.full is not None:
+        assert tiles.full is not None, "each convolution has a tile"
+        _rows_as_needed(schedule, blocks.full, depthwise, row, tiles.full)
     return schedule
 
 
+def _rows_as_needed(
+    schedule: Any, full: ReductionBlocks, depthwise: ConvShape, row: Any, tile: Tile
+) -> None:
+    """Have the full convolution compute what a run of `row` reads, the rows that the run before left excepted."""
+    loaded = copied_inputs(schedule, full.sums) if tile.inputs > 1 else None
+    for block in (*full.before, *full.after[:-1]):
+        schedule.compute_inline(block)
+    written = full.after[-1]
+    schedule.compute_at(written, row, preserve_unit_loops=True)
+    *_, rows, _, _ = schedule.get_loops(written)
+    kept = depthwise.kernel_height - depthwise.stride
+    # Of an image that is smaller than the kernel fewer are read.
+    if kept > 0 and extent(schedule, rows) == depthwise.kernel_height:
+        mark_rows(schedule, row, rows, kept)
+    _in_tiles(schedule, full.sums, written, tile, loaded)
+
+
+def _in_tiles(schedule: Any, sums: Any, written: Any, tile: Tile, loaded: Any = None) -> None:
+    """Have `written`, a part of an image, computed from `sums` in tiles of one row, the weights packed.
+
+    `loaded` is the block that copies the inputs of a step, if the tile takes several.
+    """
+    *_, x, channel = schedule.get_loops(written)
+    x_tile, x_pixel = schedule.split(x, [None, tile.columns])
+    slice_, vector, lane = schedule.split(channel, [None, tile.vectors, tile.lanes])
+    outside = [slice_, x_tile] if tile.order is LoopOrder.CHANNELS_OUTSIDE else [x_tile, slice_]
+    schedule.reorder(*outside, x_pixel, vector, lane)
+    for loop in (x_pixel, vector):
+        schedule.unroll(loop)
+    schedule.vectorize(lane)
+    schedule.compute_at(sums, outside[-1], preserve_unit_loops=True)
+    *around, x_pixel, channel, kernel_y, kernel_x, inputs = schedule.get_loops(sums)
+    vector, lane = schedule.split(channel, [None, tile.lanes])
+    step, input_lane = schedule.split(inputs, [None, tile.inputs])
+    schedule.reorder(kernel_y, kernel_x, step, input_lane, x_pixel, vector, lane)
+    if loaded is not None:
+        load_inputs(schedule, loaded, step, len(around) + 3)
+    schedule.unroll(input_lane)
+    for loop in (x_pixel, vector):
+        schedule.unroll(loop)
+    if extent(schedule, kernel_y) * extent(schedule, kernel_x) > 1:
+        for loop in (kernel_y, kernel_x, step):
+            schedule.unroll(loop)
+    schedule.vectorize(lane)
+    start_in_registers(schedule, sums, kernel_y, len(around))
+    channels = tile.channels
+    pack_weights(schedule, sums, lambda y, x, i, o: (o // channels, y, x, i, o % channels))
+
+
 def _blocks(schedule: Any) -> _Joined | None:
-    """Return the blocks of a kernel with two that sum, something element-wise between them; None for any other."""
+    """Return the blocks of a kernel with two or three that sum, element-wise ones between; None for any other."""
     blocks = kernel_blocks(schedule)
     sums = [at for at, block in enumerate(blocks) if REDUCTION in kinds(schedule, block)]
-    if len(sums) != 2:
+    if len(sums) not in (2, 3):
         return None
-    first, second = sums
+    *_, first, second = sums
     between = blocks[first + 1 : second]
-    if not between:
+    pointwise = ReductionBlocks([], blocks[second], blocks[second + 1 :])
+    if len(sums) == 2:
+        depthwise = ReductionBlocks(blocks[:first], blocks[first], between)
+        return _Joined(depthwise, pointwise) if between else None
+    full = sums[0]
+    # The last of these is the padding of the depthwise convolution.
+    *wide, padding = blocks[full + 1 : first] or [None]
+    if not wide or not between:
         return None
     return _Joined(
-        ReductionBlocks(blocks[:first], blocks[first], between),
-        ReductionBlocks([], blocks[second], blocks[second + 1 :]),
+        ReductionBlocks([padding], blocks[first], between),
+        pointwise,
+        ReductionBlocks(blocks[:full], blocks[full], wide),
     )
