@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from tvm_mnas.evaluation.toolchain import Toolchain
 
 KERNELS = {
-    "stem": r" 1x(224x224x3|3x224x224) 3x3x3x",
-    "separable-3x3": r" 1x112x112x32 3x3x1x",
+    "stem-and-separable": r" 1x3x224x224 3x3x3x\d+ 3x3x1x",
+    "inverted-112": r" 1x112x112x16 1x1x16x\d+ 3x3x1x",
     "depthwise-5x5-stride-2": r" 1x56x56x\d+ 5x5x1x",
     "pointwise-56": r"_relu 1x56x56x\d+ 1x1x",
     "pointwise-28": r"_relu 1x28x28x\d+ 1x1x",
@@ -90,7 +90,7 @@ def pick_kernels(kernels: Sequence[Kernel], labels: Sequence[str]) -> dict[str, 
     for label in labels:
         fitting = [kernel for kernel in kernels if re.search(KERNELS[label], kernel.name)]
         if not fitting:
-            raise SystemExit(f"no kernel is a {label}: {', '.join(k.name for k in kernels)}")
+            raise SystemExit(f"no kernel fits {label}: {', '.join(k.name for k in kernels)}")
         picked[label] = max(fitting, key=lambda kernel: kernel.flops)
     return picked
 
@@ -102,13 +102,13 @@ def build_best(record: Any, target: str, path: Path) -> Library:
     from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
 
     from tvm_mnas.compiler.core.linking import find_linker
-    from tvm_mnas.compiler.core.prefetch import with_prefetches
+    from tvm_mnas.compiler.core.marks import as_marked
 
     module = record.as_measure_candidate().sch.mod
     infos = ArgInfo.from_entry_func(module, remove_preproc=True)
     described = [info.as_json() for info in infos]
     module = RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(module)
-    library = tvm.compile(with_prefetches(module), target=tvm.target.Target(json.loads(target)))
+    library = tvm.compile(as_marked(module), target=tvm.target.Target(json.loads(target)))
     library.mod.write_to_file(str(path.with_suffix(".o")))
     find_linker(target).link([path.with_suffix(".o")], path)
     return Library(

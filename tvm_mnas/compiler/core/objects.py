@@ -21,8 +21,7 @@ import tvm
 
 from tvm_mnas.compiler.core.code import code_of
 from tvm_mnas.compiler.core.linking import Linker
-from tvm_mnas.compiler.core.prefetch import with_prefetches
-from tvm_mnas.compiler.core.rolling import with_rolling_rows
+from tvm_mnas.compiler.core.marks import as_marked
 from tvm_mnas.compiler.core.target import load_target
 
 FORMAT = 1
@@ -76,9 +75,7 @@ class ObjectCache:
 
     def _compile(self, function: Any, symbol: str, path: Path) -> None:
         module = tvm.IRModule({symbol: function.with_attr("global_symbol", symbol)})
-        compiled = tvm.compile(
-            with_prefetches(with_rolling_rows(module)), target=load_target(self.target)
-        )
+        compiled = tvm.compile(as_marked(module), target=load_target(self.target))
         compiled.mod.write_to_file(str(path))
 
     def _have(self, path: Path, build: Callable[[Path], None]) -> None:

@@ -27,9 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from tvm_mnas.compiler.core.linking import Linker
+from tvm_mnas.compiler.core.marks import as_marked
 from tvm_mnas.compiler.core.metaschedule import EQUALITY, keep_to_cpu_intrinsics, load_meta_schedule
-from tvm_mnas.compiler.core.prefetch import with_prefetches
-from tvm_mnas.compiler.core.rolling import with_rolling_rows
 from tvm_mnas.compiler.core.target import load_target
 from tvm_mnas.compiler.schedules.convolution import propose_convolutions
 from tvm_mnas.compiler.schedules.elementwise import propose_elementwise
@@ -325,9 +324,7 @@ def _build(module: Any, target: str, path: Path, linker: Linker) -> str | None:
 
     try:
         scheduled = RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(module)
-        library = tvm.compile(
-            with_prefetches(with_rolling_rows(scheduled)), target=load_target(target)
-        )
+        library = tvm.compile(as_marked(scheduled), target=load_target(target))
         objects = path.with_suffix(".o")
         library.mod.write_to_file(str(objects))
         linker.link([objects], path)
