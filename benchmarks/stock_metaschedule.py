@@ -1,7 +1,7 @@
 """Our tuning against MetaSchedule as TVM ships it: six kernels of MnasNet-B1, as many schedules each.
 
     python benchmarks/stock_metaschedule.py                                 # 6 kernels, 32 schedules, 3 seeds: hours
-    python benchmarks/stock_metaschedule.py --kernels stem,pointwise-56 --seeds 1 --trials 16
+    python benchmarks/stock_metaschedule.py --kernels pointwise-28,pointwise-56 --seeds 1 --trials 16
 
 Stock is `tvm.s_tir.meta_schedule.tune_tasks` in a process of its own, imported the stock way: evolutionary search,
 XGBoost, `LocalBuilder` with two workers and `LocalRunner`. Nothing is changed but their time limits: with the
