@@ -45,6 +45,11 @@ FIRST = {
     "stem": nn.Conv2d(3, 24, 3, 2, 1),
 }
 """What may be in front of a pair, its output with 24 channels."""
+CORES = {
+    "avx512": CoreModel(lanes=16, registers=32),
+    "avx2": CoreModel(lanes=8, registers=16),
+    "neon": CoreModel(lanes=4, registers=32, multiplies_lanes=True),
+}
 DEEP = ConvShape(
     height=112,
     width=112,
@@ -203,15 +208,7 @@ def test_a_convolution_alone_is_none_of_these_and_a_pair_is_no_convolution() -> 
     assert not list(propose_convolutions(_module("3x3", HASWELL), HASWELL))
 
 
-@pytest.mark.parametrize(
-    "core",
-    [
-        CoreModel(lanes=16, registers=32),
-        CoreModel(lanes=8, registers=16),
-        CoreModel(lanes=4, registers=32, multiplies_lanes=True),
-    ],
-    ids=["avx512", "avx2", "neon"],
-)
+@pytest.mark.parametrize("core", CORES.values(), ids=CORES)
 def test_both_tiles_are_of_one_row_and_the_best_come_first(core: CoreModel) -> None:
     pairs = rank_pairs(DEEP, POINT, core)
     assert len(set(pairs)) == len(pairs)
@@ -225,15 +222,7 @@ def test_both_tiles_are_of_one_row_and_the_best_come_first(core: CoreModel) -> N
     assert (second.depthwise, third.pointwise) == (first.depthwise, first.pointwise)
 
 
-@pytest.mark.parametrize(
-    "core",
-    [
-        CoreModel(lanes=16, registers=32),
-        CoreModel(lanes=8, registers=16),
-        CoreModel(lanes=4, registers=32, multiplies_lanes=True),
-    ],
-    ids=["avx512", "avx2", "neon"],
-)
+@pytest.mark.parametrize("core", CORES.values(), ids=CORES)
 def test_of_three_those_of_the_first_are_tried_soonest(core: CoreModel) -> None:
     chains = rank_chains(WIDE, DEEP, POINT, core)
     assert len(set(chains)) == len(chains)

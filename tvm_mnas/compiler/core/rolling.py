@@ -176,12 +176,12 @@ def _kept_outside(root: Any, held: Any) -> Any:
 
     TVM gives a buffer memory where all that uses it is: inside of the loop whose runs are to leave rows to each other.
     """
+    import tvm
     from tvm import s_tir, tirx
 
-    zero = tirx.IntImm("int64", 0)
     first = [tirx.IntImm("int64", 0)] * len(held.shape)
     store = tirx.BufferStore(held, tirx.const(0, str(held.dtype)), first)
-    region = tirx.BufferRegion(held, [_single(zero) for _ in held.shape])
+    region = tirx.BufferRegion(held, [tvm.ir.Range.from_min_extent(at, 1) for at in first])
     start = s_tir.SBlockRealize([], True, s_tir.SBlock([], [], [region], "rows", store))
     block = root.block
     body = s_tir.SBlock(
@@ -196,9 +196,3 @@ def _kept_outside(root: Any, held: Any) -> Any:
         block.annotations,
     )
     return s_tir.SBlockRealize(root.iter_values, root.predicate, body)
-
-
-def _single(at: Any) -> Any:
-    import tvm
-
-    return tvm.ir.Range.from_min_extent(at, 1)
