@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -92,8 +94,25 @@ def test_json_round_trips_and_mistakes_are_named() -> None:
             MeasuredNetwork(*numbers)
 
 
-def test_leaving_one_out_is_fitting_by_hand_on_all_the_others() -> None:
-    networks = _networks((1.1, 0.004, 0.006, 0.3), noise=0.1)[:6]
+def _same_calls(networks: list[MeasuredNetwork]) -> list[MeasuredNetwork]:
+    """Calls and the constant then cannot be told apart."""
+    return [replace(each, calls=40) for each in networks]
+
+
+def _one_differs(networks: list[MeasuredNetwork]) -> list[MeasuredNetwork]:
+    """One network alone tells what a call takes."""
+    return [*_same_calls(networks[:-1]), replace(networks[-1], calls=80)]
+
+
+@pytest.mark.parametrize("count", [5, 6, 30])
+@pytest.mark.parametrize("changed", [list, _same_calls, _one_differs])
+@pytest.mark.parametrize("truth", [(1.1, 0.004, 0.006, 0.3), (1.3, 0.0, 0.0, 0.0)])
+def test_leaving_one_out_is_fitting_by_hand_on_all_the_others(
+    count: int,
+    changed: Callable[[list[MeasuredNetwork]], list[MeasuredNetwork]],
+    truth: tuple[float, float, float, float],
+) -> None:
+    networks = changed(_networks(truth, noise=0.1)[:count])
     guesses = [
         fit_predictor([other for other in networks if other is not each]).predict_ms(
             each.kernels_us, each.calls, each.moved_bytes
@@ -105,7 +124,10 @@ def test_leaving_one_out_is_fitting_by_hand_on_all_the_others() -> None:
         for guess, each in zip(guesses, networks, strict=True)
     ]
     found = leave_one_out_error(networks)
-    assert found.mape == pytest.approx(sum(errors) / 6)
+    assert found.mape == pytest.approx(sum(errors) / count, rel=1e-6)
     assert found.mape > prediction_error(fit_predictor(networks), networks).mape
+
+
+def test_leaving_one_out_needs_five() -> None:
     with pytest.raises(DataError, match="not 4"):
-        leave_one_out_error(networks[:4])
+        leave_one_out_error(_networks((1.1, 0.004, 0.006, 0.3))[:4])

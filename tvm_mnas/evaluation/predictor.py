@@ -17,6 +17,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +25,12 @@ from tvm_mnas.errors import DataError
 from tvm_mnas.evaluation.ranking import spearman
 
 _LEAST_NETWORKS = 4
+_COLUMN_SETS = [
+    list(chosen) for count in (1, 2, 3, 4) for chosen in itertools.combinations(range(4), count)
+]
+"""The best fit has some coefficients at zero and is the unbounded best in the others: all fifteen sets are tried."""
+_LEAST_LEFT = 1e-6
+"""Of 1 - leverage, where a fit without a row still follows from the fit with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,20 +128,14 @@ def fit_predictor(networks: Sequence[MeasuredNetwork]) -> LatencyPredictor:
             f"a predictor must be fitted on {_LEAST_NETWORKS} networks or more, not {len(networks)}; "
             f"`tvm-mnas bench` measures another"
         )
-    features = np.array(
-        [[each.kernels_us / 1000, each.calls, each.moved_bytes / 1e6, 1.0] for each in networks]
-    )
-    features /= np.array([[each.latency_ms] for each in networks])
+    features, ones = _relative_features(networks), np.ones(len(networks))
     best, least = np.zeros(4), float(len(networks))
-    # The best point has some coefficients at zero and is the unbounded best in the others: try all fifteen sets.
-    for count in (1, 2, 3, 4):
-        for chosen in itertools.combinations(range(4), count):
-            columns = list(chosen)
-            found = np.linalg.lstsq(features[:, columns], np.ones(len(networks)), rcond=None)[0]
-            error = float(np.sum((features[:, columns] @ found - 1) ** 2))
-            if np.all(found >= 0) and error < least:
-                best, least = np.zeros(4), error
-                best[columns] = found
+    for columns in _COLUMN_SETS:
+        found = np.linalg.lstsq(features[:, columns], ones, rcond=None)[0]
+        error = float(np.sum((features[:, columns] @ found - 1) ** 2))
+        if np.all(found >= 0) and error < least:
+            best, least = np.zeros(4), error
+            best[columns] = found
     return LatencyPredictor(*map(float, best))
 
 
@@ -158,8 +159,46 @@ def leave_one_out_error(networks: Sequence[MeasuredNetwork]) -> PredictionError:
             f"leaving one out needs {_LEAST_NETWORKS + 1} networks or more, not {len(networks)}; "
             f"`tvm-mnas bench` measures another"
         )
-    others = [fit_predictor([*networks[:at], *networks[at + 1 :]]) for at in range(len(networks))]
-    return _error_of(others, networks)
+    return _error_of(_fitted_without_each(networks), networks)
+
+
+def _fitted_without_each(networks: Sequence[MeasuredNetwork]) -> list[LatencyPredictor]:
+    """Return, for each network, what `fit_predictor` returns for all the others: thousands at once.
+
+    The fit of a set of columns without row i follows from the fit with it, by the row's leverage h and residual r: the
+    coefficients lose pinv(X)[:, i] r / (1 - h), the squared error r^2 / (1 - h) (Sherman and Morrison's formula).
+    """
+    features, ones = _relative_features(networks), np.ones(len(networks))
+    best, least = np.zeros_like(features), ones * (len(networks) - 1)
+    decides = np.zeros(len(networks), dtype=bool)
+    for columns in _COLUMN_SETS:
+        chosen = features[:, columns]
+        inverse = np.linalg.pinv(chosen, rcond=len(networks) * np.finfo(float).eps)
+        found = inverse @ ones
+        residuals = ones - chosen @ found
+        left = 1 - np.einsum("nk,kn->n", chosen, inverse)
+        # A row that alone tells a coefficient: without it that coefficient could be anything.
+        decides |= left < _LEAST_LEFT
+        shares = residuals / np.maximum(left, _LEAST_LEFT)
+        without = np.zeros_like(features)
+        without[:, columns] = found - inverse.T * shares[:, None]
+        errors = np.sum(residuals**2) - residuals * shares
+        better = np.all(without >= 0, axis=1) & (errors < least)
+        best[better], least[better] = without[better], errors[better]
+    return [
+        fit_predictor([*networks[:at], *networks[at + 1 :]])
+        if decides[at]
+        else LatencyPredictor(*map(float, best[at]))
+        for at in range(len(networks))
+    ]
+
+
+def _relative_features(networks: Sequence[MeasuredNetwork]) -> Any:
+    """Return what a latency is the sum of, in parts of the measured one: (N,4), to be weighted to ones."""
+    features = np.array(
+        [[each.kernels_us / 1000, each.calls, each.moved_bytes / 1e6, 1.0] for each in networks]
+    )
+    return features / np.array([[each.latency_ms] for each in networks])
 
 
 def _error_of(
