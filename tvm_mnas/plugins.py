@@ -11,7 +11,7 @@ A part is named in one of three ways, and what ships with tvm-mnas comes through
 | `TRAINERS`     | `--trainer`   | `tvm_mnas.trainers`       | `evaluation.trainers.Trainer`                          |
 | `DATA_SOURCES` | `--data`      | `tvm_mnas.data_sources`   | `training.data.sources.DataSource`                     |
 | `SPACES`       | `--space`     | `tvm_mnas.spaces`         | `space.network_space.NetworkSpace` or `SearchSpace`    |
-| `ALGORITHMS`   | `--algorithm` | `tvm_mnas.algorithms`     | `search.algorithms.Algorithm`                          |
+| `ALGORITHMS`   | `--algorithm` | `tvm_mnas.algorithms`     | `search.algorithms.by_name.Algorithm`                  |
 | `EXECUTORS`    | `--executor`  | `tvm_mnas.executors`      | what makes an `evaluation.executors.protocol.Executor` |
 | `EVALUATORS`   | `--evaluator` | `tvm_mnas.evaluators`     | what makes an `evaluation.results.Evaluator`           |
 """
