@@ -90,7 +90,7 @@ test-all: $(INSTALLED_DEV)
 lint: $(INSTALLED_DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy & types=$$!
+	$(BIN)/mypy -n 2 & types=$$!
 	$(BIN)/lint-imports
 	wait $$types
 
