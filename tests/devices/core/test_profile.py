@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tvm_mnas.cores.precision import Precision
+from tvm_mnas.devices.core import host
 from tvm_mnas.devices.core.cores import fastest_core
 from tvm_mnas.devices.core.profile import (
     DeviceProfile,
@@ -43,6 +44,16 @@ def write(directory: Path, text: str) -> Path:
     path = directory / "board.toml"
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def test_a_detected_target_is_the_same_text_once_it_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As in a virtual machine that hides a part of its processor.
+    monkeypatch.setattr(host, "hidden_features", lambda *_, **__: ["amx-tile", "avxvnni"])
+    profile = load_profile("local")
+    assert '["-amx-tile", "-avxvnni"]' in profile.target
+    assert load_profile(str(write(tmp_path, profile.to_toml()))) == profile
 
 
 def test_local_is_shipped_pins_one_core_and_detects_its_target() -> None:

@@ -167,7 +167,8 @@ def detect_target(*, threads: int) -> str:
     if missing:
         target["mtriple"] = triple
         target["mattr"] = [f"-{feature}" for feature in missing]
-    return json.dumps(target)
+    # As a profile that is read has it: a store is named after this text.
+    return json.dumps(target, sort_keys=True)
 
 
 def hidden_features(triple: str, cpu: str, flags: frozenset[str], *, machine: str) -> list[str]:
