@@ -50,8 +50,21 @@ def test_a_padded_network_is_the_same_function(name: str, seed: int) -> None:
     convolutions = [module for module in padded.modules() if isinstance(module, nn.Conv2d)]
     assert convolutions
     assert all(module.out_channels % 16 == 0 for module in convolutions)
-    assert all(module.in_channels % 16 == 0 for module in convolutions[1:])
+    assert all(
+        module.in_channels % (8 if module.groups == 1 else 16) == 0 for module in convolutions[1:]
+    )
     assert convolutions[0].in_channels == 3
+
+
+def test_what_fills_up_a_vector_is_not_summed_over() -> None:
+    layers = [nn.Conv2d(3, 20, 1), nn.Conv2d(20, 28, 3), nn.Conv2d(28, 16, 1), nn.Conv2d(16, 8, 1)]
+    convolutions = [
+        module
+        for module in pad_channels(nn.Sequential(*layers).eval(), 16).modules()
+        if isinstance(module, nn.Conv2d)
+    ]
+    extents = [(module.in_channels, module.out_channels) for module in convolutions]
+    assert extents == [(3, 32), (24, 32), (32, 16), (16, 8)]
 
 
 def test_the_network_given_is_left_as_it_is() -> None:
@@ -105,9 +118,9 @@ def test_what_cannot_take_zeros_keeps_its_channels_and_the_rest_is_padded() -> N
     assert extents == {
         "stem": (3, 32, 1),
         "deep": (32, 32, 32),
-        "branch": (32, 48, 1),
-        "added": (48, 12, 1),
-        "joined": (48, 12, 1),
+        "branch.convolution": (24, 48, 1),
+        "added.convolution": (40, 12, 1),
+        "joined.convolution": (40, 12, 1),
         "other": (24, 8, 1),
         "after": (20, 24, 1),
         "shared": (24, 24, 1),

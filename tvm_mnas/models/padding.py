@@ -1,7 +1,7 @@
 """Channels rounded up to whole vectors, with zeros: the same function, in kernels that fill the vector unit.
 
 A convolution with 24 output channels works with half vectors where whole ones have 16 lanes. With 8 more channels of
-zero weights and zero biases it is faster, and what follows multiplies those channels by zero.
+zero weights and zero biases it is faster, and what follows multiplies those channels by zero, or does not read them.
 """
 
 from __future__ import annotations
@@ -55,6 +55,8 @@ class _Channels:
         return root.real if root.fixed else -(-root.real // multiple) * multiple
 
 
+_INPUTS = 8
+"""So many inputs are summed over at a time: fewer kinds of kernels than with any number, and they load as vectors."""
 _UNKNOWN = 0
 """The channels of a value that are not counted; they stay as they are."""
 
@@ -83,6 +85,19 @@ def pad_channels(network: nn.Module, multiple: int) -> nn.Module:
 
 
 _Layer = nn.Conv2d | nn.Linear
+
+
+class _OfFirstChannels(nn.Module):
+    """A full convolution that reads the first channels of its images, (N,C,H,W), and none of those behind them."""
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.convolution = convolution
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return what the convolution makes of them: (N,O,H,W)."""
+        result: Tensor = self.convolution(images[:, : self.convolution.in_channels])
+        return result
 
 
 def _layers(network: fx.GraphModule) -> dict[fx.Node, _Layer]:
@@ -137,7 +152,9 @@ def _depthwise(conv: nn.Conv2d) -> bool:
     return 1 < conv.groups == conv.in_channels == conv.out_channels
 
 
-def _padded_layer(layer: _Layer, source: _Channels, result: _Channels, multiple: int) -> _Layer:
+def _padded_layer(
+    layer: _Layer, source: _Channels, result: _Channels, multiple: int
+) -> _Layer | _OfFirstChannels:
     """Return `layer` for as many channels as `source` and `result` have with the zeros, itself if those are its own."""
     # Those of the image, and of what else is not counted, are as many as the layer reads.
     inputs = source.padded(multiple) if source.root().real == _inputs(layer) else _inputs(layer)
@@ -149,9 +166,17 @@ def _padded_layer(layer: _Layer, source: _Channels, result: _Channels, multiple:
         )
         dense.in_features = inputs
         return dense
-    outputs = inputs if _depthwise(layer) else result.padded(multiple)
-    if (inputs, outputs) == (layer.in_channels, layer.out_channels):
-        return layer
+    if _depthwise(layer):
+        return layer if inputs == layer.in_channels else _wider(layer, inputs, inputs)
+    outputs = result.padded(multiple)
+    read = min(inputs, -(-layer.in_channels // _INPUTS) * _INPUTS)
+    same = (read, outputs) == (layer.in_channels, layer.out_channels)
+    convolution = layer if same else _wider(layer, read, outputs)
+    return convolution if read == inputs else _OfFirstChannels(convolution)
+
+
+def _wider(layer: nn.Conv2d, inputs: int, outputs: int) -> nn.Conv2d:
+    """Return `layer` for so many channels, full or depthwise as it is."""
     groups = inputs if _depthwise(layer) else 1
     shape = (outputs, inputs // groups, *layer.weight.shape[2:])
     bias = None if layer.bias is None else _with_zeros(layer.bias, (outputs,))

@@ -15,11 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from tests.compiler.conftest import SHAPE, Mean, small_network
-from tests.compiler.targets import HASWELL, SKYLAKE_AVX512, ZNVER4
+from tests.compiler.targets import HASWELL, SKYLAKE_AVX512, ZNVER4, runs_here
+from tests.compiler.untuned import build_untuned, run_here
 from tvm_mnas.compiler.core.kernel import LoweredNetwork
 from tvm_mnas.compiler.lowering.constants import fold_layouts
 from tvm_mnas.compiler.lowering.lower import lower_network
 from tvm_mnas.errors import Interruption, LoweringError
+from tvm_mnas.models.inference import predict
 
 _ONE_CONVOLUTION = nn.Sequential(nn.Conv2d(16, 24, 1, bias=False), nn.ReLU())
 
@@ -91,6 +93,31 @@ def test_channels_are_rounded_up_to_what_a_core_works_on_at_once(core: str, chan
     network = nn.Sequential(nn.Conv2d(3, 24, 1), nn.ReLU(), nn.Conv2d(24, 24, 1))
     names = [kernel.name for kernel in lower_network(network, (1, 3, 8, 8), core).kernels]
     assert any(f"1x1x3x{channels}" in name for name in names), names
+
+
+_FILLED_UP = nn.Sequential(
+    *(nn.Conv2d(3, 24, 1), nn.ReLU(), nn.Conv2d(24, 40, 1), nn.ReLU()),
+    *(nn.Conv2d(40, 20, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(20, 16, 1)),
+)
+"""Where a vector has 16 lanes the second and the third fill up theirs, and read vectors that others filled up."""
+
+
+def test_channels_that_fill_up_a_vector_are_not_summed_over() -> None:
+    lowered = lower_network(_FILLED_UP.eval(), (1, 3, 8, 8), SKYLAKE_AVX512)
+    found = re.findall(r"(?:1x1|3x3)x\d+x\d+", " ".join(kernel.name for kernel in lowered.kernels))
+    assert sorted(found) == ["1x1x24x16", "1x1x24x48", "1x1x3x32", "3x3x40x32"]
+    # Nothing is copied but the output, to where torch has it.
+    assert lowered.kernel_calls == len(found) + 1
+
+
+def test_a_network_that_fills_up_its_vectors_computes_what_torch_computes(tmp_path: Path) -> None:
+    target = json.dumps({**json.loads(runs_here()), "core_model": {"lanes": 16}})
+    torch.manual_seed(0)
+    lowered = lower_network(_FILLED_UP.eval(), (1, 3, 8, 8), target)
+    assert any("1x1x24x48" in kernel.name for kernel in lowered.kernels)
+    images = np.random.default_rng(0).standard_normal((2, 3, 8, 8), dtype=np.float32)
+    found = run_here(build_untuned(lowered, tmp_path), images)
+    np.testing.assert_allclose(found, predict(_FILLED_UP, images), rtol=1e-4, atol=1e-5)
 
 
 def test_a_pooling_is_the_same_kernel_at_any_depth(target: str) -> None:

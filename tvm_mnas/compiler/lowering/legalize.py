@@ -1,6 +1,7 @@
-"""Operators into kernels, with two things that TVM's own way makes slow, and one that it makes wrong, done otherwise.
+"""Operators into kernels, with three things that TVM's own way makes slow, and one that it makes wrong, done otherwise.
 
-The image's transpose is inside the first convolution: no transposed copy of it is made. A gate, one value a channel
+The image's transpose is inside the first convolution: no transposed copy of it is made. Where a convolution reads the
+first channels alone (`models/padding.py`) it reads them where they are, not from a copy. A gate, one value a channel
 that multiplies all pixels, is a kernel of its own: fused with what computes it, it would be computed anew for every
 pixel. A padding on the far sides alone looks element-wise to TVM, which fuses it behind a convolution and never writes
 the border: it is told that it is not.
@@ -8,6 +9,7 @@ the border: it is told that it is not.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import tvm
@@ -20,11 +22,11 @@ from tvm_mnas.cores.precision import FLOAT32, Precision
 
 _TRANSPOSE = "relax.permute_dims"
 _CAST = "relax.astype"
+_SLICE = "relax.strided_slice"
 _OPAQUE = 8
 """The operator pattern that FuseOps leaves alone."""
 _INJECTIVE = 2
 """The operator pattern that FuseOps fuses with what is element-wise, and never behind a convolution."""
-
 
 _ELEMENTWISE = ("relax.add", "relax.nn.relu", "relax.minimum", "relax.maximum")
 """What networks have most of, beside convolutions."""
@@ -40,9 +42,9 @@ def legalize(module: Any, *, precision: Precision = FLOAT32) -> Any:
             "relax.nn.pad": _legalize_padding,
             **(HALF_MEANS if precision.dtype == "float16" else {}),
         },
-        skip_ops=[_TRANSPOSE, _CAST],
+        skip_ops=[_TRANSPOSE, _CAST, _SLICE],
     )
-    # A transpose that nobody reads any more must not become a kernel.
+    # A transpose or a slice that nobody reads any more must not become a kernel.
     return tvm.transform.Sequential(
         [convolutions, relax.transform.DeadCodeElimination(), relax.transform.LegalizeOps()]
     )(module)
@@ -54,17 +56,20 @@ def _legalize_convolution(builder: Any, call: Any) -> Any:
         # TVM's own legalization leaves such a call alone too.
         return call
     images = _before_transpose(builder, call)
-    if images is None:
-        return _CONVOLUTION(builder, call)
-    return _convolution(builder, call, images, transposed=True)
+    if images is not None:
+        return _convolution(builder, call, images, _transposed)
+    images = _before_slice(builder, call)
+    if images is not None:
+        return _convolution(builder, call, images, _first_channels)
+    return _CONVOLUTION(builder, call)
 
 
-def _convolution(builder: Any, call: Any, images: Any, *, transposed: bool) -> Any:
-    """Return the call of a kernel that convolves `images`, (N,C,H,W) if they are to be `transposed`."""
+def _convolution(builder: Any, call: Any, images: Any, read: Callable[[Any, Any], Any]) -> Any:
+    """Return the call of a kernel that convolves what `read(images, weights)` is, a part of the kernel."""
     attributes = call.attrs
 
     def convolution(source: Any, weights: Any) -> Any:
-        inputs = _transposed(source, weights.dtype) if transposed else source
+        inputs = read(source, weights)
         wider = attributes.out_dtype and str(attributes.out_dtype) != str(weights.dtype)
         return topi.nn.conv(
             # A step of its own, so that a schedule can cast several inputs at once.
@@ -83,7 +88,7 @@ def _convolution(builder: Any, call: Any, images: Any, *, transposed: bool) -> A
 
 
 _CONVOLUTION = once(
-    lambda builder, call: _convolution(builder, call, call.args[0], transposed=False)
+    lambda builder, call: _convolution(builder, call, call.args[0], lambda images, weights: images)
 )
 
 
@@ -140,13 +145,20 @@ def _is_gate(builder: Any, value: Any, product: Any) -> bool:
     return len(shape) == len(pixels) == 4 and shape[1:3] == [1, 1] != pixels[1:3]
 
 
-def _transposed(images: Any, dtype: str) -> Any:
+def _transposed(images: Any, weights: Any) -> Any:
+    """Return `images`, (N,C,H,W), as (N,H,W,C) of the type of `weights`."""
     batch, channels, height, width = images.shape
     return te.compute(
         (batch, height, width, channels),
-        lambda n, y, x, c: images[n, c, y, x].astype(dtype),
+        lambda n, y, x, c: images[n, c, y, x].astype(weights.dtype),
         name="pixels",
     )
+
+
+def _first_channels(images: Any, weights: Any) -> Any:
+    """Return of `images`, (N,H,W,C), the first channels, as many as `weights`, (H,W,I,O), have inputs."""
+    *around, _ = images.shape
+    return te.compute((*around, weights.shape[2]), lambda *at: images[at], name="channels")
 
 
 def _before_transpose(builder: Any, call: Any) -> Any:
@@ -169,3 +181,19 @@ def _before_transpose(builder: Any, call: Any) -> Any:
         images = cast.args[0]
     is_input = isinstance(images, relax.Var) and builder.lookup_binding(images) is None
     return images if is_input else None
+
+
+def _before_slice(builder: Any, call: Any) -> Any:
+    """Return the values, (N,H,W,C), whose first channels the convolution `call` reads, None if it reads others."""
+    attributes = call.attrs
+    layouts = (attributes.data_layout, attributes.kernel_layout)
+    if layouts != ("NHWC", "HWIO") or int(attributes.groups) > 1:
+        return None
+    if not isinstance(call.args[0], relax.Var):
+        return None
+    bound = builder.lookup_binding(call.args[0])
+    if operator_of(bound) != _SLICE:
+        return None
+    axes, begin, end = ([int(one.value) for one in part.fields] for part in bound.args[1:4])
+    *_, channels = (int(extent) for extent in call.args[0].ty.shape)
+    return bound.args[0] if (axes, begin, end) == ([3], [0], [channels]) else None
