@@ -22,9 +22,9 @@ SHAPE = (1, 8, 10, 10)
 BYTES = 3200
 
 
-def _held(target: str, second_cache_bytes: int, **more: object) -> str:
-    table = {**json.loads(target), **more}
-    return json.dumps({**table, "core_model": {"second_cache_bytes": second_cache_bytes}})
+def _held(target: str, second_cache_bytes: int, *, lanes: int | None = None, **more: object) -> str:
+    core = {"second_cache_bytes": second_cache_bytes} | ({} if lanes is None else {"lanes": lanes})
+    return json.dumps({**json.loads(target), **more, "core_model": core})
 
 
 def _separable(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> nn.Sequential:
@@ -172,6 +172,23 @@ def test_several_threads_share_rows_among_them_and_have_kernels_apart() -> None:
 def test_a_joined_network_computes_what_torch_computes(network: nn.Module, tmp_path: Path) -> None:
     torch.manual_seed(0)
     lowered = lower_network(network.eval(), SHAPE, _held(runs_here(), 1))
+    images = np.random.default_rng(0).standard_normal((2, *SHAPE[1:]), dtype=np.float32)
+    found = run_here(build_untuned(lowered, tmp_path), images)
+    np.testing.assert_allclose(found, predict(network, images), rtol=1e-4, atol=1e-5)
+
+
+def test_what_reads_the_first_channels_alone_is_joined_too(tmp_path: Path) -> None:
+    # 24 channels fill up two vectors of 16: the pairs read 24 of 32 that the depthwise convolutions write.
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        *(nn.Conv2d(8, 8, 1), nn.Conv2d(8, 24, 1), nn.ReLU6(), _separable(24, 24)),
+        *(nn.MaxPool2d(3, 1, 1), _separable(24, 24), nn.MaxPool2d(3, 1, 1)),
+        *(nn.Conv2d(24, 48, 1), nn.ReLU(), Mean(), nn.Linear(48, 16)),
+    ).eval()
+    lowered = lower_network(network, SHAPE, _held(runs_here(), 1, lanes=16))
+    assert _convolutions(lowered) == [1, 1, 2, 3]
+    assert _dense(lowered).startswith("conv2d_add_relu_")
+    assert {one for kernel in lowered.kernels for one in kernel.name.split()} >= {"1x1x24x48"}
     images = np.random.default_rng(0).standard_normal((2, *SHAPE[1:]), dtype=np.float32)
     found = run_here(build_untuned(lowered, tmp_path), images)
     np.testing.assert_allclose(found, predict(network, images), rtol=1e-4, atol=1e-5)

@@ -94,7 +94,8 @@ def _pair(inputs: int, outputs: int, size: int, stride: int) -> list[nn.Module]:
 
 
 def _lowered(layers: list[nn.Module], inputs: int, side: int, target: str, cache: int) -> Any:
-    table = {**json.loads(target), "core_model": {"second_cache_bytes": cache}}
+    table = json.loads(target)
+    table["core_model"] = {**table.get("core_model", {}), "second_cache_bytes": cache}
     network = nn.Sequential(*layers).eval()
     return lower_network(network, (1, inputs, side, side), json.dumps(table))
 
@@ -169,6 +170,26 @@ def test_every_schedule_of_three_computes_the_same_and_so_without_what_it_has(
             for one in (schedule.mod, rolled)
         )
         np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("before", ["pooling", *FIRST])
+def test_so_where_the_second_reads_the_first_channels_alone(before: str) -> None:
+    # 24 channels fill up two vectors of 16, so that the depthwise convolution writes 32.
+    target = json.dumps({**json.loads(runs_here()), "core_model": {"lanes": 16}})
+    if before == "pooling":
+        layers = [nn.Conv2d(8, 24, 1), nn.MaxPool2d(3, 1, 1), *_pair(24, 16, 3, 1)]
+        lowered = _lowered(layers, 8, 14, target, 1)
+        (kernel,) = [one for one in lowered.kernels if one.name.count("conv2d") == 2]
+        module = module_of(kernel)
+    else:
+        module = _chain(before, target)
+    shapes = [tuple(int(size) for size in one.shape) for one in module["main"].params]
+    assert (3, 3, 1, 32) in shapes
+    assert (1, 1, 24, 16) in shapes
+    schedules = list(islice(propose_joined(module, target), FEW))
+    assert len(schedules) == FEW
+    assert_each_computes_the_same(module, schedules, target)
+    assert_its_record_gives_the_same_code(schedules[0], module, target)
 
 
 @pytest.mark.parametrize("first", FIRST)

@@ -48,12 +48,12 @@ def reduction_blocks(schedule: Any) -> ReductionBlocks | None:
     if len(sums) != 1:
         return None
     (at,) = sums
-    if _elements(schedule, blocks[-1]) > _elements(schedule, blocks[at]):
+    if elements(schedule, blocks[-1]) > elements(schedule, blocks[at]):
         return None
     return ReductionBlocks(blocks[:at], blocks[at], blocks[at + 1 :])
 
 
-def _elements(schedule: Any, block: Any) -> int:
+def elements(schedule: Any, block: Any) -> int:
     """Return how many elements `block` computes."""
     return math.prod(
         int(iteration.dom.extent)

@@ -19,6 +19,7 @@ from tvm_mnas.compiler.schedules.blocks import (
     REDUCTION,
     ReductionBlocks,
     applicable,
+    elements,
     extent,
     kernel_blocks,
     kinds,
@@ -211,8 +212,12 @@ def _blocks(schedule: Any) -> _Joined | None:
     if len(sums) not in (2, 3):
         return None
     *_, first, second = sums
-    between = blocks[first + 1 : second]
-    pointwise = ReductionBlocks([], blocks[second], blocks[second + 1 :])
+    between, read = blocks[first + 1 : second], []
+    if between and elements(schedule, between[-1]) < elements(schedule, blocks[first]):
+        # The pointwise convolution reads the first channels alone.
+        *between, selected = between
+        read = [selected]
+    pointwise = ReductionBlocks(read, blocks[second], blocks[second + 1 :])
     if len(sums) == 2:
         depthwise = ReductionBlocks(blocks[:first], blocks[first], between)
         return _Joined(depthwise, pointwise) if between else None
