@@ -187,7 +187,7 @@ def test_an_interruption_inside_tvm_is_no_failure_of_the_network(
     def interrupted(*_: object) -> None:
         raise kind
 
-    monkeypatch.setattr("tvm_mnas.compiler.lowering.legalize._before_transpose", interrupted)
+    monkeypatch.setattr("tvm_mnas.compiler.lowering.legalize.before_transpose", interrupted)
     with pytest.raises(kind):
         lower_network(_ONE_CONVOLUTION, (1, 16, 8, 8), target)
 

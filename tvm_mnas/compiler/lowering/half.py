@@ -9,7 +9,8 @@ notice one more, are always in float32.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,9 @@ from tvm import relax, topi
 from tvm_mnas.compiler.core.calls import KERNEL_CALL, operator_of
 from tvm_mnas.compiler.lowering.constants import rewritten
 from tvm_mnas.cores.precision import Precision
+
+Step = Callable[..., Any]
+"""From tensors of TVM's expressions to another."""
 
 _WIDE = "float32"
 _SUMS = ("relax.matmul", "relax.nn.conv1d", "relax.nn.conv2d", "relax.nn.conv3d")
@@ -152,64 +156,69 @@ def _with_attribute(call: Any, name: str, value: str) -> Any:
     return relax.Call(call.op, call.args, changed)
 
 
-def _legalize_mean(builder: Any, call: Any) -> Any:
+def _mean(call: Any) -> Step:
     axes = call.attrs.axis
     extents = [int(extent) for extent in call.args[0].ty.shape]
     summed = range(len(extents)) if axes is None else [int(axis) for axis in axes]
     keeps = bool(call.attrs.keepdims)
-
-    def mean(source: Any) -> Any:
-        return topi.sum(source, list(summed), keeps) / math.prod(extents[axis] for axis in summed)
-
-    return builder.call_te(_in_float32(mean), call.args[0], primfunc_name_hint="mean")
-
-
-def _legalize_pooling(builder: Any, call: Any) -> Any:
-    attributes = call.attrs
-    if attributes.out_layout != attributes.layout:
-        # TVM's own legalization leaves such a call alone too.
-        return call
-
-    def pooling(source: Any) -> Any:
-        return topi.nn.pool2d(
-            source,
-            kernel=attributes.pool_size,
-            stride=attributes.strides,
-            dilation=attributes.dilation,
-            padding=attributes.padding,
-            pool_type="avg",
-            ceil_mode=attributes.ceil_mode,
-            layout=attributes.layout,
-            count_include_pad=attributes.count_include_pad,
-        )
-
-    return builder.call_te(_in_float32(pooling), call.args[0], primfunc_name_hint="avg_pool2d")
-
-
-def _legalize_adaptive_pooling(builder: Any, call: Any) -> Any:
-    attributes = call.attrs
-    layout = str(attributes.layout)
-    if attributes.out_layout != attributes.layout:
-        return call
-    extents = call.args[0].ty.shape
-    size = attributes.output_size or [extents[layout.index(axis)] for axis in "HW"]
-
-    def pooling(source: Any) -> Any:
-        return topi.nn.adaptive_pool(source, size, "avg", layout)
-
-    return builder.call_te(
-        _in_float32(pooling), call.args[0], primfunc_name_hint="adaptive_avg_pool2d"
+    return lambda source: (
+        topi.sum(source, list(summed), keeps) / math.prod(extents[axis] for axis in summed)
     )
 
 
-def _in_float32(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return `function` between two casts, which belong to its kernel: nothing is fused behind a sum that is alone."""
-    return lambda source: topi.cast(function(topi.cast(source, _WIDE)), source.dtype)
+def pooling(call: Any, *, kind: str = "avg") -> Step | None:
+    """Return what a call of a pooling over windows, "avg" or "max", does; None where it is left to TVM."""
+    attributes = call.attrs
+    if attributes.out_layout != attributes.layout:
+        # TVM's own legalization leaves such a call alone too.
+        return None
+    return lambda source: topi.nn.pool2d(
+        source,
+        kernel=attributes.pool_size,
+        stride=attributes.strides,
+        dilation=attributes.dilation,
+        padding=attributes.padding,
+        pool_type=kind,
+        ceil_mode=attributes.ceil_mode,
+        layout=attributes.layout,
+        count_include_pad=attributes.count_include_pad,
+    )
 
 
-HALF_MEANS = {
-    "relax.mean": _legalize_mean,
-    "relax.nn.avg_pool2d": _legalize_pooling,
-    "relax.nn.adaptive_avg_pool2d": _legalize_adaptive_pooling,
-}
+def _adaptive_pooling(call: Any) -> Step | None:
+    attributes = call.attrs
+    layout = str(attributes.layout)
+    if attributes.out_layout != attributes.layout:
+        return None
+    extents = call.args[0].ty.shape
+    size = attributes.output_size or [extents[layout.index(axis)] for axis in "HW"]
+    return lambda source: topi.nn.adaptive_pool(source, size, "avg", layout)
+
+
+MEANS: Mapping[str, Callable[[Any], Step | None]] = MappingProxyType(
+    {
+        "relax.mean": _mean,
+        "relax.nn.avg_pool2d": pooling,
+        "relax.nn.adaptive_avg_pool2d": _adaptive_pooling,
+    }
+)
+"""What a call of a mean or a pooling does with its argument, in that one's type; None where it is left to TVM."""
+
+
+def _legalize_mean(builder: Any, call: Any) -> Any:
+    name = str(call.op.name)
+    mean = MEANS[name](call)
+    if mean is None:
+        return call
+    return builder.call_te(
+        _in_float32(mean), call.args[0], primfunc_name_hint=name.rpartition(".")[2]
+    )
+
+
+def _in_float32(step: Step) -> Step:
+    """Return `step` between two casts, which belong to its kernel: nothing is fused behind a sum that is alone."""
+    return lambda source: topi.cast(step(topi.cast(source, _WIDE)), source.dtype)
+
+
+HALF_MEANS = dict.fromkeys(MEANS, _legalize_mean)
 """How means and poolings of float16 become kernels: by sums in float32."""

@@ -12,7 +12,6 @@ come while that convolution computes (`schedules/head.py`).
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +21,7 @@ import tvm
 import tvm.s_tir
 from tvm import relax
 
-from tvm_mnas.compiler.core.calls import KERNEL_CALL, operator_of
+from tvm_mnas.compiler.core.calls import KERNEL_CALL, operator_of, reads_in
 from tvm_mnas.compiler.schedules.blocks import kernel_blocks
 from tvm_mnas.compiler.schedules.convolution import conv_shape
 from tvm_mnas.compiler.schedules.head import is_head
@@ -77,11 +76,7 @@ class _Calls:
         self.made = {
             one.var: one.value for one in bindings if operator_of(one.value) == KERNEL_CALL
         }
-        self.reads = Counter(
-            variable
-            for value in (*(one.value for one in bindings), main.body.body)
-            for variable in _variables(value)
-        )
+        self.reads = reads_in(main)
 
     def function(self, call: Any) -> Any:
         """Return the kernel that is called."""
@@ -161,17 +156,6 @@ def _with_joined(module: Any, chains: Mapping[Any, _Chain]) -> Any:
     function = relax.Function(main.params, body, main.ret_ty, main.is_pure, main.attrs)
     builder.update_func(module.get_global_var("main"), function)
     return relax.transform.FuseTIR()(builder.finalize())
-
-
-def _variables(value: Any) -> list[Any]:
-    """Return the variables that `value` reads, one as often as it does."""
-    if isinstance(value, relax.Var):
-        return [value]
-    if isinstance(value, relax.Tuple):
-        return [variable for field in value.fields for variable in _variables(field)]
-    if isinstance(value, relax.Call):
-        return [variable for argument in value.args for variable in _variables(argument)]
-    return list(relax.analysis.free_vars(value))
 
 
 def _size_bytes(variable: Any) -> int:

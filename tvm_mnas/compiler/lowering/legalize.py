@@ -23,7 +23,7 @@ from tvm_mnas.cores.precision import FLOAT32, Precision
 _TRANSPOSE = "relax.permute_dims"
 _CAST = "relax.astype"
 _SLICE = "relax.strided_slice"
-_OPAQUE = 8
+OPAQUE = 8
 """The operator pattern that FuseOps leaves alone."""
 _INJECTIVE = 2
 """The operator pattern that FuseOps fuses with what is element-wise, and never behind a convolution."""
@@ -55,12 +55,12 @@ def _legalize_convolution(builder: Any, call: Any) -> Any:
     if attributes.out_layout != attributes.data_layout or len(attributes.kernel_layout) != 4:
         # TVM's own legalization leaves such a call alone too.
         return call
-    images = _before_transpose(builder, call)
+    images = before_transpose(builder, call)
     if images is not None:
         return _convolution(builder, call, images, _transposed)
-    images = _before_slice(builder, call)
+    images = before_slice(builder, call)
     if images is not None:
-        return _convolution(builder, call, images, _first_channels)
+        return _convolution(builder, call, images, first_channels)
     return _CONVOLUTION(builder, call)
 
 
@@ -93,7 +93,7 @@ _CONVOLUTION = once(
 
 
 def _legalize_product(builder: Any, call: Any) -> Any:
-    if any(_is_gate(builder, value, call) for value in call.args):
+    if any(is_gate(builder, value, call) for value in call.args):
         return _GATE(builder, call)
     return _PRODUCT(builder, call)
 
@@ -106,7 +106,7 @@ _GATE = once(
         topi.multiply,
         *call.args,
         primfunc_name_hint="gate",
-        primfunc_attrs={"op_pattern": _OPAQUE},
+        primfunc_attrs={"op_pattern": OPAQUE},
     )
 )
 
@@ -133,7 +133,7 @@ def _legalize_padding(builder: Any, call: Any) -> Any:
     )
 
 
-def _is_gate(builder: Any, value: Any, product: Any) -> bool:
+def is_gate(builder: Any, value: Any, product: Any) -> bool:
     """Whether `value` is computed, and has one pixel where `product` has many."""
     if isinstance(value, relax.Var):
         bound = builder.lookup_binding(value)
@@ -155,13 +155,13 @@ def _transposed(images: Any, weights: Any) -> Any:
     )
 
 
-def _first_channels(images: Any, weights: Any) -> Any:
+def first_channels(images: Any, weights: Any) -> Any:
     """Return of `images`, (N,H,W,C), the first channels, as many as `weights`, (H,W,I,O), have inputs."""
     *around, _ = images.shape
     return te.compute((*around, weights.shape[2]), lambda *at: images[at], name="channels")
 
 
-def _before_transpose(builder: Any, call: Any) -> Any:
+def before_transpose(builder: Any, call: Any) -> Any:
     """Return the network's input if the convolution `call` reads it transposed to (N,H,W,C), else None.
 
     It may have been cast on the way to the convolution's type.
@@ -183,7 +183,7 @@ def _before_transpose(builder: Any, call: Any) -> Any:
     return images if is_input else None
 
 
-def _before_slice(builder: Any, call: Any) -> Any:
+def before_slice(builder: Any, call: Any) -> Any:
     """Return the values, (N,H,W,C), whose first channels the convolution `call` reads, None if it reads others."""
     attributes = call.attrs
     layouts = (attributes.data_layout, attributes.kernel_layout)

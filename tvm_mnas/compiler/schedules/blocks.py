@@ -114,11 +114,15 @@ def vectorize_output(schedule: Any, block: Any, depth: int, lanes: int) -> None:
         schedule.unroll(loop)
 
 
-def start_in_registers(schedule: Any, sums: Any, first: Any, depth: int) -> None:
-    """Set the sums to what they begin with before the loop `first`, the loops below `depth` unrolled but the vector."""
+def start_in_registers(schedule: Any, sums: Any, first: Any, depth: int) -> Any:
+    """Set the sums to what they begin with before the loop `first`, the loops below `depth` unrolled but the vector.
+
+    Returns the block that does.
+    """
     zeros = schedule.decompose_reduction(sums, first)
     for loop in schedule.get_loops(zeros)[depth:-1]:
         schedule.unroll(loop)
+    return zeros
 
 
 def pack_weights(schedule: Any, sums: Any, packed: Any) -> None:
