@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from arm_rival import count_rival
 from networks import NOTATIONS, settled_network
 
-from tvm_mnas.cores.precision import DTYPES, FLOAT32, Precision
+from tvm_mnas.cores.precision import DTYPES, FLOAT32, Precision, precision_of
 
 if TYPE_CHECKING:
     from tvm_mnas.devices.core.profile import DeviceProfile
@@ -39,7 +39,9 @@ def profile_of(core: str, precision: Precision = FLOAT32) -> DeviceProfile:
     from tvm_mnas.devices.core.profile import load_profile
 
     profile = load_profile("emulated-aarch64")
-    target = {**json.loads(profile.target), "mcpu": core}
+    target = json.loads(profile.target)
+    # Vectors of unknown length are nothing that schedules are made for.
+    target |= {"mcpu": core, "mattr": [*target["mattr"], "-sve", "-sve2"]}
     return replace(
         profile,
         key=f"emulated-{core}",
@@ -51,9 +53,14 @@ def profile_of(core: str, precision: Precision = FLOAT32) -> DeviceProfile:
 
 def lanes_of(core: str, precision: Precision) -> int:
     """Return how many multiply-adds one instruction of `core` does in `precision`."""
-    from tvm_mnas.compiler.core.target import core_model
+    from tvm_mnas.compiler.core.dots import TERMS
+    from tvm_mnas.compiler.core.target import core_dots, core_model
 
-    return core_model(profile_of(core).target, dtype=precision.accumulator).lanes
+    target = profile_of(core).target
+    if precision.dtype == "bfloat16":
+        dots = core_dots(target)
+        return max((TERMS * lanes for lanes in dots), default=core_model(target).lanes)
+    return core_model(target, dtype=precision.accumulator).lanes
 
 
 def count(
@@ -128,10 +135,12 @@ def kernel_table(kernels: Sequence[tuple[str, int, int, int]]) -> str:
     return "\n".join(lines)
 
 
-def half_line(name: str, core: str, half: InstructionCounts, whole: InstructionCounts) -> str:
-    """Return how the instructions in float16 compare with those in float32."""
+def half_line(
+    name: str, core: str, dtype: str, half: InstructionCounts, whole: InstructionCounts
+) -> str:
+    """Return how the instructions in `dtype`, of half the size, compare with those in float32."""
     return (
-        f"{name}, {core}: float16 takes {half.all / 1e6:.1f} M instructions, "
+        f"{name}, {core}: {dtype} takes {half.all / 1e6:.1f} M instructions, "
         f"{half.all / whole.all:.2f} of float32's {whole.all / 1e6:.1f} M"
     )
 
@@ -147,18 +156,20 @@ def main() -> int:
     )
     parser.add_argument("--records", default="", help="where records are kept; none: nowhere")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
-    parser.add_argument("--accumulator", choices=DTYPES, help="of sums; as --dtype if not given")
+    parser.add_argument(
+        "--accumulator", choices=DTYPES, help="of sums; as --dtype if not given, or float32"
+    )
     parser.add_argument("--alone", action="store_true", help="without ONNX Runtime")
     arguments = parser.parse_args()
-    asked = Precision(arguments.dtype, arguments.accumulator or arguments.dtype)
+    asked = precision_of(arguments.dtype, arguments.accumulator)
     rows: list[tuple[str, str, InstructionCounts, int | None]] = []
     halves: list[str] = []
     with tempfile.TemporaryDirectory(prefix="arm-records-") as scratch:
         for core in arguments.cores.split(","):
-            if asked != FLOAT32 and lanes_of(core, Precision("float16", "float16")) == lanes_of(
-                core, FLOAT32
-            ):
-                halves.append(f"{core} has no arithmetic in float16: left out")
+            # Float16 summed in float32 takes as many instructions, on cores that have its arithmetic.
+            full = precision_of(arguments.dtype, None)
+            if asked != FLOAT32 and lanes_of(core, full) == lanes_of(core, FLOAT32):
+                halves.append(f"{core} has no arithmetic in {arguments.dtype}: left out")
                 continue
             for name in arguments.networks.split(","):
                 found: list[InstructionCounts] = []
@@ -177,7 +188,7 @@ def main() -> int:
                     print(f"\n{name}, {code}: the kernels furthest from their floor, in millions")
                     print(f"\n{kernel_table(kernels)}", flush=True)
                 if asked != FLOAT32:
-                    halves.append(half_line(name, core, found[1], found[0]))
+                    halves.append(half_line(name, core, asked.dtype, found[1], found[0]))
         for name in () if arguments.alone else arguments.networks.split(","):
             try:
                 version, rival = count_rival(name, Path(scratch))

@@ -57,6 +57,7 @@ static int is_multiply_add(uint32_t word) {
       {0xBFA0FC00, 0x0E20EC00}, {0xBFA0FC00, 0x2E20CC00}, /* FMLAL, FMLAL2: halves into floats */
       {0xBFC0F400, 0x0F800000}, {0xBFC0F400, 0x2F808000}, /* by element */
       {0xBFE0FC00, 0x2EC0FC00}, {0xBFC0F400, 0x0FC0F000}, /* BFMLAL */
+      {0xBFE0FC00, 0x2E40FC00}, {0xBFC0F400, 0x0F40F000}, /* BFDOT */
   };
   for (size_t i = 0; i < sizeof forms / sizeof *forms; ++i)
     if ((word & forms[i].mask) == forms[i].value) return 1;

@@ -12,6 +12,7 @@ from tvm_mnas.devices.farm.instructions import InstructionCounts
 
 Script = Callable[[str], ModuleType]
 HALF = Precision("float16", "float16")
+BFLOAT = Precision("bfloat16")
 
 
 def test_the_kernels_furthest_from_their_floor_come_first_and_are_ten(script: Script) -> None:
@@ -50,6 +51,8 @@ def test_the_code_is_for_the_core_that_is_asked_for(script: Script) -> None:
         ("cortex-a76", HALF, 8),
         ("cortex-a76", Precision("float16", "float32"), 4),
         ("cortex-a72", HALF, 4),
+        ("cortex-a76", BFLOAT, 4),
+        ("cortex-a710", BFLOAT, 8),
     ],
 )
 def test_the_floor_is_of_whole_vectors_of_the_sums_type(
@@ -60,6 +63,6 @@ def test_the_floor_is_of_whole_vectors_of_the_sums_type(
 
 def test_half_precision_is_set_beside_float32(script: Script) -> None:
     half, whole = (InstructionCounts.of([n, n, 0, 0, 0, 0, 0]) for n in (50_000_000, 100_000_000))
-    assert script("arm_instructions").half_line("b1", "cortex-a76", half, whole) == (
+    assert script("arm_instructions").half_line("b1", "cortex-a76", "float16", half, whole) == (
         "b1, cortex-a76: float16 takes 50.0 M instructions, 0.50 of float32's 100.0 M"
     )

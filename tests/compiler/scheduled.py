@@ -10,9 +10,11 @@ import tvm
 import tvm_ffi
 from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
 
+from tvm_mnas.compiler.core.dots import STORED
 from tvm_mnas.compiler.core.kernel import Kernel
 from tvm_mnas.compiler.core.metaschedule import EQUALITY, load_meta_schedule
 from tvm_mnas.compiler.core.target import load_target
+from tvm_mnas.compiler.lowering.bfloat import rounded
 
 
 def module_of(kernel: Kernel) -> Any:
@@ -40,6 +42,8 @@ def arguments_of(module: Any) -> list[np.ndarray[Any, Any]]:
         extents = [int(extent) for extent in shape]
         if str(dtype).startswith("int"):
             arrays.append(rng.integers(-1000, 1000, extents).astype(str(dtype)))
+        elif str(dtype) == STORED:
+            arrays.append(rounded(rng.standard_normal(extents, dtype=np.float32)))
         else:
             arrays.append(rng.standard_normal(extents).astype(str(dtype)))
     return arrays

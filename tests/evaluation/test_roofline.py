@@ -106,7 +106,13 @@ def test_a_peak_that_makes_no_sense_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("dtype", "lanes", "cpu"), [("float32", 8, "haswell"), ("float16", 32, "sapphirerapids")]
+    ("dtype", "lanes", "cpu"),
+    [
+        ("float32", 8, "haswell"),
+        ("float16", 32, "sapphirerapids"),
+        # Pairs of them, 16 sums in a vector.
+        ("bfloat16", 32, "sapphirerapids"),
+    ],
 )
 def test_probes_that_fail_on_the_device_do_not_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: Dtype, lanes: int, cpu: str

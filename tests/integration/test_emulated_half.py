@@ -22,7 +22,9 @@ from tvm_mnas.search.run import RunDirectory
 from tvm_mnas.space.architecture import Architecture
 
 KEY = "emulated-armv8.2-float16"
+BFLOAT = "emulated-armv8.6-bfloat16"
 UNIT = 2.0**-11
+BFLOAT_UNIT = 2.0**-8
 TRIALS = 3
 EVERY_OPERATION = (
     "i32_c3_w1:stem16_s22:r1_k3_s11_conv_i16_o16_noskip:r2_k3_s22_e1_i16_o24_max:r1_k5_s11_e3_i24_o24_se0.25"
@@ -50,11 +52,12 @@ def agree(
     shape: Shape,
     directory: Path,
     *,
+    key: str = KEY,
     accumulator: Dtype | None = None,
     schedules: int = 1,
 ) -> tuple[Agreement, str]:
     """Return how far the tuned network is from torch in float32, and its code as text."""
-    profile = replace(load_profile(KEY), accumulator=accumulator)
+    profile = replace(load_profile(key), accumulator=accumulator)
     options = ToolchainOptions(records=directory, schedules_per_kernel=schedules, seed=0)
     with open_toolchain(profile, options, logs=directory, scratch=directory) as toolchain:
         lowered = toolchain.lower(network, shape)
@@ -85,6 +88,14 @@ def test_every_operation_of_the_spaces_computes_there_what_torch_does(
     assert agreement.difference < units * UNIT
     halves, wholes = (len(re.findall(rf"fmla\s+v\d+\.{one}", code)) for one in ("8h", "4s"))
     assert halves > 10 * wholes if accumulator is None else wholes > 10 * halves
+
+
+def test_so_they_do_in_bfloat16_by_pairs(tmp_path: Path) -> None:
+    architecture = Architecture.parse(EVERY_OPERATION)
+    network = settled(architecture)
+    agreement, code = agree(network, architecture.image_shape, tmp_path, key=BFLOAT)
+    assert agreement.difference < 8 * BFLOAT_UNIT
+    assert len(re.findall(r"\bbfdot\s", code)) > 100
 
 
 @pytest.mark.slow

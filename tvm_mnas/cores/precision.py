@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal, TypeAlias, get_args
 
 from tvm_mnas.errors import ProfileError
 
-Dtype: TypeAlias = Literal["float32", "float16"]
+Dtype: TypeAlias = Literal["float32", "float16", "bfloat16"]
 DTYPES: tuple[str, ...] = get_args(Dtype)
+_ACCUMULATORS: Mapping[Dtype, tuple[Dtype, ...]] = MappingProxyType(
+    {"float32": ("float32",), "float16": ("float32", "float16"), "bfloat16": ("float32",)}
+)
+"""What sums are kept in: a multiply-add of float32 or bfloat16 has sums in float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +22,7 @@ class Precision:
     """The type of weights and activations, `dtype`, and that of the sums in convolutions and products, `accumulator`.
 
     Raises:
-        ProfileError: if one is neither "float32" nor "float16", or sums of float32 are kept in less.
+        ProfileError: if one is none of these, or sums are kept in what no core sums them in.
     """
 
     dtype: Dtype = "float32"
@@ -26,10 +32,12 @@ class Precision:
         for name in ("dtype", "accumulator"):
             value = getattr(self, name)
             if value not in DTYPES:
-                raise ProfileError(f"{name} must be {' or '.join(DTYPES)}, not {value!r}")
-        if self.dtype == "float32" != self.accumulator:
+                *others, last = DTYPES
+                raise ProfileError(f"{name} must be {', '.join(others)} or {last}, not {value!r}")
+        if self.accumulator not in _ACCUMULATORS[self.dtype]:
             raise ProfileError(
-                f"accumulator must be float32 where dtype is float32, not {self.accumulator!r}"
+                f"accumulator must be {' or '.join(_ACCUMULATORS[self.dtype])} where dtype is {self.dtype}, "
+                f"not {self.accumulator!r}"
             )
 
     def __str__(self) -> str:
@@ -42,3 +50,14 @@ class Precision:
 
 
 FLOAT32 = Precision()
+
+
+def precision_of(dtype: Dtype, accumulator: Dtype | None) -> Precision:
+    """Return the precision of `dtype` with sums in `accumulator`; where that is None in `dtype`, if a core sums in it.
+
+    Raises:
+        ProfileError: as `Precision` does.
+    """
+    if accumulator is None:
+        accumulator = "float32" if dtype == "bfloat16" else dtype
+    return Precision(dtype, accumulator)

@@ -41,6 +41,7 @@ class Tolerance:
 
 _ROUNDING_16 = 2.0**-11
 """What float16 rounds to; float32 rounds to 2^-24."""
+_ROUNDING_BFLOAT = 2.0**-8
 TOLERANCES: Mapping[Precision, Tolerance] = MappingProxyType(
     {
         FLOAT32: Tolerance(difference=1e-4, rounding=1e-6, least_spread=1e-3),
@@ -49,6 +50,11 @@ TOLERANCES: Mapping[Precision, Tolerance] = MappingProxyType(
         ),
         Precision("float16", "float16"): Tolerance(
             difference=128 * _ROUNDING_16, rounding=_ROUNDING_16, least_spread=64 * _ROUNDING_16
+        ),
+        Precision("bfloat16", "float32"): Tolerance(
+            difference=16 * _ROUNDING_BFLOAT,
+            rounding=_ROUNDING_BFLOAT,
+            least_spread=16 * _ROUNDING_BFLOAT,
         ),
     }
 )

@@ -84,12 +84,10 @@ def measure_peak(toolchain: Toolchain, directory: Path) -> DevicePeak:
     from tvm_mnas.devices.farm.runner import measure_kernel
 
     target = toolchain.profile.target
-    probes = build_probes(
-        target,
-        directory,
-        linker=find_linker(target),
-        dtype=toolchain.profile.precision.accumulator,
-    )
+    precision = toolchain.profile.precision
+    # Products of float16 that are summed in float32 are products of float32.
+    products = precision.accumulator if precision.dtype == "float16" else precision.dtype
+    probes = build_probes(target, directory, linker=find_linker(target), dtype=products)
     timing = TimingSettings(repeat=10, min_repeat_ms=5, warmup=0, attempts=1)
     timed: list[tuple[Probe, float]] = []
     failure = "none was built"

@@ -310,7 +310,7 @@ def test_a_tile_that_does_not_fit_costs_only_itself(
     """TVM refuses a schedule only when it is asked, and the round has others."""
     tiles: list[Tile] = []
 
-    def schedule(module: object, tile: Tile, *, threads: int) -> Tile:
+    def schedule(module: object, tile: Tile, *, threads: int, dots: object) -> Tile:
         tiles.append(tile)
         if len(tiles) == 2:
             raise tvm.s_tir.ScheduleError("injected")

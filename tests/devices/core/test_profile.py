@@ -23,6 +23,7 @@ from tvm_mnas.devices.core.tracker import TrackerAddress
 from tvm_mnas.errors import ProfileError
 
 HALF = "emulated-armv8.2-float16"
+BFLOAT = "emulated-armv8.6-bfloat16"
 GOOD = """
 key = "rpi4"
 description = "a board"
@@ -119,7 +120,7 @@ def test_keys_that_any_tracker_lists_and_ipv6_addresses_read_back_the_same(
         GOOD,
         GOOD.replace("threads = 2", 'threads = 2\ndtype = "float16"\naccumulator = "float32"'),
         GOOD.replace('kind = "llvm"', 'kind = "llvm"\ncore_model = { lanes = 4, datapath = 2 }'),
-        *(shipped_profiles()[key].read_text(encoding="utf-8") for key in ("local", HALF)),
+        *(shipped_profiles()[key].read_text(encoding="utf-8") for key in ("local", HALF, BFLOAT)),
     ],
 )
 def test_a_written_profile_reads_back_the_same(tmp_path: Path, text: str) -> None:
@@ -163,11 +164,21 @@ def test_a_written_profile_reads_back_the_same(tmp_path: Path, text: str) -> Non
         (('key = "rpi4"', f'key = "{"r" * 128}"'), ("key", "127")),
         (("max_temperature_c = 75", "max_temperature_c = 0"), ("max_temperature_c", "200", "0")),
         (("max_slowdown = 2.5", "max_slowdown = 1"), ("max_slowdown", "above 1", "1")),
-        (("threads = 2", 'threads = 2\ndtype = "half"'), ("dtype", "float32 or float16", "half")),
-        (("threads = 2", "threads = 2\ndtype = 16"), ("dtype", "float32 or float16", "16")),
+        (
+            ("threads = 2", 'threads = 2\ndtype = "half"'),
+            ("dtype", "float32, float16 or bfloat16", "half"),
+        ),
+        (
+            ("threads = 2", "threads = 2\ndtype = 16"),
+            ("dtype", "float32, float16 or bfloat16", "16"),
+        ),
         (
             ("threads = 2", 'threads = 2\ndtype = "float16"\naccumulator = "double"'),
-            ("accumulator", "float32 or float16", "double"),
+            ("accumulator", "float32, float16 or bfloat16", "double"),
+        ),
+        (
+            ("threads = 2", 'threads = 2\ndtype = "bfloat16"\naccumulator = "bfloat16"'),
+            ("accumulator", "must be float32 where dtype is bfloat16", "'bfloat16'"),
         ),
         (
             ("threads = 2", 'threads = 2\naccumulator = "float16"'),

@@ -14,11 +14,12 @@ from typing import Any
 
 import tvm
 
+from tvm_mnas.compiler.core.dots import TERMS, dot_function
 from tvm_mnas.compiler.core.kernel import Kernel
 from tvm_mnas.compiler.core.linking import Linker
 from tvm_mnas.compiler.core.metaschedule import load_meta_schedule
 from tvm_mnas.compiler.core.reasons import reason_of
-from tvm_mnas.compiler.core.target import load_target
+from tvm_mnas.compiler.core.target import core_dots, load_target
 from tvm_mnas.errors import BuildError, raise_if_foreign
 from tvm_mnas.files import require_room
 
@@ -53,6 +54,32 @@ class Module:
         for chain in T.unroll({chains}):
             for lane in T.vectorized({lanes}):
                 result[chain * {lanes} + lane] = sums[chain * {lanes} + lane]
+"""
+
+# Of pairs of bfloat16, each 0.5 times 0.5.
+_DOT = """
+@I.ir_module
+class Module:
+    @T.prim_func(s_tir=True)
+    def main(source: T.Buffer(({extent},), "float32"), result: T.Buffer(({extent},), "float32")):
+        T.func_attr({{"tirx.noalias": True}})
+        sums = T.alloc_buffer(({extent},), "float32", scope="local")
+        with T.attr(T.int32(0), "pragma_import_llvm", {code!r}):
+            for chain in T.unroll({chains}):
+                for lane in T.vectorized({lanes}):
+                    sums[chain * {lanes} + lane] = source[chain * {lanes} + lane]
+            for step in T.serial({steps}):
+                for chain in T.unroll({chains}):
+                    sums[T.ramp(chain * {lanes}, 1, {lanes})] = T.call_pure_extern(
+                        "float32x{lanes}",
+                        {symbol!r},
+                        sums[T.ramp(chain * {lanes}, 1, {lanes})],
+                        T.broadcast(T.uint32(0x3F003F00), {lanes}),
+                        T.broadcast(T.uint32(0x3F003F00), {lanes}),
+                    )
+            for chain in T.unroll({chains}):
+                for lane in T.vectorized({lanes}):
+                    result[chain * {lanes} + lane] = sums[chain * {lanes} + lane]
 """
 
 _COPY = """
@@ -132,15 +159,15 @@ def build_probes(
 ) -> list[Probe]:
     """Build every probe for `target` into `directory`: vector widths and sums in flight, sizes of memory.
 
-    Which width suits the device shows when they are timed: only the best counts. Where a network's sums are in another
-    `dtype` than float32, there are probes of both: some of its kernels sum in float32 still.
+    Which width suits the device shows when they are timed: only the best counts. Where a network's products are of
+    another `dtype` than float32, there are probes of both: some of its kernels compute in float32 still.
 
     Raises:
         BuildError: if one does not build.
     """
     return [
         _build_probe(source, arguments, flops, size_bytes, target, directory / f"{name}.so", linker)
-        for name, source, arguments, flops, size_bytes in _sources(dtype)
+        for name, source, arguments, flops, size_bytes in _sources(dtype, target)
     ]
 
 
@@ -169,9 +196,9 @@ def build_untuned(kernel: Kernel, target: str, path: Path, *, linker: Linker) ->
     return _arguments_of(kernel)
 
 
-def _sources(dtype: str) -> Iterator[tuple[str, str, Arguments, int, int]]:
+def _sources(dtype: str, target: str) -> Iterator[tuple[str, str, Arguments, int, int]]:
     for summed in dict.fromkeys(("float32", dtype)):
-        for lanes in _LANES[summed]:
+        for lanes in _LANES.get(summed, ()):
             for chains in _CHAINS:
                 extent = lanes * chains
                 source = _MULTIPLY_ADD.format(
@@ -179,6 +206,8 @@ def _sources(dtype: str) -> Iterator[tuple[str, str, Arguments, int, int]]:
                 )
                 arguments: Arguments = ((summed, (extent,)), (summed, (extent,)))
                 yield f"sums-{lanes}x{chains}-{summed}", source, arguments, 2 * _STEPS * extent, 0
+    if dtype == "bfloat16":
+        yield from _dots(target)
     width = _READ_CHAINS * _READ_LANES
     for size in _SIZES_BYTES:
         extent = size // 8
@@ -187,6 +216,18 @@ def _sources(dtype: str) -> Iterator[tuple[str, str, Arguments, int, int]]:
         extent = size // 4
         source = _READ.format(extent=extent, width=width, chains=_READ_CHAINS, lanes=_READ_LANES)
         yield f"read-{size}", source, _vectors(extent, width), 0, size
+
+
+def _dots(target: str) -> Iterator[tuple[str, str, Arguments, int, int]]:
+    for lanes, intrinsic in core_dots(target).items():
+        symbol, code = dot_function(intrinsic)
+        for chains in _CHAINS:
+            extent = lanes * chains
+            source = _DOT.format(
+                extent=extent, lanes=lanes, chains=chains, steps=_STEPS, symbol=symbol, code=code
+            )
+            flops = 2 * TERMS * _STEPS * extent
+            yield f"dots-{lanes}x{chains}", source, _vectors(extent, extent), flops, 0
 
 
 def _vectors(*extents: int) -> Arguments:

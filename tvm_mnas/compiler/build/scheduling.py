@@ -11,6 +11,7 @@ from tvm import relax
 from tvm_ffi import StructuralKey
 
 from tvm_mnas.compiler.core.code import REMEMBERED, code_of, named_like
+from tvm_mnas.compiler.core.dots import know_dots_of
 from tvm_mnas.compiler.core.metaschedule import EQUALITY, load_meta_schedule, normalized
 from tvm_mnas.compiler.core.reasons import reason_of
 from tvm_mnas.compiler.core.target import load_target
@@ -61,6 +62,7 @@ def _scheduled(code: StructuralKey, record: str, target: str) -> Any:
     meta_schedule = load_meta_schedule()
     database = meta_schedule.database.MemoryDatabase(module_equality=EQUALITY)
     workload = database.commit_workload(normalized(code.key))
+    know_dots_of(record)
     database.commit_tuning_record(
         meta_schedule.database.TuningRecord.from_json(json.loads(record), workload)
     )

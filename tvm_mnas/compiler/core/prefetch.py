@@ -49,7 +49,8 @@ def mark_also(schedule: Any, slices: Any, parameter: int) -> None:
 def with_prefetches(module: Any) -> Any:
     """Return the scheduled `module` with the instructions that its loops are marked for.
 
-    Weights are the one parameter of five axes: slices, rows, columns, inputs, channels.
+    Weights are the one parameter of five axes: slices, rows, columns, inputs, channels; pairs of inputs have
+    a sixth.
     """
     import tvm
 
@@ -106,7 +107,7 @@ class _Loops:
 
 
 def _packed_weights(function: Any) -> Any:
-    found = [one for one in function.params if len(getattr(one, "shape", ())) == 5]
+    found = [one for one in function.params if len(getattr(one, "shape", ())) in (5, 6)]
     return found[0] if len(found) == 1 else None
 
 

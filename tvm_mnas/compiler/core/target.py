@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from tvm_mnas.compiler.core.dots import dots_of
 from tvm_mnas.cores.model import STATED, CoreModel
 
 _HALF_ARITHMETIC = frozenset({"fullfp16", "avx512fp16"})
@@ -42,13 +43,23 @@ def core_model(target: str, *, dtype: str = "float32") -> CoreModel:
 
     It follows from the name and the features by which LLVM knows the core, but for what the text itself states.
     """
-    from tvm.target import codegen
-
     known = load_target(target)
-    features = {str(name) for name in codegen.llvm_get_cpu_features(known)}
+    features = _features(known)
     core = _float32_core(known, features).stated(target_table(target).get(STATED, {}))
     halves = dtype == "float16" and not _HALF_ARITHMETIC.isdisjoint(features)
     return core.doubled() if halves else core
+
+
+def core_dots(target: str) -> dict[int, str]:
+    """Return the intrinsics of the core of `target` (its JSON text) for pairs of bfloat16, by the sums of a vector."""
+    return dots_of(_features(load_target(target)))
+
+
+def _features(target: Any) -> set[str]:
+    """Return LLVM's words for what the core of `target` has."""
+    from tvm.target import codegen
+
+    return {str(name) for name in codegen.llvm_get_cpu_features(target)}
 
 
 def _float32_core(target: Any, features: set[str]) -> CoreModel:

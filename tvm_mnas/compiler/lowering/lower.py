@@ -18,6 +18,7 @@ from tvm_ffi import register_error
 from tvm_mnas.compiler.core.kernel import LoweredNetwork
 from tvm_mnas.compiler.core.reasons import reason_of
 from tvm_mnas.compiler.core.target import core_count, core_model, load_target
+from tvm_mnas.compiler.lowering.bfloat import to_bfloat
 from tvm_mnas.compiler.lowering.constants import fold_layouts
 from tvm_mnas.compiler.lowering.frontend import import_network
 from tvm_mnas.compiler.lowering.half import to_half
@@ -103,6 +104,8 @@ def _lowered(module: Any, target: str, precision: Precision = FLOAT32) -> Any:
         if precision.dtype == "float16":
             # Not in torch: TVM's way from there makes every convolution's output float32.
             module = to_half(module, precision)
+        elif precision.dtype == "bfloat16":
+            module = to_bfloat(module)
         module = legalize(module, precision=precision)
         module = tvm.transform.Sequential(
             [

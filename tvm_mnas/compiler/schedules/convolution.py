@@ -9,14 +9,17 @@ instructions: its trace is a tuning record like any other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from tvm_mnas.compiler.core.dots import STORED, TERMS, know_dots
 from tvm_mnas.compiler.core.prefetch import mark
-from tvm_mnas.compiler.core.target import core_count, core_model
+from tvm_mnas.compiler.core.target import core_count, core_dots, core_model
 from tvm_mnas.compiler.schedules.blocks import (
     REDUCTION,
     SPATIAL,
@@ -34,6 +37,7 @@ from tvm_mnas.compiler.schedules.blocks import (
 )
 from tvm_mnas.compiler.schedules.tiles import ConvShape, LoopOrder, PaddingSource, Tile, rank_tiles
 
+NO_DOTS: Mapping[int, str] = MappingProxyType({})
 _UNROLLED_INPUTS = 4
 
 
@@ -46,8 +50,11 @@ def propose_convolutions(module: Any, target: str) -> Iterator[Any]:
     if shape is None:
         return
     threads = core_count(target)
-    tiles = rank_tiles(shape, core_model(target, dtype=sums_dtype(module)))
-    yield from applicable(partial(schedule_tile, module, tile, threads=threads) for tile in tiles)
+    dots = core_dots(target)
+    tiles = rank_tiles(shape, core_model(target, dtype=sums_dtype(module)), pair_lanes=dots)
+    yield from applicable(
+        partial(schedule_tile, module, tile, threads=threads, dots=dots) for tile in tiles
+    )
 
 
 def conv_shape(module: Any) -> ConvShape | None:
@@ -82,25 +89,41 @@ def shape_of_sums(schedule: Any, blocks: ReductionBlocks) -> ConvShape | None:
         stride=stride,
         padded=any(_pads(schedule, block) for block in blocks.before),
         weight_bytes=np.dtype(str(weights.dtype)).itemsize,
+        pairs=str(weights.dtype) == str(image.dtype) == STORED
+        and int(image.shape[3]) == inputs
+        and inputs % TERMS == 0,
     )
 
 
-def schedule_tile(module: Any, tile: Tile, *, threads: int) -> Any:
+def schedule_tile(
+    module: Any, tile: Tile, *, threads: int, dots: Mapping[int, str] = NO_DOTS
+) -> Any:
     """Return a schedule of the convolution `module` with `tile`, its weights packed a slice of channels at a time.
 
-    The outermost loop is parallel where `threads` is above 1.
+    The outermost loop is parallel where `threads` is above 1. `dots` are the core's intrinsics for pairs of inputs.
     """
     import tvm.s_tir
 
     schedule = tvm.s_tir.Schedule(module)
     blocks = reduction_blocks(schedule)
     assert blocks is not None, "conv_shape says whether there is a convolution"
-    tile_sums(schedule, blocks, tile, threads=threads)
+    in_pairs(schedule, tile_sums(schedule, blocks, tile, threads=threads), tile, dots)
     return schedule
 
 
-def tile_sums(schedule: Any, blocks: ReductionBlocks, tile: Tile, *, threads: int) -> None:
-    """Schedule the convolution in `blocks.sums`, and the blocks around it, with `tile` and packed weights."""
+@dataclass(frozen=True, slots=True)
+class TiledSums:
+    """What `in_pairs` has left to do: the block that starts the sums, and the loop through the inputs of a pair."""
+
+    zeros: Any
+    term: Any = None
+
+
+def tile_sums(schedule: Any, blocks: ReductionBlocks, tile: Tile, *, threads: int) -> TiledSums:
+    """Schedule the convolution in `blocks.sums`, and the blocks around it, with `tile` and packed weights.
+
+    Where the tile is of pairs, `in_pairs` has to follow when nothing else is left to schedule.
+    """
     convolution = blocks.sums
     # Before what precedes is inlined: a cast to the type of the sums then is of whole vectors.
     loaded = copied_inputs(schedule, convolution) if tile.inputs > 1 else None
@@ -117,12 +140,17 @@ def tile_sums(schedule: Any, blocks: ReductionBlocks, tile: Tile, *, threads: in
         x_tile, x_pixel = schedule.split(x, [None, tile.columns])
         around, pixels = [y_tile, x_tile], [y_pixel, x_pixel]
     slice_, vector, lane = schedule.split(channel, [None, tile.vectors, tile.lanes])
+    term = None
+    if tile.pairs:
+        inputs, term = schedule.split(inputs, [None, TERMS])
     outside = [slice_, *around] if tile.order is LoopOrder.CHANNELS_OUTSIDE else [*around, slice_]
     steps = [kernel_y, kernel_x, inputs]
     if tile.inputs > 1:
         step, input_lane = schedule.split(inputs, [None, tile.inputs])
         steps = [kernel_y, kernel_x, step, input_lane]
-    schedule.reorder(image, *outside, *steps, *pixels, vector, lane)
+    schedule.reorder(
+        image, *outside, *steps, *pixels, vector, *([term] if tile.pairs else []), lane
+    )
     schedule.reverse_compute_at(output, outside[-1])
     if tile.inputs > 1:
         load_inputs(schedule, loaded, step, 1 + len(outside) + 3)
@@ -130,7 +158,8 @@ def tile_sums(schedule: Any, blocks: ReductionBlocks, tile: Tile, *, threads: in
     if tile.prefetch and threads == 1:
         mark(schedule, slice_, around, steps[2])
     depth = 1 + len(outside)
-    schedule.vectorize(lane)
+    if not tile.pairs:
+        schedule.vectorize(lane)
     for loop in (*pixels, vector):
         schedule.unroll(loop)
     if extent(schedule, kernel_y) * extent(schedule, kernel_x) > 1:
@@ -148,13 +177,9 @@ def tile_sums(schedule: Any, blocks: ReductionBlocks, tile: Tile, *, threads: in
     if tile.flat and (threads == 1 or outside[-1] is line):
         # The remainder becomes code of its own, and the tests of what is in the image are gone.
         schedule.annotate(line, "pragma_loop_partition_hint", 1)
-    start_in_registers(schedule, convolution, kernel_y, depth)
-    channels = tile.channels
-    pack_weights(
-        schedule,
-        convolution,
-        lambda y, x, i, o: (o // channels, y, x, i, o % channels),
-    )
+    zeros = start_in_registers(schedule, convolution, kernel_y, depth)
+    pack_in_slices(schedule, convolution, tile)
+    return TiledSums(zeros, term)
 
 
 def _flatten(schedule: Any, convolution: Any, output: Any) -> None:
@@ -165,6 +190,26 @@ def _flatten(schedule: Any, convolution: Any, output: Any) -> None:
         convolution, lambda n, y, x, c, ky, kx, i: (n, y * width + x, c, ky, kx, i)
     )
     schedule.transform_block_layout(output, lambda n, y, x, c: (n, y * width + x, c))
+
+
+def pack_in_slices(schedule: Any, convolution: Any, tile: Tile) -> None:
+    """Have the weights packed a slice of channels at a time, in it those of a pair of inputs side by side."""
+    channels = tile.channels
+    pack_weights(
+        schedule,
+        convolution,
+        (lambda y, x, i, o: (o // channels, y, x, i // TERMS, o % channels, i % TERMS))
+        if tile.pairs
+        else (lambda y, x, i, o: (o // channels, y, x, i, o % channels)),
+    )
+
+
+def in_pairs(schedule: Any, sums: TiledSums, tile: Tile, dots: Mapping[int, str]) -> None:
+    """Have two inputs taken by one instruction where the `tile` is of pairs; the block of the sums is gone then."""
+    if tile.pairs:
+        know_dots()
+        schedule.vectorize(schedule.get_loops(sums.zeros)[-1])
+        schedule.tensorize(sums.term, dots[tile.lanes])
 
 
 def copied_inputs(schedule: Any, convolution: Any) -> Any:

@@ -7,14 +7,14 @@ and the weights for that slice come while the convolution computes it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from math import gcd
 from typing import Any
 
 from tvm_mnas.compiler.core.prefetch import mark_also
-from tvm_mnas.compiler.core.target import core_model
+from tvm_mnas.compiler.core.target import core_dots, core_model
 from tvm_mnas.compiler.schedules.blocks import (
     REDUCTION,
     SPATIAL,
@@ -26,7 +26,7 @@ from tvm_mnas.compiler.schedules.blocks import (
     pack_weights,
     written_dtype,
 )
-from tvm_mnas.compiler.schedules.convolution import shape_of_sums, tile_sums
+from tvm_mnas.compiler.schedules.convolution import NO_DOTS, in_pairs, shape_of_sums, tile_sums
 from tvm_mnas.compiler.schedules.tiles import ConvShape, LoopOrder, Tile, rank_tiles
 from tvm_mnas.cores.model import CoreModel
 
@@ -83,18 +83,20 @@ def propose_heads(module: Any, target: str) -> Iterator[Any]:
     if head is None:
         return
     core = core_model(target, dtype=written_dtype(schedule, head.convolution.sums))
+    dots = core_dots(target)
     tiles = dict.fromkeys(
         replace(tile, prefetch=True)
-        for tile in rank_tiles(head.shape, core)
+        for tile in rank_tiles(head.shape, core, pair_lanes=dots)
         if tile.order is LoopOrder.CHANNELS_OUTSIDE
     )
     lanes = _lanes(head, core)
     yield from applicable(
-        partial(schedule_head, module, tile, lanes=lanes) for tile in list(tiles)[:_TILES]
+        partial(schedule_head, module, tile, lanes=lanes, dots=dots)
+        for tile in list(tiles)[:_TILES]
     )
 
 
-def schedule_head(module: Any, tile: Tile, *, lanes: int) -> Any:
+def schedule_head(module: Any, tile: Tile, *, lanes: int, dots: Mapping[int, str] = NO_DOTS) -> Any:
     """Return a schedule of `module` for one core: its convolution in `tile`, the classifier in vectors of `lanes`."""
     import tvm.s_tir
 
@@ -103,7 +105,7 @@ def schedule_head(module: Any, tile: Tile, *, lanes: int) -> Any:
     assert head is not None, "propose_heads says whether it is one"
     if tile.flat:
         _mean_of_a_line(schedule, head)
-    tile_sums(schedule, head.convolution, tile, threads=1)
+    sums = tile_sums(schedule, head.convolution, tile, threads=1)
     _, slice_, *_ = schedule.get_loops(head.convolution.sums)
     for block in head.features[:-1]:
         schedule.compute_inline(block)
@@ -128,6 +130,7 @@ def schedule_head(module: Any, tile: Tile, *, lanes: int) -> Any:
         lambda i, o: (i // channels, o // grouped, i % channels, o % grouped),
     )
     mark_also(schedule, slice_, head.parameter)
+    in_pairs(schedule, sums, tile, dots)
     return schedule
 
 

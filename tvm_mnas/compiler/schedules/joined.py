@@ -8,13 +8,13 @@ residual: it computes the rows that the depthwise one reads when they are needed
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from tvm_mnas.compiler.core.rolling import mark_rows
-from tvm_mnas.compiler.core.target import core_model
+from tvm_mnas.compiler.core.target import core_dots, core_model
 from tvm_mnas.compiler.schedules.blocks import (
     REDUCTION,
     ReductionBlocks,
@@ -23,13 +23,15 @@ from tvm_mnas.compiler.schedules.blocks import (
     extent,
     kernel_blocks,
     kinds,
-    pack_weights,
     start_in_registers,
     written_dtype,
 )
 from tvm_mnas.compiler.schedules.convolution import (
+    NO_DOTS,
     copied_inputs,
+    in_pairs,
     load_inputs,
+    pack_in_slices,
     shape_of_sums,
     tile_sums,
 )
@@ -74,22 +76,29 @@ def propose_joined(module: Any, target: str) -> Iterator[Any]:
     if depthwise is None or pointwise is None or not depthwise.depthwise or pointwise.taps > 1:
         return
     core = core_model(target, dtype=written_dtype(schedule, blocks.pointwise.sums))
+    dots = core_dots(target)
     if blocks.full is None:
-        tiles = rank_pairs(depthwise, pointwise, core)
+        tiles = rank_pairs(depthwise, pointwise, core, pair_lanes=dots)
     else:
         full = shape_of_sums(schedule, blocks.full)
         if full is None or full.groups > 1:
             return
-        tiles = rank_chains(full, depthwise, pointwise, core)
-    yield from applicable(partial(schedule_joined, module, one) for one in tiles)
+        tiles = rank_chains(full, depthwise, pointwise, core, pair_lanes=dots)
+    yield from applicable(partial(schedule_joined, module, one, dots=dots) for one in tiles)
 
 
-def rank_pairs(depthwise: ConvShape, pointwise: ConvShape, core: CoreModel) -> list[JoinedTiles]:
+def rank_pairs(
+    depthwise: ConvShape,
+    pointwise: ConvShape,
+    core: CoreModel,
+    *,
+    pair_lanes: Collection[int] = (),
+) -> list[JoinedTiles]:
     """Return tiles for both, each of one row, the most promising for both together first."""
     # The row of the image is the outermost loop: what the second reads is computed in it.
     point = dict.fromkeys(
         replace(tile, order=LoopOrder.CHANNELS_INSIDE, prefetch=False)
-        for tile in _of_a_row(pointwise, core)
+        for tile in _of_a_row(pointwise, core, pair_lanes)
     )
     pairs = [
         (one + other, JoinedTiles(deep, second))
@@ -100,7 +109,12 @@ def rank_pairs(depthwise: ConvShape, pointwise: ConvShape, core: CoreModel) -> l
 
 
 def rank_chains(
-    full: ConvShape, depthwise: ConvShape, pointwise: ConvShape, core: CoreModel
+    full: ConvShape,
+    depthwise: ConvShape,
+    pointwise: ConvShape,
+    core: CoreModel,
+    *,
+    pair_lanes: Collection[int] = (),
 ) -> list[JoinedTiles]:
     """Return tiles for all three, each of one row, the most promising together first.
 
@@ -121,7 +135,7 @@ def rank_chains(
     first = [
         tiles[place] for place in (0, 1) for tiles in of_vectors.values() if place < len(tiles)
     ]
-    pairs = rank_pairs(depthwise, pointwise, core)
+    pairs = rank_pairs(depthwise, pointwise, core, pair_lanes=pair_lanes)
     placed = [
         (one + 2 * other, replace(tiles, full=tile))
         for one, tile in enumerate(first)
@@ -130,11 +144,12 @@ def rank_chains(
     return [tiles for _, tiles in sorted(placed, key=lambda placed: placed[0])]
 
 
-def _of_a_row(shape: ConvShape, core: CoreModel) -> list[Tile]:
-    return [tile for tile in rank_tiles(shape, core) if tile.rows == 1 and not tile.flat]
+def _of_a_row(shape: ConvShape, core: CoreModel, pair_lanes: Collection[int] = ()) -> list[Tile]:
+    ranked = rank_tiles(shape, core, pair_lanes=pair_lanes)
+    return [tile for tile in ranked if tile.rows == 1 and not tile.flat]
 
 
-def schedule_joined(module: Any, tiles: JoinedTiles) -> Any:
+def schedule_joined(module: Any, tiles: JoinedTiles, *, dots: Mapping[int, str] = NO_DOTS) -> Any:
     """Return a schedule of `module` for one core with `tiles`."""
     import tvm.s_tir
 
@@ -145,7 +160,7 @@ def schedule_joined(module: Any, tiles: JoinedTiles) -> Any:
     assert depthwise is not None, "propose_joined says whether they are convolutions"
     for block in (*blocks.depthwise.before, *blocks.depthwise.after[:-1]):
         schedule.compute_inline(block)
-    tile_sums(schedule, blocks.pointwise, tiles.pointwise, threads=1)
+    sums = tile_sums(schedule, blocks.pointwise, tiles.pointwise, threads=1)
     _, row, *_ = schedule.get_loops(blocks.pointwise.sums)
     written = blocks.depthwise.after[-1]
     schedule.compute_at(written, row, preserve_unit_loops=True)
@@ -153,11 +168,16 @@ def schedule_joined(module: Any, tiles: JoinedTiles) -> Any:
     if blocks.full is not None:
         assert tiles.full is not None, "each convolution has a tile"
         _rows_as_needed(schedule, blocks.full, depthwise, row, tiles.full)
+    in_pairs(schedule, sums, tiles.pointwise, dots)
     return schedule
 
 
 def _rows_as_needed(
-    schedule: Any, full: ReductionBlocks, depthwise: ConvShape, row: Any, tile: Tile
+    schedule: Any,
+    full: ReductionBlocks,
+    depthwise: ConvShape,
+    row: Any,
+    tile: Tile,
 ) -> None:
     """Have the full convolution compute what a run of `row` reads, the rows that the run before left excepted."""
     loaded = copied_inputs(schedule, full.sums) if tile.inputs > 1 else None
@@ -173,7 +193,13 @@ def _rows_as_needed(
     _in_tiles(schedule, full.sums, written, tile, loaded)
 
 
-def _in_tiles(schedule: Any, sums: Any, written: Any, tile: Tile, loaded: Any = None) -> None:
+def _in_tiles(
+    schedule: Any,
+    sums: Any,
+    written: Any,
+    tile: Tile,
+    loaded: Any = None,
+) -> None:
     """Have `written`, a part of an image, computed from `sums` in tiles of one row, the weights packed.
 
     `loaded` is the block that copies the inputs of a step, if the tile takes several.
@@ -201,8 +227,7 @@ def _in_tiles(schedule: Any, sums: Any, written: Any, tile: Tile, loaded: Any = 
             schedule.unroll(loop)
     schedule.vectorize(lane)
     start_in_registers(schedule, sums, kernel_y, len(around))
-    channels = tile.channels
-    pack_weights(schedule, sums, lambda y, x, i, o: (o // channels, y, x, i, o % channels))
+    pack_in_slices(schedule, sums, tile)
 
 
 def _blocks(schedule: Any) -> _Joined | None:

@@ -9,9 +9,10 @@ weights that come from beyond the first cache. The judgement only orders the sch
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import zip_longest
 
 from tvm_mnas.cores.model import CoreModel
 
@@ -30,7 +31,8 @@ class ConvShape:
     """A convolution's extents: the output's, the kernel's, and the channels that each sum runs over.
 
     `inputs` are those of one of the `groups`. `padded` says whether it reads beyond the image's edge.
-    `weight_bytes` is the size of one weight.
+    `weight_bytes` is the size of one weight. `pairs` says whether one instruction may take two inputs side by side and
+    multiply each with its weight, as there are for bfloat16.
     """
 
     height: int
@@ -43,6 +45,7 @@ class ConvShape:
     stride: int
     padded: bool
     weight_bytes: int = 4
+    pairs: bool = False
 
     @property
     def taps(self) -> int:
@@ -53,6 +56,12 @@ class ConvShape:
     def flat(self) -> bool:
         """Whether its pixels may as well be one line: each output reads its own pixel alone."""
         return self.taps == self.stride == 1 and not self.padded and self.height > 1
+
+    def paired(self) -> ConvShape:
+        """Return what it is with each pair of inputs, and of their weights, as one."""
+        return replace(
+            self, inputs=self.inputs // 2, weight_bytes=2 * self.weight_bytes, pairs=False
+        )
 
     @property
     def group_channels(self) -> int:
@@ -99,7 +108,8 @@ class Tile:
 
     A step of the sum takes `inputs` of each pixel. Where these are several they are loaded as a vector, of which the
     multiply-adds take lane after lane. A `flat` tile is of one row of all pixels, which it need not divide: what
-    remains is a smaller tile. With `prefetch` the next weights are fetched while these are worked on.
+    remains is a smaller tile. With `prefetch` the next weights are fetched while these are worked on. With `pairs` each
+    input is two, which one instruction multiplies.
     """
 
     rows: int
@@ -111,6 +121,7 @@ class Tile:
     inputs: int = 1
     flat: bool = False
     prefetch: bool = False
+    pairs: bool = False
 
     @property
     def channels(self) -> int:
@@ -123,11 +134,25 @@ class Tile:
         return self.rows * self.columns
 
 
-def rank_tiles(shape: ConvShape, core: CoreModel) -> list[Tile]:
+def rank_tiles(
+    shape: ConvShape, core: CoreModel, *, pair_lanes: Collection[int] = ()
+) -> list[Tile]:
     """Return the tiles that fit `shape` and the registers of `core`, the most promising first.
 
-    Those of equal shape and different loops follow each other, so that few schedules see both.
+    Those of equal shape and different loops follow each other, so that few schedules see both. The core takes pairs of
+    inputs in vectors of `pair_lanes` sums. Where the shape has pairs too, every other tile is for them: whether that is
+    faster shows on the core.
     """
+    if shape.pairs and pair_lanes:
+        # An input that is tested at the edge is none that an instruction takes.
+        pairs = [
+            replace(tile, pairs=True)
+            for tile in rank_tiles(shape.paired(), core)
+            if tile.lanes in pair_lanes
+            and not (shape.padded and tile.padding is PaddingSource.TESTED)
+        ]
+        taken = zip_longest(pairs, rank_tiles(shape, core))
+        return [tile for both in taken for tile in both if tile is not None]
     inputs = _inputs_of_a_step(shape, core)
 
     def merit(extents: _Extents) -> tuple[float, float]:

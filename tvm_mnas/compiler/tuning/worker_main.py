@@ -26,6 +26,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from tvm_mnas.compiler.core.dots import know_dots_of
 from tvm_mnas.compiler.core.linking import Linker
 from tvm_mnas.compiler.core.marks import as_marked
 from tvm_mnas.compiler.core.metaschedule import EQUALITY, keep_to_cpu_intrinsics, load_meta_schedule
@@ -109,6 +110,8 @@ def _propose(request: Mapping[str, Any]) -> list[tuple[list[Any], Any]]:
     loaded = database.Workload.from_json(json.loads(request["workload"]))
     workload = memory.commit_workload(loaded.mod)
     records = [database.TuningRecord.from_json(json.loads(r), workload) for r in request["records"]]
+    for record in request["records"]:
+        know_dots_of(record)
     # Replaying takes milliseconds each.
     known = [(record, record.as_measure_candidate()) for record in records]
     seen = {_identity(candidate.sch) for _, candidate in known}
@@ -226,11 +229,12 @@ def _cost_model(meta_schedule: Any, context: Any, known: Sequence[tuple[Any, Any
 
 
 def _identity(schedule: Any) -> int:
+    import tvm.s_tir
     import tvm_ffi
 
     # The mark of a block that rewrites weights is True in a schedule that was just made, and 1 in the same one read
-    # from its record: without it both have one hash.
-    plain = schedule.copy()
+    # from its record: without it both have one hash. TVM cannot copy a schedule that has an intrinsic.
+    plain = tvm.s_tir.Schedule(schedule.mod)
     for block in plain.get_child_blocks(plain.get_sblock("root")):
         if _REWRITES in plain.get(block).annotations:
             plain.unannotate(block, _REWRITES)

@@ -18,7 +18,7 @@ from pathlib import Path
 import tomli_w
 
 from tvm_mnas.cores.model import STATED, check_stated
-from tvm_mnas.cores.precision import Dtype, Precision
+from tvm_mnas.cores.precision import Dtype, Precision, precision_of
 from tvm_mnas.devices.core.cores import fastest_core
 from tvm_mnas.devices.core.host import detect_target
 from tvm_mnas.devices.core.tracker import TrackerAddress
@@ -94,7 +94,7 @@ class DeviceProfile:
     `max_temperature_c` degrees Celsius is flagged. A device that takes more than `max_slowdown` times as long for the
     reference kernel as the fastest of this profile does not measure.
 
-    Networks are computed in `dtype`, their sums kept in `accumulator`; that of `dtype` where it is None.
+    Networks are computed in `dtype`, their sums kept in `accumulator`; None is `dtype`, or float32 for bfloat16.
     """
 
     key: str
@@ -138,7 +138,7 @@ class DeviceProfile:
             raise ProfileError(
                 f"max_slowdown must be above 1 and at most 1000, not {self.max_slowdown!r}"
             )
-        _precision(self.dtype, self.accumulator)
+        precision_of(self.dtype, self.accumulator)
         self._check_target()
 
     def _check_target(self) -> None:
@@ -165,7 +165,7 @@ class DeviceProfile:
     @property
     def precision(self) -> Precision:
         """In which formats networks are computed."""
-        return _precision(self.dtype, self.accumulator)
+        return precision_of(self.dtype, self.accumulator)
 
     @property
     def is_local(self) -> bool:
@@ -216,10 +216,6 @@ class DeviceProfile:
             "kernel_timing": asdict(self.kernel_timing),
         }
         return tomli_w.dumps({name: value for name, value in values.items() if value is not None})
-
-
-def _precision(dtype: Dtype, accumulator: Dtype | None) -> Precision:
-    return Precision(dtype, dtype if accumulator is None else accumulator)
 
 
 def shipped_profiles() -> dict[str, Path]:
