@@ -212,16 +212,19 @@ def test_a_search_waits_for_a_server_that_is_restarted(
     postgres: Postgres, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = new_run(tmp_path / "run", postgres.url, trials=40, lag=1)
-    done = threading.Event()
+    begun, done = threading.Event(), threading.Event()
     stops = 0
 
     class Slow(Synthetic):
         def evaluation(self, candidate: Any) -> Any:
+            begun.set()
             time.sleep(0.05)
             return super().evaluation(candidate)
 
     def restart() -> None:
         nonlocal stops
+        # A search that finds no database at its start says so and ends.
+        begun.wait()
         while not done.wait(0.6):
             postgres.stop()
             stops += 1
@@ -234,6 +237,7 @@ def test_a_search_waits_for_a_server_that_is_restarted(
         try:
             go_on(run.path, Slow)
         finally:
+            begun.set()
             done.set()
             thread.join()
     assert stops >= 2
