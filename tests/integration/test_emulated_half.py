@@ -31,6 +31,9 @@ EVERY_OPERATION = (
     ":r1_k7_s11_e3_i24_o24:r1_k5_s22_conv_i24_o32_avg:r1_k1_s11_e6_i32_o32_se0.5:head64:n10"
 )
 """Each kind of convolution, kernel and skip that a space may offer."""
+A_FEW_OPERATIONS = (
+    "i16_c3_w1:stem16_s22:r1_k3_s11_conv_i16_o16_noskip:r1_k3_s22_e3_i16_o24_se0.5:head32:n10"
+)
 
 pytestmark = [pytest.mark.timeout(600), NEEDS_TOOLS]
 
@@ -90,8 +93,13 @@ def test_every_operation_of_the_spaces_computes_there_what_torch_does(
     assert halves > 10 * wholes if accumulator is None else wholes > 10 * halves
 
 
-def test_so_they_do_in_bfloat16_by_pairs(tmp_path: Path) -> None:
-    architecture = Architecture.parse(EVERY_OPERATION)
+@pytest.mark.parametrize(
+    "notation",
+    [A_FEW_OPERATIONS, pytest.param(EVERY_OPERATION, marks=pytest.mark.slow)],
+    ids=["a few", "every one"],
+)
+def test_so_they_do_in_bfloat16_by_pairs(notation: str, tmp_path: Path) -> None:
+    architecture = Architecture.parse(notation)
     network = settled(architecture)
     agreement, code = agree(network, architecture.image_shape, tmp_path, key=BFLOAT)
     assert agreement.difference < 8 * BFLOAT_UNIT

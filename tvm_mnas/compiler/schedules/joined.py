@@ -173,11 +173,7 @@ def schedule_joined(module: Any, tiles: JoinedTiles, *, dots: Mapping[int, str] 
 
 
 def _rows_as_needed(
-    schedule: Any,
-    full: ReductionBlocks,
-    depthwise: ConvShape,
-    row: Any,
-    tile: Tile,
+    schedule: Any, full: ReductionBlocks, depthwise: ConvShape, row: Any, tile: Tile
 ) -> None:
     """Have the full convolution compute what a run of `row` reads, the rows that the run before left excepted."""
     loaded = copied_inputs(schedule, full.sums) if tile.inputs > 1 else None
@@ -193,13 +189,7 @@ def _rows_as_needed(
     _in_tiles(schedule, full.sums, written, tile, loaded)
 
 
-def _in_tiles(
-    schedule: Any,
-    sums: Any,
-    written: Any,
-    tile: Tile,
-    loaded: Any = None,
-) -> None:
+def _in_tiles(schedule: Any, sums: Any, written: Any, tile: Tile, loaded: Any = None) -> None:
     """Have `written`, a part of an image, computed from `sums` in tiles of one row, the weights packed.
 
     `loaded` is the block that copies the inputs of a step, if the tile takes several.
