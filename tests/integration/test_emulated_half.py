@@ -80,7 +80,9 @@ def agree(
     return agreement, code
 
 
-@pytest.mark.parametrize(("accumulator", "units"), [(None, 32), ("float32", 8)])
+@pytest.mark.parametrize(
+    ("accumulator", "units"), [(None, 32), pytest.param("float32", 8, marks=pytest.mark.slow)]
+)
 def test_every_operation_of_the_spaces_computes_there_what_torch_does(
     accumulator: Dtype | None, units: int, tmp_path: Path
 ) -> None:

@@ -99,6 +99,7 @@ def _tuned(directory: Path) -> tuple[dict[str, Any], str]:
     return json.loads(done.stdout), done.stderr
 
 
+@pytest.mark.slow
 def test_a_tuning_goes_on_where_it_was_ended(tmp_path: Path) -> None:
     code, messages = _stopped(tmp_path, events=1, how=signal.SIGINT)
     assert code == 130, messages
