@@ -25,6 +25,7 @@ from tvm_mnas.compiler.lowering.legalize import (
     before_transpose,
     first_channels,
     is_gate,
+    transposed,
 )
 
 _WIDE = "float32"
@@ -242,8 +243,4 @@ def _as_it_is(images: Any, weights: Any) -> Any:
 
 
 def _transposed(images: Any, weights: Any) -> Any:
-    """Return `images`, (N,C,H,W), as (N,H,W,C)."""
-    batch, channels, height, width = images.shape
-    return te.compute(
-        (batch, height, width, channels), lambda n, y, x, c: images[n, c, y, x], name="pixels"
-    )
+    return transposed(images, images.dtype)

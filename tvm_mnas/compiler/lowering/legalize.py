@@ -57,7 +57,9 @@ def _legalize_convolution(builder: Any, call: Any) -> Any:
         return call
     images = before_transpose(builder, call)
     if images is not None:
-        return _convolution(builder, call, images, _transposed)
+        return _convolution(
+            builder, call, images, lambda source, weights: transposed(source, weights.dtype)
+        )
     images = before_slice(builder, call)
     if images is not None:
         return _convolution(builder, call, images, first_channels)
@@ -145,12 +147,12 @@ def is_gate(builder: Any, value: Any, product: Any) -> bool:
     return len(shape) == len(pixels) == 4 and shape[1:3] == [1, 1] != pixels[1:3]
 
 
-def _transposed(images: Any, weights: Any) -> Any:
-    """Return `images`, (N,C,H,W), as (N,H,W,C) of the type of `weights`."""
+def transposed(images: Any, dtype: str) -> Any:
+    """Return `images`, (N,C,H,W), as (N,H,W,C) of type `dtype`."""
     batch, channels, height, width = images.shape
     return te.compute(
         (batch, height, width, channels),
-        lambda n, y, x, c: images[n, c, y, x].astype(weights.dtype),
+        lambda n, y, x, c: images[n, c, y, x].astype(dtype),
         name="pixels",
     )
 
